@@ -1,1 +1,1 @@
-"""The bytes of a store, and back. docs/format.md is their specification."""
+"""Conversion between values and the bytes of a store. docs/format.md is the specification."""

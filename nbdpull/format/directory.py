@@ -1,7 +1,7 @@
-"""The directory of a disk at a point, open for reading: its windows, each as the pages that make it up.
+"""The directory of a disk at a point, open for reading: its windows, each assembled from its pages.
 
-Owns: that every page is the one that was stored, and what of it shows. Must not know: points, where the bytes go, how
-a directory is made (index_writer.py).
+Owns: the check that every page is the one that was stored, and which parts of each page show. Must not know: points,
+where the bytes go, how a directory is written (index_writer.py).
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from ..core.extents import Extents, Segments
     from .pages import PageRefs
 
-NOWHERE = (1 << 32) - 1  # the number of a chunk file that a page names and the directory does not
-_ABOUT = ("offset", "position", "stored", "raw", "records", "digest")  # of a PAGE, whatever directory it is in
+NOWHERE = (1 << 32) - 1  # number of a chunk file that a page names, but the directory does not list
+_ABOUT = ("offset", "position", "stored", "raw", "records", "digest")  # fields of a PAGE that fit any directory
 MAX_KEPT = 1 << 26  # bytes of pages that a PageReader keeps
-HELD = 4  # windows that are kept as they were last made up
+HELD = 4  # assembled windows that a Directory keeps: those used last
 
 
 class Window(NamedTuple):
-    """A part of the disk, from start to stop. segments are extents.SEGMENT, sorted; layers[segment.layer]
-    [segment.record] is the record of one, its chunk a number in the directory's files. What is in no segment reads as
-    zero in a disk that is whole, and is unchanged in another."""
+    """A part of the disk, from start to stop.
+
+    segments: extents.SEGMENT, sorted. The record of a segment is layers[segment.layer][segment.record]; its chunk is an
+    index into the directory's files. Bytes in no segment read as zero if the disk is whole, else they did not change.
+    """
 
     start: int
     stop: int
@@ -41,12 +43,12 @@ class Window(NamedTuple):
     layers: list[layout.Records]
 
     def flat(self) -> layout.Records:
-        """What shows, as records."""
+        """Return what shows, as records."""
         return stack.shown(self.segments, self.layers)
 
 
 def read_page(store: Store, series: str, path: str, ref: numpy.void, disk: str, stop: int) -> pages.Page:
-    """The page of an index that a PAGE refers to, of a window that ends at `stop`. Damaged."""
+    """Return the page that a PAGE refers to, from an index file, for a window that ends at `stop`. Damaged."""
     page = reader.page(store, f"{series}/{path}", ref, disk)
     flaw = pages.page_flaw(page, int(ref["offset"]), stop)
     if flaw:
@@ -58,8 +60,10 @@ ReadPage = Callable[[Store, str, str, numpy.void, str, int], pages.Page]
 
 
 class Directory:
-    """files: FileEntry of every index and chunk file; pages: see pages.Directory; bad, again: see SoundPart. Damaged
-    where it is not what was stored. May be used by several threads at once."""
+    """The directory of one disk. May be used by several threads at once. Damaged if it is not what was stored.
+
+    files: FileEntry of every index and chunk file; live, pages: see pages.Directory; bad, again: see SoundPart.
+    """
 
     bad: frozenset[str] = frozenset()
     again: Extents = extents.of([])
@@ -84,17 +88,17 @@ class Directory:
         return [entry for entry in self.files if layout.INDEX_PATH.match(entry.path)]
 
     def starts(self) -> list[int]:
-        """Offsets of the windows that have pages, ascending."""
+        """Return the offsets of the windows that have pages, ascending."""
         return list(dict.fromkeys(self.pages["offset"].tolist()))
 
     def refs(self, start: int) -> PageRefs:
-        """The PAGE of each page of a window, the oldest first."""
+        """Return the PAGE of each page of a window, the oldest first."""
         first, last = (self.pages["offset"].searchsorted(numpy.uint64(start), side=side) for side in ("left", "right"))
         found: PageRefs = self.pages[first:last]
         return found
 
     def window(self, start: int) -> Window:
-        """The window that begins there; Damaged."""
+        """Return the window that begins at `start`. Damaged."""
         with self._lock:
             if start in self._held:
                 self._held.move_to_end(start)
@@ -117,21 +121,21 @@ class Directory:
         return Window(start, stop, found, layers)
 
     def can_stay(self, start: int) -> bool:
-        """Whether a new point may name the pages of a window as they are."""
+        """Return whether a new point may refer to the existing pages of a window."""
         return True
 
     def frames(self, start: int) -> layout.Records:
-        """The records of a window that may be referred to for all that their frames hold."""
+        """Return the records of a window that show whole frames, to which new records may refer."""
         return whole_frames(self.window(start).flat())
 
     def windows(self, check: Check = lambda: None) -> Iterator[Window]:
-        """All of those that have pages, ascending; none is kept."""
+        """Yield all windows that have pages, ascending, without keeping any."""
         for start in self.starts():
             check()
             yield self._window(start)
 
     def prove(self, start: int) -> None:
-        """Damaged where the window that begins there cannot be made up. It takes less time than to make it up."""
+        """Raise Damaged if the window that begins at `start` cannot be assembled. Faster than assembling it."""
         layers = [*self._store.several(self._page, self.refs(start))]
         for number, page in enumerate(layers):
             lost = numpy.array([name not in self._numbers for name in page.names], bool)
@@ -143,11 +147,11 @@ class Directory:
                     return
 
     def named(self, start: int) -> set[str]:
-        """Paths of the chunk files that the pages of a window name. Damaged."""
+        """Return the paths of the chunk files that the pages of a window name. Damaged."""
         return {name for page in self._store.several(self._page, self.refs(start)) for name in page.names}
 
     def records(self, ref: numpy.void) -> layout.Records:
-        """The records of one page, with chunk numbers of the directory. Damaged."""
+        """Return the records of one page, with the chunk numbers of this directory. Damaged."""
         return renumbered(self._page(ref), self.number)
 
     def _page(self, ref: numpy.void) -> pages.Page:
@@ -155,18 +159,18 @@ class Directory:
         return self._read_page(self._store, self._series, path, ref, self.disk, stop)
 
     def number(self, path: str) -> int:
-        """That of a file, NOWHERE where there is none of this path."""
+        """Return the number of a file by its path, NOWHERE if the directory does not list it."""
         return self._numbers.get(path, NOWHERE)
 
 
 def whole_frames(records: layout.Records) -> layout.Records:
-    """Those that show all of a frame."""
+    """Return the data records that show a whole frame."""
     found: layout.Records = records[(records["kind"] == extents.DATA) & (records["length"] == records["raw"])]
     return found
 
 
 class PageReader:
-    """The same for who looks at many points: what was read of late is not read again."""
+    """A ReadPage for readers of many points: it keeps the pages that were used last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -195,7 +199,7 @@ def _memory(page: pages.Page) -> int:
 
 
 def renumbered(page: pages.Page, number: Callable[[str], int]) -> layout.Records:
-    """The records of a page with other numbers of chunk files: number(path) gives each."""
+    """Return the records of a page with other numbers of chunk files: number(path) returns the number of each."""
     numbers = numpy.array([number(name) for name in page.names], "u4")
     records: layout.Records = page.records.copy()
     data = records["kind"] == extents.DATA
@@ -215,7 +219,7 @@ def _read(store: Store, path: str, disk: DiskEntry) -> pages.Directory:
 
 
 def same_pages(one: Optional[PageRefs], other: Optional[PageRefs]) -> bool:
-    """Whether two stacks have the very same pages, wherever those are."""
+    """Return whether two stacks have exactly the same pages, wherever these are stored."""
     if one is None or other is None or len(one) != len(other):
         return False
     return bool((one["digest"] == other["digest"]).all())

@@ -1,7 +1,9 @@
-"""What verify, drill and digest found, kept beside the points: sealed files of a series, each created once.
+"""Findings: the results of verify, drill and digest, kept beside the points in sealed files, each created once.
 
-Owns: their names, and which of them is the newest for a point. They are no part of a point: no manifest names them, and
-a reader of points ignores them. Must not know: how anything is verified or booted.
+Findings are not part of a point: no manifest names them, and a reader of points ignores them.
+
+Owns: their names and form, and which of them is the newest for a point. Must not know: how anything is verified or
+booted.
 """
 
 from __future__ import annotations
@@ -47,17 +49,17 @@ class SeriesLike(Protocol):
 
 
 def entry(point: PointLike) -> dict[str, str]:
-    """How a finding names the Point that it is about: a point that was replaced since is another one."""
+    """Return the members that identify a point in a finding. A point that was replaced since has another digest."""
     return {"point": point.id, "manifest_sha256": point.sha256}
 
 
 def now() -> dict[str, str]:
-    """When and who, as every finding tells it."""
+    """Return the members `when` and `who` of a finding made now."""
     return {"when": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "who": _who()}
 
 
 def record(target: SeriesLike, kind: str, **about: Any) -> str:
-    """Keep a finding in the Series; return its path relative to the store. OutputError where that cannot be written."""
+    """Store a finding in the series; return its path relative to the store. OutputError if it cannot be written."""
     document = {"format": layout.FORMAT, "requires": [], "kind": kind, **now(), **about}
     path = f"{target.folder}/{layout.new_point_id()}.{kind}.json"
     target.store.publish(path, layout.seal(document))
@@ -65,7 +67,7 @@ def record(target: SeriesLike, kind: str, **about: Any) -> str:
 
 
 def kept(target: SeriesLike, kind: str, **about: Any) -> list[str]:
-    """Record a finding; a warning where the store cannot be written to, which is no failure of what was found."""
+    """Store a finding; return a warning if the store cannot be written to, which does not invalidate the result."""
     try:
         record(target, kind, **about)
     except (errors.OutputError, errors.StoreError) as error:
@@ -74,7 +76,7 @@ def kept(target: SeriesLike, kind: str, **about: Any) -> list[str]:
 
 
 def attach(target: SeriesLike, path: str, suffix: str, data: bytes) -> str:
-    """Keep a file that belongs to the finding at `path`, such as a picture; return its path."""
+    """Store a file that belongs to the finding at `path`, such as a picture; return the file's path."""
     beside = f"{path[: -len('.json')]}.{suffix}"
     with target.store.create(beside) as file:
         file.write(data)
@@ -82,13 +84,15 @@ def attach(target: SeriesLike, path: str, suffix: str, data: bytes) -> str:
 
 
 def names(target: SeriesLike) -> list[str]:
-    """Of the files of all findings of a Series."""
+    """Return the file names of all findings of a series."""
     return [name for name in target.store.files(target.folder) if _NAME.match(name)]
 
 
 def load(target: SeriesLike, of: Optional[Iterable[str]] = None) -> list[Document]:
-    """Every finding of a Series, oldest first, as dicts, each with its `id`. One that cannot be read, or is not of this
-    form, is as if it were not there. of: what `names` gives, or some of it."""
+    """Return every finding of a series, oldest first, as dicts, each with its `id`.
+
+    Findings that cannot be read or are not well-formed are left out. of: some of the `names`; None: all.
+    """
     known = filter(None, map(_NAME.match, names(target) if of is None else of))
     found = filter(None, target.store.several(partial(_sound, target), known))
     return sorted(found, key=lambda document: (document["when"], document["id"]))
@@ -143,7 +147,7 @@ class _Finding:
 
 
 def _is_sound(document: Document, kind: str) -> bool:
-    """Whether the members have their types (docs/format.md, section 18), and those are there that are counted on."""
+    """Return whether all members have their types (docs/format.md, section 18), and no needed one is missing."""
     try:
         finding = members.build(_Finding, document)
     except ValueError:
@@ -154,7 +158,10 @@ def _is_sound(document: Document, kind: str) -> bool:
 
 
 def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
-    """Paths of the findings of a Series that `load`, which gave `found`, left out: what they told is not known."""
+    """Return the paths of the findings of a series that `load` left out: what they reported is unknown.
+
+    found: what `load` returned.
+    """
     known = {document["id"] for document in found}
     return [target.store.path(target.folder, name) for name in names(target) if name.partition(".")[0] not in known]
 
@@ -162,7 +169,7 @@ def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
 def by_point(
     found: Iterable[Document], points: Iterable[PointLike], kind: str
 ) -> dict[str, list[tuple[Document, Document]]]:
-    """{point id: [(finding, its entry about that point), …], oldest first}; found: what `load` gives."""
+    """Return {point id: [(finding, its entry about that point), …], oldest first}. found: what `load` returned."""
     known = {point.id: point.sha256 for point in points}
     result: dict[str, list[tuple[Document, Document]]] = {name: [] for name in known}
     for document in found:
@@ -173,10 +180,11 @@ def by_point(
 
 
 def newest(found: Iterable[Document], points: Iterable[PointLike], kind: str) -> dict[str, Document]:
-    """{point id: the members of the newest finding of that kind, with those that are about the point; {} for none}.
+    """Return {point id: members of the newest finding of that kind, merged with those of its entry; {} if none}.
 
-    One that a wrong clock has put after now would be the newest for years, and does not count; but a digest is right
-    whatever the clock."""
+    A finding that a wrong clock dated in the future would remain the newest for years, so it does not count; except for
+    a digest, which is right whatever the time.
+    """
     latest = "~" if kind == DIGEST else now()["when"]
     each = by_point((document for document in found if document["when"] <= latest), points, kind)
     return {name: {**about[-1][0], **about[-1][1]} if about else {} for name, about in each.items()}

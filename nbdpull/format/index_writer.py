@@ -1,11 +1,10 @@
-"""The records of one disk in ascending order, to the pages of an index file and a directory. directory.py is its
-mirror.
+"""The writer of one disk's index file and directory, from records in ascending order. directory.py is its mirror.
 
-What did not change is not stored again: a window that nothing was written to keeps the pages of the point before, and
-of what was written only what differs gets a page.
+What did not change is not stored again: a window without new records keeps the pages of the base, and a new page
+contains only records that differ.
 
-Owns: the numbers of chunk files, when a window is complete, what its new page holds, and how much of each file the
-image needs. Must not know: frames, where records come from.
+Owns: the numbers of chunk files, when a window is complete, what its new page contains, and how many bytes of each file
+the image needs. Must not know: frames, where records come from.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
 
 
 class Disk(NamedTuple):
-    """What is written: the disk `name` of `size` bytes as of `point`, whole or not; series: path of its directory.
-    beside: name of the folder for index and chunk files, where that of the point is not to have them."""
+    """The disk to be written: `name`, with `size` bytes, as of `point`, whole or not.
+
+    series: path of the series' folder; beside: name of the folder for index and chunk files; None: the point's.
+    """
 
     series: str
     point: str
@@ -39,20 +40,22 @@ class Disk(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Name of the folder of index and chunk files."""
+        """The name of the folder for index and chunk files."""
         return self.beside or self.point
 
 
 class _Layer(NamedTuple):
-    """A page of a window. ref: where it is, None where it is not written yet."""
+    """A page of a window. ref: its PAGE, as an array of one; None: not written yet."""
 
     ref: Optional[Any]
     records: layout.Records
 
 
 class IndexWriter:
-    """Give `add` all records in ascending order, then `close`. base: the Directory of what they are laid over; None:
-    nothing."""
+    """Writes the index and the directory of one disk: `add` all records in ascending order, then `close`.
+
+    base: the Directory over which the records are laid; None: nothing.
+    """
 
     def __init__(self, store: Store, disk: Disk, base: Optional[Directory] = None) -> None:
         self._store, self._disk, self._base = store, disk, base
@@ -60,21 +63,21 @@ class IndexWriter:
         self._numbers = {path: number for number, path in enumerate(self._files)}
         self._live: Counter[int] = Counter(dict(enumerate(base.live.tolist())) if base else {})
         self._refs: list[PageRefs] = []
-        self._left = deque(base.starts() if base else [])  # windows of the base that were not passed yet
+        self._left = deque(base.starts() if base else [])  # windows of the base still to come
         self._waiting: list[layout.Records] = []  # of the current window
         self._start = self._reached = 0
         self._index: Optional[Writer] = None
         self._index_number = NOWHERE
 
     def number(self, path: str) -> int:
-        """That of a chunk file, perhaps a new one."""
+        """Return the number of a file; a new path gets a new number."""
         if path not in self._numbers:
             self._numbers[path] = len(self._files)
             self._files.append(path)
         return self._numbers[path]
 
     def page(self, records: layout.Records) -> pages.Page:
-        """The records as they are in a file: with the names of what they point into."""
+        """Return the records as a page for a file: with the names of the chunk files that they point into."""
         is_data = records["kind"] == extents.DATA
         used = sorted({*records["chunk"][is_data].tolist()})
         places = numpy.zeros(used[-1] + 1 if used else 1, "u4")
@@ -84,7 +87,7 @@ class IndexWriter:
         return pages.Page([self._files[number] for number in used], records)
 
     def add(self, records: layout.Records) -> None:
-        """An index that a reader has to refuse must never be committed."""
+        """Add records. NbdpullError if they are out of order: an index that readers refuse must never be committed."""
         if not len(records):
             return
         if int(records["offset"][0]) < self._reached:
@@ -98,12 +101,12 @@ class IndexWriter:
             self._waiting.append(part)
 
     def add_chunk(self, path: str, page: pages.Page) -> None:
-        """The same with what a chunk file of this pull says of itself. It counts where it has no data, too."""
+        """Add the records from the end of a chunk file of this pull. The file gets a number even if it has no data."""
         self.number(path)
         self.add(renumbered(page, self.number))
 
     def _end_window(self) -> None:
-        """Let the records that wait become part of a page."""
+        """Make pages of the records that wait."""
         if not self._waiting:
             return
         new, self._waiting = numpy.concatenate(self._waiting), []
@@ -118,7 +121,7 @@ class IndexWriter:
         self._refs += self._in_place(layers, self._start)
 
     def _keep(self, until: int) -> None:
-        """Take over the windows of the base before `until`."""
+        """Take over the windows of the base that begin before `until`."""
         while self._base and self._left and self._left[0] < until:
             start = self._left.popleft()
             if self._base.can_stay(start):
@@ -127,7 +130,8 @@ class IndexWriter:
                 self._refs += self._in_place([_Layer(None, self._base.window(start).flat())], start)
 
     def _below(self, start: int, stop: int) -> list[_Layer]:
-        """The layers of the base, cut where the disk ends now, or one in their place."""
+        """Return the layers of the base for a window; a single flat one if the disk now ends within them, or if the
+        pages cannot be kept."""
         if self._base is None or not self._left or self._left[0] != start:
             return []
         refs = self._base.refs(self._left.popleft())
@@ -141,7 +145,7 @@ class IndexWriter:
         return layers
 
     def _merged(self, layers: list[_Layer], stop: int) -> list[_Layer]:
-        """With as few pages as it takes."""
+        """Return the layers with the top ones merged as often as stack.merges requires."""
         layers = list(layers)
         while len(layers) > 1 and stack.merges(len(layers[-2].records), len(layers[-1].records), len(layers)):
             two = [layer.records for layer in layers[-2:]]
@@ -153,14 +157,15 @@ class IndexWriter:
         self._live.update(pages.total_live(after))
 
     def _in_place(self, layers: Sequence[_Layer], start: int) -> list[Any]:
-        """The PAGE of each layer of a window. Zeros in the lowest one tell nothing of a disk that is whole."""
+        """Return the PAGE of each layer of a window; write the new ones. Zeros in the lowest layer of a whole disk have
+        no effect, and are left out."""
         if layers and layers[0].ref is None and self._disk.whole:
             layers = [_Layer(None, stack.data_of(layers[0].records)), *layers[1:]]
         layers = [layer for layer in layers if len(layer.records)]
         return [layer.ref if layer.ref is not None else self._written(layer.records, start) for layer in layers]
 
     def _written(self, records: layout.Records, start: int) -> Any:
-        """The PAGE, as an array of one, of records of a window that are in the index file now."""
+        """Write records of a window to the index file; return their PAGE, as an array of one."""
         if flaw := pages.density_flaw(records):
             raise errors.Unsupported(f"disk {self._disk.name} has {flaw}, which the format does not hold")
         if self._index is None:
@@ -177,11 +182,13 @@ class IndexWriter:
         return ref
 
     def close(self, made: Mapping[str, FileEntry]) -> tuple[FileEntry, list[FileEntry]]:
-        """Seal index and directory. made: FileEntry of every new chunk file by its path. Return FileEntry of the
-        directory, and of the index if there is one."""
+        """Seal index and directory; return FileEntry of the directory, and of the index if there is one.
+
+        made: FileEntry of every new chunk file, by path.
+        """
         self._end_window()
         self._keep(self._disk.size)
-        for start in self._left:  # beyond the end of a disk that is smaller now
+        for start in self._left:  # beyond the end of a disk that was shrunk
             self._account(self._base.window(start).flat(), numpy.empty(0, layout.RECORD))  # type: ignore[union-attr]
         own = [self._sealed(self._index)] if self._index else []
         known = {entry.path: entry for entry in [*(self._base.files if self._base else []), *made.values(), *own]}
@@ -194,7 +201,7 @@ class IndexWriter:
         return layout.directory_name(self._disk.name)
 
     def _directory(self, known: Mapping[str, FileEntry], made: Mapping[str, FileEntry]) -> pages.Directory:
-        """Of older files only those that are needed."""
+        """Return the directory, which lists only those older files that are needed."""
         refs = numpy.concatenate([numpy.empty(0, pages.PAGE), *self._refs])
         needed = {*refs["file"].tolist()}
         for number in needed:

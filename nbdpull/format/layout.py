@@ -1,7 +1,7 @@
 """Format nbdpull/2: every magic number, byte offset and file name of a store. docs/format.md is its specification.
 
-Owns: the layout of chunk files, indexes and sealed JSON documents, and the names of files and points. Bytes in, values
-out, and back; what a reader must refuse is refused here or in manifest.py.
+Owns: the layout of chunk files, indexes and sealed JSON documents, and the names of files and points. Converts bytes to
+values and back; what a reader must refuse is refused here or in manifest.py.
 
 Must not know: files, compression, threads, libvirt, NBD.
 """
@@ -33,29 +33,29 @@ Document = dict[str, Any]  # a JSON object
 
 MARKER = "nbdpull.json"
 POLICY = "policy.json"
-KEYS = "@keys"  # folder of the key files of a sealed store; no name of a domain is encoded so
+KEYS = "@keys"  # folder of the key files of a sealed store; no domain's encoded name contains an @
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-MOVED = ".moved"  # what the name of a chunk file's moved table ends in
-REPACKED = "repacked.json"  # says of a directory that its chunk files hold frames that were moved
+MOVED = ".moved"  # suffix of the name of a chunk file's moved table
+REPACKED = "repacked.json"  # marks a folder whose chunk files contain frames that were moved there
 DOMAIN_XML = "domain.xml"
-LIVE_XML = "domain-live.xml"  # as it ran, where that has what the other has not
+LIVE_XML = "domain-live.xml"  # of the running domain, if it has what domain.xml lacks
 CHECKPOINT_XML = "checkpoint.xml"
 VM_OBJECT = "virtualmachine.json"  # of KubeVirt, instead of domain.xml
 NVRAM = "nvram"
 BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them directly
-TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
+TPM_PREFIX = "tpm."  # followed by the name of the state file of an emulated TPM
 
 MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
 MAX_BLOCK_RECORDS = 1 << 14  # records that begin in one multiple of MAX_FRAME: one for each 64 bytes
 MAX_STORED = MAX_FRAME + (1 << 16)  # bytes of a frame that does not compress
 MAX_DISK = 1 << 50  # bytes
 MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
-MAX_NOTE = 1 << 16  # bytes of what is told of a key file
-MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: it is read whole
-MAX_CHUNK_FILES = 1 << 18  # that a pull makes of a disk
+MAX_NOTE = 1 << 16  # bytes of the note about a key file
+MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: such files are read whole
+MAX_CHUNK_FILES = 1 << 18  # chunk files that a pull creates for one disk
 PAGE_PIECE, RECORDS_PIECE = "page", "records"  # kinds of pieces that are sealed
-WINDOW = 1 << 30  # bytes of a disk that one page is for: see docs/design.md for what it was measured against
+WINDOW = 1 << 30  # bytes of a disk that one page covers; docs/design.md has the measurements
 MAX_PAGE_RECORDS = 1 << 21  # one for each 512 bytes of a window
 MAX_PAGES = 16  # of one window
 MAX_DIRECTORY = 1 << 28  # bytes, decompressed
@@ -64,7 +64,10 @@ MAX_DIRECTORY = 1 << 28  # bytes, decompressed
 
 
 def new_point_id(now: Optional[datetime] = None) -> str:
-    """Return an id such as 20261122T194500Z-7f3a9c04: UTC seconds for people, random for uniqueness, no order."""
+    """Return an id such as 20261122T194500Z-7f3a9c04: UTC seconds for people, random digits for uniqueness.
+
+    Ids do not define an order.
+    """
     now = now or datetime.now(timezone.utc)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
@@ -74,7 +77,7 @@ _IN_POINT = POINT_ID.pattern.replace(r"\Z", "/")
 CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.ASCII)
 INDEX_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.index\Z", re.ASCII)
 DISK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.(?:\d{4,}\.zst|index)\Z", re.ASCII)  # either
-# What says something of a directory, stands for a file, or is to become one: no file of a point.
+# Names of files about a folder, of moved tables and of drafts: no file of a point may have one.
 _RESERVED = (
     r"(?i:(?:manifest\.json|manifest\.removed|manifest\.swept|run\.json|pinned\.json|repacked\.json|.*\.moved|.*\.draft)"
     r"\Z)"
@@ -87,28 +90,30 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:[0
 
 
 def is_time(text: str) -> bool:
-    """Whether it is a time in the one form that documents have: 2026-11-22T19:45:00+00:00, perhaps with a fraction."""
+    """Return whether a text is a time in the form of documents: 2026-11-22T19:45:00+00:00, perhaps with a fraction."""
     try:
         return bool(_TIME.match(text) and datetime.fromisoformat(text))
     except ValueError:
         return False
 
 
-MAX_NAME = 255  # bytes that a file system takes as one name
-MAX_DISK_NAME = 200  # bytes of it, encoded: the names of its files are longer
+MAX_NAME = 255  # bytes that a file system allows in one name
+MAX_DISK_NAME = 200  # bytes of the encoded name of a disk: the names of its files are longer
 _SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
 
 
-@functools.lru_cache(1024)  # a directory has hundreds of names of one disk, and of a thousand points each is read
+@functools.lru_cache(1024)  # a directory has hundreds of file names of one disk; those of a thousand points are read
 def encoded(name: str) -> str:
-    """Percent-encode a name so that it is one plain path component that no reader can mistake."""
-    text = quote(name, safe="", errors="replace")  # what is no UTF-8 is no name, and need only not be taken for one
+    """Percent-encode a name as one plain path component that no reader can misinterpret."""
+    text = quote(name, safe="", errors="replace")  # text that is not UTF-8 is no name: its encoding only has to differ
     return "%2E" + text[1:] if text.startswith(".") else text
 
 
 def folder_name(domain: str) -> str:
-    """Return the folder of a domain: its encoded name, or if that is too long, or looks like this, its beginning and a
-    digest. Cut between two characters, so that a reader that knows nothing of it takes it for a name, not for garbage.
+    """Return the folder of a domain: its encoded name; if that is too long, or looks shortened, its beginning and a
+    digest.
+
+    A name is cut between two characters, so that readers that do not know the rule see a valid name.
     """
     whole = encoded(domain)
     if len(whole) <= MAX_NAME and not _SHORTENED.search(whole):
@@ -121,23 +126,25 @@ def folder_name(domain: str) -> str:
 
 
 def fits_point(name: str, size: int) -> bool:
-    """Whether a small file can be in a point, by its name and its size in bytes."""
+    """Return whether a point can contain a small file of this name and size in bytes."""
     return bool(re.match(_FILE_NAME, name)) and size <= MAX_FILE
 
 
 def belongs_to_domain(name: str) -> bool:
-    """Whether a file of a point is one that a restore brings back beside the disks."""
+    """Return whether a restore brings back this file of a point, beside the disks."""
     return name in (DOMAIN_XML, LIVE_XML, VM_OBJECT, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
 
 
 def file_piece(name: str) -> str:
-    """Which kind of piece a small file of a point is, where it is sealed."""
+    """Return the kind of piece that a small file of a point is in a sealed store."""
     return f"file {name}"
 
 
 def domain_name(folder: str) -> Optional[str]:
-    """Return the domain's name, None where the folder is that of no domain. What a shortened name was is not told: then
-    it is the folder's own, decoded."""
+    """Return the domain's name, None if the folder is not a domain's.
+
+    The full name behind a shortened one is unknown: the result is then the decoded folder name.
+    """
     name = unquote(folder)
     return name if encoded(name) == folder and "\0" not in name else None
 
@@ -164,12 +171,13 @@ Mac = Callable[[bytes], Optional[bytes]]
 
 
 def seal(document: Document) -> bytes:
-    """Return the document as JSON bytes whose last member is the SHA-256 of themselves (with 64 zeros in its place)."""
+    """Return the document as JSON bytes whose last member is their own SHA-256 (taken with 64 zeros in its place)."""
     return _digested(_blank({**document, "digest": _ZEROS}))
 
 
 def seal_with_mac(document: Document, mac: Mac) -> bytes:
-    """The same with a `mac` before the digest: that of the file, with zeros in the place of both."""
+    """Return what `seal` does, with a member `mac` before the digest: the MAC of the file with zeros in place of both.
+    ValueError without a key."""
     blank = _blank({**document, "mac": _ZEROS, "digest": _ZEROS})
     made = mac(blank)
     if made is None:
@@ -178,7 +186,7 @@ def seal_with_mac(document: Document, mac: Mac) -> bytes:
 
 
 def has_mac(data: bytes, mac: Mac) -> bool:
-    """Whether a document has the mac that only who has the key can make; also where there is no key to tell."""
+    """Return whether a document has the MAC that only a holder of the key can make; without the key, any MAC counts."""
     match = _MAC.search(data)
     if match is None:
         return False
@@ -197,13 +205,13 @@ def _digested(blank: bytes) -> bytes:
 
 
 def is_intact(data: bytes) -> bool:
-    """Whether the bytes are those that were sealed, whatever they say."""
+    """Return whether the bytes match the digest in them, whatever else they contain."""
     match = _SEAL.search(data)
     return match is not None and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
 
 
 def unseal(data: bytes, what: str) -> Document:
-    """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader,
+    """Return the document in `data`. Damaged if its digest does not match, FormatTooNew if it needs a later reader,
     FormatTooOld if its format was never released."""
     intact = is_intact(data)
     try:
@@ -212,7 +220,7 @@ def unseal(data: bytes, what: str) -> Document:
     except (ValueError, KeyError):
         raise errors.Damaged(f"{what}: not a document of an nbdpull store; restore this file from a copy") from None
     is_sealed = _SEAL.search(data) is not None
-    if unknown and (intact or not is_sealed):  # a later format may seal otherwise, but a broken seal tells nothing
+    if unknown and (intact or not is_sealed):  # a later format may have another seal; a broken one proves nothing
         if unknown[0] in NEVER_RELEASED:
             raise errors.FormatTooOld(
                 f"{what}: written by a development version of nbdpull, in format {unknown[0]}, which no release reads; "
@@ -230,7 +238,7 @@ def _blanked(data: bytes, match: re.Match[bytes]) -> bytes:
 
 
 def _unknown(stated: object, requires: object) -> list[str]:
-    """What of a document's needs this reader lacks, as texts; ValueError where they are no features."""
+    """Return what a document requires and this reader lacks, as texts. ValueError if `requires` is no list of texts."""
     needed: list[str] = members.typed(list[str], requires, "requires")
     if stated == FORMAT:
         return sorted({*needed} - FEATURES)
@@ -238,8 +246,8 @@ def _unknown(stated: object, requires: object) -> list[str]:
 
 
 def parse_object(data: bytes) -> Document:
-    """Return the object that JSON bytes hold. ValueError where it is none, or what two readers might read as two things
-    (a member twice, half a surrogate pair) or cannot hold (numbers without end, nesting without end)."""
+    """Return the object in JSON bytes. ValueError if they contain another value, or anything that two readers might
+    interpret differently (a member twice, half a surrogate pair) or cannot hold (huge numbers, endless nesting)."""
     if len(data) > MAX_DOCUMENT:
         raise ValueError("too large")
     text = data.decode()
@@ -265,7 +273,7 @@ _N = TypeVar("_N", int, float)
 
 
 def _number(kind: Callable[[str], _N]) -> Callable[[str], _N]:
-    """A parser of numbers that nobody writes by mistake."""
+    """Return a parser of numbers that refuses those too large for any document."""
 
     def parse(text: str) -> _N:
         value = kind(text) if len(text) <= _MAX_DIGITS else None
@@ -286,7 +294,7 @@ _STRICT = json.JSONDecoder(
 )
 
 
-# Records: what range is in which frame
+# Records: which range is in which frame
 
 RECORD = numpy.dtype(
     [
@@ -296,7 +304,7 @@ RECORD = numpy.dtype(
         ("stored", "<u4"),  # the frame's size in the chunk file
         ("raw", "<u4"),  # its size decompressed
         ("skip", "<u4"),  # where in the decompressed frame the range begins
-        ("chunk", "<u4"),  # which chunk file: a number in whatever names them, see format/pages.py
+        ("chunk", "<u4"),  # which chunk file: an index into the list that names them, see format/pages.py
         ("kind", "<u4"),  # extents.DATA or extents.ZERO
         ("flags", "<u4"),  # none are defined: must be 0
         ("digest", "V32"),  # BLAKE3 of the decompressed frame
@@ -304,7 +312,7 @@ RECORD = numpy.dtype(
 )
 assert RECORD.itemsize == 80
 
-Record = Union[numpy.void, Mapping[str, Any]]  # one of them, or what has the same members
+Record = Union[numpy.void, Mapping[str, Any]]  # a RECORD, or a mapping with its fields
 if TYPE_CHECKING:
     Records = extents.Ranges  # of RECORD
 
@@ -414,12 +422,12 @@ _NUMBER = struct.Struct("<Q")
 
 
 def image_digest_head(size: int) -> bytes:
-    """What the digest of an image begins with; size is the disk's, in bytes."""
+    """Return the first bytes that the digest of an image is computed from; size is the disk's, in bytes."""
     return b"nbdpull/1 image\n" + _NUMBER.pack(size)
 
 
 def image_digest_block(number: int, digest: bytes) -> bytes:
-    """What it has of the block of that number which is not all zero; digest is that of the block's bytes."""
+    """Return the bytes that follow for each block that is not all zero. number: of the block; digest: of its bytes."""
     return _NUMBER.pack(number) + digest
 
 
@@ -432,7 +440,7 @@ def sums(digests: Mapping[str, str]) -> bytes:
 
 
 def parse_sums(data: bytes) -> dict[str, str]:
-    """Return {file name: hex digest}; ValueError on a line that is not ours."""
+    """Return {file name: hex digest}; ValueError on a line of another form."""
     lines = data.decode().splitlines()
     pairs = [pair for line in lines if (pair := re.fullmatch(r"([0-9a-f]{64})  (.+)", line))]
     if len(pairs) != len(lines):

@@ -1,8 +1,9 @@
-"""The ledger of a series: which of its files were proved, and when; and by that, since when all of each point is.
+"""The ledger of a series: which files were proved, and when; and the oldest of these proofs for each point.
 
-Owns: its form. It is a file beside the findings, created once; the next one carries what still counts of it, and takes
-its place: so it grows with the store, and not with the years. Where two runs wrote one each, both count. Must not know:
-how a file is proved, which of them is next.
+A ledger is a file beside the findings, created once. The next ledger includes what still counts, and replaces it: so
+its size depends on that of the store, not on its age. If two runs wrote one each, both count.
+
+Owns: its form. Must not know: how a file is proved, which file is next.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from .findings import PointLike, SeriesLike
 from .layout import Document
 
 KIND = "ledger"
-MAX_BYTES = layout.MAX_DOCUMENT  # of a ledger: that a reader takes
-_PER_FILE, _PER_GROUP = 80, 160  # bytes of one at most, but for the path
+MAX_BYTES = layout.MAX_DOCUMENT  # bytes of a ledger that readers accept
+_PER_FILE, _PER_GROUP = 80, 160  # bytes that each adds to a ledger, at most; without a file's path
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\.ledger\.json\Z", re.ASCII)
 
@@ -30,7 +31,7 @@ Key = tuple[str, str]  # path of a file, relative to the series; its SHA-256
 
 
 class Proof(NamedTuple):
-    """When a file was last proved, at each level; None: never. A proof of its frames is one of the file."""
+    """When a file was last proved, at each level; None: never. A proof of the frames also proves the file."""
 
     files: Optional[str] = None
     frames: Optional[str] = None
@@ -39,12 +40,12 @@ class Proof(NamedTuple):
         return self.frames if level == Level.FRAMES else self.files
 
     def with_one(self, level: str, when: str) -> Proof:
-        """With one more of them."""
+        """Return the result of a further proof, at this level and time."""
         frames = when if level == Level.FRAMES else ""
         return Proof(max(self.files or "", when), max(self.frames or "", frames) or None)
 
     def or_later(self, other: Proof) -> Proof:
-        """The later of two, at each level."""
+        """Return the later time of two proofs, at each level."""
         return Proof(*(max(times, key=lambda when: when or "") for times in zip(self, other)))
 
 
@@ -77,8 +78,10 @@ class _Ledger:
 
 
 def load(target: SeriesLike) -> list[Document]:
-    """Every ledger of a Series, oldest first, as dicts, each with its `name`. One that cannot be read, or is not of
-    this form, is as if it were not there: what it told is to be proved again."""
+    """Return every ledger of a series, oldest first, as dicts, each with its `name`.
+
+    Ledgers that cannot be read or are not well-formed are left out: the files that they list have to be proved again.
+    """
     found = []
     for name in filter(_NAME.match, target.store.files(target.folder)):
         with suppress(errors.NbdpullError):
@@ -93,7 +96,7 @@ def _read(target: SeriesLike, name: str) -> Document:
 
 
 def _is_sound(document: Document) -> bool:
-    """But for its proofs, which only a verification needs."""
+    """Return whether a ledger is well-formed, except for its proofs, which only a verification needs."""
     try:
         told = members.build(_Ledger, document)
     except ValueError:
@@ -103,7 +106,7 @@ def _is_sound(document: Document) -> bool:
 
 
 def proofs(found: Iterable[Document], now: str) -> dict[Key, Proof]:
-    """What some ledgers tell together. What a clock that was wrong has put after now does not count."""
+    """Return the proofs in all these ledgers. Those that a wrong clock dated after `now` do not count."""
     result: dict[Key, Proof] = {}
     for group in (each for document in found for each in _groups(document)):
         if layout.is_time(group.when) and group.when <= now and group.level in Level.WORDS:
@@ -121,7 +124,10 @@ def _groups(document: Document) -> list[_Proofs]:
 
 
 def of(level: str, points: Iterable[tuple[PointLike, Proof]], known: Proofs) -> Document:
-    """The document of a ledger. points: since when all of each is proved; level: of the run that made it."""
+    """Return the document of a ledger.
+
+    level: of the run that writes it; points: each with the oldest proofs of its files; known: the proofs to include.
+    """
     abouts = [{**findings.entry(point), **proof._asdict()} for point, proof in points]
     document = {"kind": KIND, **findings.now(), "level": level, "points": abouts, "proofs": []}
     return {**document, "proofs": _told(known, MAX_BYTES - len(_sealed(document)))}
@@ -132,14 +138,16 @@ def _sealed(document: Document) -> bytes:
 
 
 def _told(known: Proofs, room: int) -> list[Document]:
-    """Grouped by their times: a run proves many files. Where they need more bytes than there is room for, those that
-    were proved longest ago are left out."""
+    """Return the proofs grouped by their times, as a run proves many files.
+
+    room: bytes that they may take; the oldest proofs are left out if there are more.
+    """
     newest_first = sorted(known.items(), key=lambda each: each[1].files or "", reverse=True)
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for (path, sha256), proof in newest_first:
         told = [(when, level) for level in Level.WORDS if (when := proof.at(level))]
         if proof.files == proof.frames:
-            told = told[1:]  # told by that of the frames
+            told = told[1:]  # the proof of the frames implies the other
         room -= len(told) * (len(json.dumps(path, ensure_ascii=False).encode()) + _PER_FILE) + _PER_GROUP * len(
             {*told} - groups.keys()
         )
@@ -151,8 +159,8 @@ def _told(known: Proofs, room: int) -> list[Document]:
 
 
 def record(target: SeriesLike, document: Document, superseded: Collection[Document]) -> list[str]:
-    """Keep a ledger, and remove those whose proofs are in it; a warning where the store cannot be written to, or no
-    reader would take it."""
+    """Store a ledger, and remove the superseded ones, whose proofs it includes. Return a warning if the store cannot be
+    written to, or if the ledger is too large for readers."""
     path, data = f"{target.folder}/{layout.new_point_id()}.{KIND}.json", _sealed(document)
     if len(data) > layout.MAX_DOCUMENT:
         return [f"what was proved is not kept: the ledger would have {len(data)} bytes; remove points"]
@@ -166,5 +174,5 @@ def record(target: SeriesLike, document: Document, superseded: Collection[Docume
 
 
 def by_point(found: Iterable[Document], points: Iterable[PointLike]) -> dict[str, list[tuple[Document, Document]]]:
-    """{point id: [(ledger, its entry about that point), …], oldest first}; found: what `load` gives."""
+    """Return {point id: [(ledger, its entry about that point), …], oldest first}. found: what `load` returned."""
     return findings.by_point(found, points, KIND)
