@@ -418,3 +418,28 @@ def test_a_lost_index_is_rebuilt(vm, tmp_path):
             with opened(other):
                 rebuild.rebuild(rebuild.Options(str(other.root), point.id, "vda"))
             assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "over_first"), [("create", 2, False), ("publish", 1, False), ("publish", 1, True)]
+)
+def test_a_lost_index_of_a_copy_that_was_killed_is_rebuilt(tmp_path, name, count, over_first):
+    """What the first run left and what the second one made tell of the same ranges, and that may be laid over a point
+    that is not the parent, or over none."""
+    vm = of_one_disk(tmp_path / "store")
+    vm.write("vda", 32 * KIB, random.Random(5).randbytes(120 * KIB))
+    vm.pull()
+    other = made_for(vm, tmp_path / "other", KEYS)
+    if over_first:
+        reseal(vm, other, vm.points[0])
+    last = vm.points[2]
+    assert dying.killed_at(count, lambda: reseal(vm, other, last), {DirectoryStore: (name,)})
+    assert [*(other.folder / last.id).glob("*.zst")]
+    reseal(vm, other, last)
+    index = other.folder / last.id / "vda.index"
+    for path in (index, index.with_suffix(".directory")):
+        data = path.read_bytes()
+        path.unlink()
+        with opened(other):
+            rebuild.rebuild(rebuild.Options(str(other.root), last.id, "vda"))
+        assert path.read_bytes() == data

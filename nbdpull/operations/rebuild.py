@@ -7,7 +7,7 @@ libvirt, what is printed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Optional, cast
@@ -64,17 +64,24 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
     chunks = _chunks(target, point, disk, check)
     problems: list[Optional[errors.NbdpullError]] = []
     for below in _belows(target, point, disk, check):
-        try:
-            made = _made(target, point, disk, below, chunks)
-        except errors.StoreError:
-            raise
-        except errors.NbdpullError as error:  # a page that is lost, or this is not what it was laid over
-            problems.append(error)
-            continue
-        problems.append(None)
-        directory = made.get(f"{target.folder}/{disk.directory.path}", b"")
-        if hashlib.sha256(directory).hexdigest() == disk.directory.sha256:
-            return made
+        flaws: list[Optional[errors.NbdpullError]] = []
+        for left in _left(point, chunks):
+            check()
+            try:
+                made = _made(target, point, disk, below, chunks, left)
+            except errors.StoreError:
+                raise
+            except errors.NbdpullError as error:  # a page that is lost, or this is not what it was laid over
+                flaws.append(error)
+                continue
+            flaws.append(None)
+            directory = made.get(f"{target.folder}/{disk.directory.path}", b"")
+            if hashlib.sha256(directory).hexdigest() == disk.directory.sha256:
+                return made
+        problems.append(None if None in flaws else flaws[0])
+    lost = _lost_base(target, point)
+    if lost:
+        raise lost
     raise problems[0] or errors.Damaged(
         f"{target.store.path(target.folder, disk.directory.path)}: the records of the chunk files do not make the "
         "directory that the manifest names; either some of its chunk files are those of another point, or an index of "
@@ -83,16 +90,42 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
     )
 
 
+def _left(point: Point, chunks: Sequence[FileEntry]) -> Iterable[int]:
+    """How many chunk files, the first ones, may have been there when the others were made: a copy under another seal
+    goes on with those of one that was killed, and tells in its own what shows of them."""
+    return range(len(chunks) + 1) if point.manifest.origin else (0,)
+
+
 def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iterator[Optional[Directory]]:
     """What its pull may have laid the records over: of a disk that was read in full nothing tells whether it was laid
-    over anything, and of one whose base had damaged indexes only these tell, or that they are named no more."""
-    base = _base(target, point, disk)
+    over anything, and of one whose base had damaged indexes only these tell, or that they are named no more. A copy
+    under another seal may have been laid over another point, or none, where the store had not the one that it names."""
+    lost = _lost_base(target, point)
+    if lost and not point.manifest.origin:
+        raise lost
+    yield from _over(target, point, disk, target.parent(point), check)
+    for other in _others(target, point) if point.manifest.origin else ():
+        with suppress(errors.Damaged):
+            yield from _over(target, point, disk, other, check)
+
+
+def _others(target: Series, point: Point) -> list[Point]:
+    """Points that it does not name, those before it first, the nearest first."""
+    named = point.manifest.parent.point if point.manifest.parent else None
+    others = [each for each in target.load()[0] if each.id not in (point.id, named)]
+    number = point.manifest.sequence
+    return sorted(others, key=lambda each: (each.manifest.sequence > number, abs(each.manifest.sequence - number)))
+
+
+def _over(
+    target: Series, point: Point, disk: DiskEntry, parent: Optional[Point], check: Check
+) -> Iterator[Optional[Directory]]:
+    entry = parent.disk(disk.name) if parent and parent.manifest.disk(disk.name) else None
+    base = target.directory(parent, disk.name, partial=True) if parent and entry else None
     yield base
     if base is None:
         return
     yield None
-    parent = target.parent(point)
-    entry = parent.disk(disk.name) if parent else None
     flawed = {each.path for each in base.indexes if target.own_flaw(each, check)}
     named = flawed
     with suppress(errors.Damaged):
@@ -103,15 +136,27 @@ def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iter
             yield SoundPart(target.store, target.folder, entry, bad, check)
 
 
+def _lost_base(target: Series, point: Point) -> Optional[errors.Damaged]:
+    """Damaged where what its pull laid the records over is not there any more."""
+    if point.manifest.parent is None or target.parent(point) is not None:
+        return None
+    return errors.Damaged(
+        f"point {point.id} was laid over {point.manifest.parent.point}, which the store has not: an index cannot be "
+        "rebuilt without it"
+    )
+
+
 def _made(
-    target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], chunks: Sequence[FileEntry]
+    target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], chunks: Sequence[FileEntry], left: int
 ) -> dict[str, bytes]:
-    """{path: bytes} of what the pull of the point made of the records of its chunk files."""
+    """{path: bytes} of what the pull of the point made of the records of its chunk files. left: see _left."""
     memory = _Memory(target.store.seal)
     about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
     again = IndexWriter(cast(Store, memory), about, base)
     known = {entry.path for entry in [*(base.files if base else []), *chunks]}
-    for entry in chunks:
+    for entry in chunks[:left]:
+        again.number(entry.path)
+    for entry in chunks[left:]:
         page = reader.chunk_records(target.store, f"{target.folder}/{entry.path}", entry.size, disk.name)
         if not known.issuperset(page.names):
             raise errors.Damaged(f"{target.store.path(target.folder, entry.path)}: it refers to files of another point")
@@ -142,19 +187,6 @@ def _chunks(target: Series, point: Point, disk: DiskEntry, check: Check) -> list
 def _as_it_is(target: Series, path: str, check: Check) -> FileEntry:
     full = f"{target.folder}/{path}"
     return FileEntry(path, target.store.size(full) or 0, target.store.sha256(full, check))
-
-
-def _base(target: Series, point: Point, disk: DiskEntry) -> Optional[Directory]:
-    """What its pull laid the records over; Damaged where that is not there any more."""
-    if point.manifest.parent is None:
-        return None
-    parent = target.parent(point)
-    if parent is None:
-        raise errors.Damaged(
-            f"point {point.id} was laid over {point.manifest.parent.point}, which the store has not: an index "
-            "cannot be rebuilt without it"
-        )
-    return target.directory(parent, disk.name, partial=True) if parent.manifest.disk(disk.name) else None
 
 
 class _Memory:
