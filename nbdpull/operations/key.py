@@ -1,4 +1,4 @@
-"""Key: who can open a sealed store, and how that changes.
+"""Key: list, change, test and export the keys that open a sealed store.
 
 Must not know: how a key is wrapped, where key files are.
 """
@@ -28,9 +28,12 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Tried:
-    """identity: of a file, as a message names it. key: name of the key file that it opened, or None. problem: why it
-    does not open the store, None where it does. only: ids of the master keys that the file says it is for; None where
-    it opens no other anyway."""
+    """The test of one identity.
+
+    identity: the file's name in messages. key: name of the key file that it opened, or None. problem: why it does not
+    open the store, None if it does. only: ids of the master keys that the file restricts itself to; None if the
+    identity cannot open any other.
+    """
 
     identity: str
     key: Optional[str]
@@ -40,8 +43,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Result:
-    """master: id of the store's master key. keys: all that there are now. tried: of a test. exported: of an export, the
-    lines of a file of age."""
+    """The keys of a store.
+
+    master: id of the store's master key. keys: all key files that exist now. tried: the result of a test. exported: the
+    lines of a file for age, the result of an export.
+    """
 
     master: str
     keys: list[KeyFile]
@@ -52,8 +58,11 @@ class Result:
 
 
 def key(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """List, add, remove, replace, try or export keys. StoreError of a store that is not sealed; KeyNeeded where the
-    identities do not open it; UsageError, Damaged, OutputError, MissingSoftware."""
+    """List, add, remove, replace, test or export keys.
+
+    StoreError if the store is not sealed; KeyNeeded if the identities do not open it; UsageError, Damaged, OutputError,
+    MissingSoftware.
+    """
     _require_fitting(options)
     store = marker.open_store(options.store)
     keys = key_files.listed(store)
@@ -82,7 +91,7 @@ _WRITTEN = {"recipients": "--recipient", "passphrase_file": "--passphrase-file",
 
 
 def _require_fitting(options: Options) -> None:
-    """UsageError where something is told that the action does nothing with, or is missing."""
+    """Raise UsageError if an option is given that the action does not take, or one that it needs is missing."""
     takes = _TAKES.get(options.action, ())
     for name, written in _WRITTEN.items():
         if getattr(options, name) and name not in takes:
@@ -96,7 +105,7 @@ def _require_fitting(options: Options) -> None:
 
 
 def passphrase(path: Optional[str]) -> Optional[bytes]:
-    """That of a file; UsageError."""
+    """Return the passphrase in a file, None without a path; UsageError."""
     return identity_files.new_passphrase(path) if path else None
 
 
@@ -135,7 +144,7 @@ _CHANGES: dict[str, Callable[[Store, Options], None]] = {
 def _tried(store: Store, named: list[str]) -> list[Tried]:
     files = identity_files.meant(named)
     if not files:
-        keyring.open_master(store, [])  # says how one is named
+        keyring.open_master(store, [])  # its error says how to name an identity
     return [_try(store, path, name) for path, name in files]
 
 
@@ -150,7 +159,7 @@ def _open_to_all(named: list[str]) -> list[str]:
 def _try(store: Store, path: str, name: str) -> Tried:
     try:
         opened = keyring.open_master(store, identity_files.read(path, name))
-        takes_any = opened.identity.kind in (AGE, SSH)  # whoever has the public key can wrap another one
+        takes_any = opened.identity.kind in (AGE, SSH)  # anyone with the public key can wrap another master key
         return Tried(name, opened.key_file, None, opened.identity.only if takes_any else None)
     except (errors.KeyNeeded, errors.Damaged, errors.UsageError) as error:
         return Tried(name, None, error)

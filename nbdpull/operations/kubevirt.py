@@ -1,7 +1,7 @@
 """A pull of kubevirt:NAMESPACE/VM: the volumes of a VirtualMachineBackup become a committed point.
 
-Owns: who makes the backup, the cluster for us (kubevirt_cluster) or somebody else (kubevirt_urls). Must not know: the
-steps of either.
+Owns: the choice between a backup that the cluster makes for us (kubevirt_cluster) and one that already exists
+(kubevirt_urls). Must not know: the steps of either.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from .prune import Pruned
 
 @dataclass(frozen=True)
 class Result:
-    """A committed point, and what else the operator should know. partial: its disks of which no whole image can be made
-    by the store."""
+    """A committed point, and what else the operator should know.
+
+    partial: the disks of the point of which the store cannot make a whole image.
+    """
 
     point: Point
     partial: frozenset[str]
@@ -33,9 +35,9 @@ class Result:
 
 
 def kubevirt(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make one point. report(**event) is told of progress; check() is called often, what it raises ends the run.
+    """Make one point. report(**event) receives the progress; check() is called often, and its exception ends the run.
 
-    Raises an NbdpullError; then no point is left, and nothing in the cluster that this made.
+    Raises an NbdpullError; then neither a point nor any object that the run created in the cluster remains.
     """
     machine = given.machine(options.domain)
     if options.prune:

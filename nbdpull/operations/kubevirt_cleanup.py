@@ -1,6 +1,6 @@
-"""Cleanup of kubevirt:NAMESPACE/VM: what dead runs left in the cluster and in a store, told, and removed.
+"""Cleanup of kubevirt:NAMESPACE/VM: report and remove what dead runs left in the cluster and in a store.
 
-Owns: that no run of the store lives meanwhile. Must not know: which objects are ours, how they are removed.
+Owns: that no run of the store is alive meanwhile. Must not know: which objects are ours, how they are removed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .options import KubevirtCleanupOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """Every Leftover found; `left` of one says why it is still there."""
+    """Every Leftover found; its `left` says why it still exists."""
 
     domain: str
     found: list[Leftover]
 
 
 def kubevirt_cleanup(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look, and remove it, unless dry_run is set. Busy if a live run holds the series."""
+    """Find what dead runs left, and remove it unless dry_run is set. Busy if a live run holds the series."""
     machine = given.machine(options.domain)
     if options.output is None:
         raise errors.UsageError(

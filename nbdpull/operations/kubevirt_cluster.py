@@ -1,7 +1,7 @@
 """A pull of a virtual machine whose backup the cluster makes for us.
 
-Owns: the order of steps: the backup is made, followed and read, our point committed, and the backup ended after that.
-Must not know: HTTP, the objects of the cluster, what a map means.
+Owns: the order of steps: make, follow and read the backup, commit our point, and only then end the backup. Must not
+know: HTTP, the objects of the cluster, what a map means.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
 
 
 class _Subject(NamedTuple):
-    """What is pulled: the VM's object, and {volume: its claim}."""
+    """What is pulled. machine: the VM's object; claims: {volume: its claim}."""
 
     cluster: Cluster
     machine: objects.Object
@@ -55,7 +55,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
         run.laps.end("prepare")
         try:
             point = _point(run, options, subject, first, begin)
-        except MovedBase:  # somebody used our tracker just before
+        except MovedBase:  # another program used our tracker just before
             begin = _full(options, "checkpoint-replaced")
             point = _point(run, options, subject, _ordered(run, options, cluster), begin)
         return run.done(point)

@@ -1,7 +1,7 @@
-"""Doctor for kubevirt:NAMESPACE/VM: is all fit for pulls? Each finding is good, or says what to do.
+"""Doctor for kubevirt:NAMESPACE/VM: is everything ready for pulls? Each finding is good, or says what to do.
 
-Owns: the order of the looks, and that what is missing hides nothing else. Must not know: what is found (readiness/
-does), what is printed.
+Owns: the order of the checks, and that one missing part does not hide another. Must not know: what is checked (see
+readiness/), what is printed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .options import KubevirtDoctorOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """All Findings, in the order in which a person reads them."""
+    """All Findings, in the order in which they are shown."""
 
     domain: str
     findings: list[Finding]
 
 
 def kubevirt_doctor(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look at the cluster, and at a virtual machine of it; nothing is changed."""
+    """Check the cluster and one of its virtual machines; nothing is changed."""
     return Result(options.domain, list(_looks(options, given.machine(options.domain), check)))
 
 

@@ -1,6 +1,6 @@
-"""What a pull of kubevirt:NAMESPACE/VM would read, as far as the cluster's objects and a store tell: nothing is begun.
+"""What a pull of kubevirt:NAMESPACE/VM would read, as far as the cluster's objects and a store show; none is begun.
 
-Owns: what the tracker will say by then. Must not know: how a backup is made, files of a store but for reading.
+Owns: the prediction of what the tracker will name. Must not know: how a backup is made, how a store is written.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from .options import KubevirtPlanOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """What a pull would do, with the members of a plan. What only a map tells is None: for one a backup would have to
-    be made, and then the tracker moves."""
+    """What a pull would do, with the members of a plan.
+
+    What only a map shows is None: a map takes a backup, and that moves the tracker.
+    """
 
     domain: str
     since: Optional[str]
@@ -39,7 +41,7 @@ class Result:
 
 
 class _Kept(NamedTuple):
-    """What a store has of the VM; store: its uuid."""
+    """What a store has of the VM. store: uuid of the store."""
 
     store: Optional[str] = None
     series: Optional[Series] = None
@@ -47,7 +49,7 @@ class _Kept(NamedTuple):
 
 
 def kubevirt_plan(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look, and leave everything as it is. Errors as of the pull."""
+    """Plan a pull without changing anything. Errors as of the pull."""
     machine = given.machine(options.domain)
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = backup.virtual_machine(cluster, machine)
@@ -87,8 +89,10 @@ def _kept(options: Options, machine: Machine, uid: str) -> _Kept:
 
 
 def _latest(cluster: Cluster, machine: Machine, store: Optional[str]) -> tuple[Optional[str], list[str]]:
-    """(the checkpoint that the tracker names when a pull begins, warnings): the pull deletes what a dead run left, and
-    the tracker moves with it."""
+    """Return (the checkpoint that the tracker will name when a pull begins, warnings).
+
+    A pull deletes the backups that dead runs left, and that moves the tracker.
+    """
     if store is None:
         return None, []
     latest = backup.Backup(cluster, Who(machine, store, layout.new_point_id()), 0).base()
@@ -101,11 +105,11 @@ def _latest(cluster: Cluster, machine: Machine, store: Optional[str]) -> tuple[O
 
 
 def _sizes(claims: dict[str, Optional[objects.Object]]) -> dict[str, int]:
-    """{volume: bytes of its claim} of those that tell."""
+    """Return {volume: bytes of its claim} for the claims that state their size."""
     return {volume: size for volume, claim in claims.items() if (size := objects.capacity(claim))}
 
 
 def _disk(machine: Machine, begin: Start, name: str, sources: dict[str, str], sizes: dict[str, int]) -> Disk:
-    """Of the size that it had, where that is known: only its map tells the present one."""
+    """Return the Disk of a volume, with the size that it had last, if known: only a map shows the present size."""
     before = begin.base.size(name) if begin.base else None
     return begin.disk(machine, name, sources.get(name), before if before is not None else sizes.get(name, 0))

@@ -1,7 +1,7 @@
-"""Release of kubevirt:NAMESPACE/VM: a cluster without anything of nbdpull's for this VM, whatever the store.
+"""Release of kubevirt:NAMESPACE/VM: remove everything that nbdpull has in the cluster for this VM, for any store.
 
-Owns: that nothing goes while a backup of the VM runs. Must not know: stores (the next pull into each is full), which
-objects are ours, how they are removed.
+Owns: that nothing is removed while a backup of the VM runs. Must not know: stores (the next pull into each is full),
+which objects are ours, how they are removed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from .options import KubevirtReleaseOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """Every Leftover found; `left` of one says why it is still there."""
+    """Every Leftover found; its `left` says why it still exists."""
 
     domain: str
     found: list[Leftover]
 
 
 def kubevirt_release(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Remove each tracker, and what dead runs left. Busy where a backup of the VM runs. NoSuchDomain where there is
-    neither the VM nor anything of ours for it."""
+    """Remove every tracker, and what dead runs left.
+
+    Busy if a backup of the VM runs; NoSuchDomain if there is neither the VM nor any object of ours for it.
+    """
     machine = given.machine(options.domain)
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     if not options.dry_run:

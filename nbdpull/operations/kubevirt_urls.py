@@ -1,4 +1,4 @@
-"""A pull of a virtual machine whose backup somebody else has made, and named by its URLs.
+"""A pull from an existing backup of a virtual machine, named by its URLs.
 
 Owns: the order of steps, and what is refused before anything is written. Must not know: HTTP, what a map means.
 """
@@ -69,7 +69,7 @@ def _require_sense(options: Options) -> None:
 
 
 def _require_parent(options: Options, machine: Machine) -> None:
-    """Before anything is written."""
+    """Raise CheckpointUnusable if the store has no point to build on, before anything is written."""
     if marker.is_new(options.output):
         raise _no_parent(options, machine)
     target, _ = machine_run.series_of(marker.open_store(options.output), machine, options.uuid or "")
@@ -77,7 +77,7 @@ def _require_parent(options: Options, machine: Machine) -> None:
 
 
 def _start(run: Run, options: Options) -> Start:
-    """What the user says that it begins at."""
+    """Return where the backup starts, according to the user."""
     if options.type == BackupType.FULL:
         return Start(None, "requested" if run.points else "first-point")
     parent = _parent(options, run.machine, run.points)
@@ -92,7 +92,7 @@ def _start(run: Run, options: Options) -> Start:
 
 
 def _parent(options: Options, machine: Machine, points: Points) -> Point:
-    """The newest point with the checkpoint that the user names; where he names none, the newest. CheckpointUnusable."""
+    """Return the newest point, or the newest with the checkpoint that the user names; CheckpointUnusable."""
     since = options.since
     made = ((point, point.manifest.checkpoint) for point in points.newest_first())
     found = next((point for point, entry in made if since is None or (entry and entry.name == since)), None)

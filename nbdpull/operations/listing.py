@@ -1,6 +1,6 @@
 """Listing: the points of a store.
 
-Owns: whose points are listed, and that one which cannot be read hides no other. Must not know: how they are shown.
+Owns: which domains are listed, and that an unreadable point hides no other. Must not know: how points are shown.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from .options import ListOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """points: those of each domain in the order of commits; refused: why others cannot be read; warnings: of
-    --cache-dir."""
+    """The points of a store.
+
+    points: domain by domain, in the order of commits; refused: why other points cannot be read; warnings: about
+    --cache-dir.
+    """
 
     points: list[Described]
     refused: list[errors.NbdpullError]
@@ -26,7 +29,7 @@ class Result:
 
     @property
     def short_ids(self) -> dict[str, str]:
-        """{id of each point: as much of it as no other one begins with}"""
+        """{id of each point: its shortest unique beginning}"""
         return point_choice.short([point["id"] for point in self.points])
 
 

@@ -1,13 +1,13 @@
-"""What each verb can be told: a frozen class a verb, with every default.
+"""The options of each verb: one frozen class per verb, with every default.
 
-The one place of a default: the command line, --help and the manual have theirs from here. Knows core alone, and
-what a class needs is made when it is used, so that each verb starts at once. Must not know: what a verb does with it,
-how an option is written.
+Owns: every default; the command line, --help and the manual take theirs from here. It imports only core, and each
+class is completed on first use, so that every verb starts at once. Must not know: what a verb does with an option, how
+an option is written.
 
-Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or LATEST;
-`disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default; `identities` are files of those
-who can open a sealed store; as of `as_of`, a time, a store is read, None: now. Times are in seconds, sizes in bytes,
-rates in bytes a second; a limit that is None is none.
+In all classes: `domain` is a name or UUID, None the only one of a store; `store` a path; `point` an id or LATEST;
+`disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default; `identities` are files of
+identities that can open a sealed store; `as_of` is the time as of which a store is read, None: now. Times are in
+seconds, sizes in bytes, rates in bytes per second; a limit of None means no limit.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from ..core.late_dataclass import late_dataclass
 
 
 def _threads() -> int:
-    """Two more than there are cores for us: some always wait for a disk."""
+    """Return two more than the number of cores available to us: some threads always wait for a disk."""
     return min(len(os.sched_getaffinity(0)) + 2, 16)
 
 
 @late_dataclass(frozen=True)
 class _IntoStore:
-    """What every pull is told, whatever it reads from.
+    """The options of every pull, whatever it reads from.
 
-    output: the store. since: a checkpoint. on_lost_base, quiesce: a word of the class of that name. checkpoint: see
-    there. exclude: disks not to pull. level: of zstd, None: the pull finds it. max_rate_file: holds the rate, and is
-    looked at while running. group: of the system, that may read the store. prune: by the policy of the store, once the
-    point is made.
+    output: the store. since: a checkpoint. on_lost_base, quiesce: a word of the class of that name. checkpoint: see the
+    subclasses. exclude: disks not to pull. level: of zstd, None: the pull chooses it. max_rate_file: contains the rate,
+    and is read again during the pull. group: a group of the system that may read the store. prune: apply the policy of
+    the store once the point is made.
     """
 
     domain: str
@@ -73,9 +73,12 @@ class _IntoStore:
 
 @late_dataclass(frozen=True)
 class PullOptions(_IntoStore):
-    """resume, offline: a word of the class of that name. checkpoint: name of that to make, None a unique one. socket:
-    where QEMU makes its own. nbd: "tcp:HOST:PORT". tls: a folder of certificates. max_in_flight: reads that QEMU has
-    to do at once."""
+    """The options of a pull from libvirt.
+
+    resume, offline: a word of the class of that name. checkpoint: name of the checkpoint to make, None: a unique name.
+    socket: path where QEMU creates its socket. nbd: "tcp:HOST:PORT". tls: a folder of certificates. max_in_flight: most
+    reads that QEMU gets at once.
+    """
 
     resume: str = Resume.AUTO
     make_checkpoint: bool = True
@@ -92,12 +95,12 @@ class PullOptions(_IntoStore):
 
 @late_dataclass(frozen=True)
 class KubevirtOptions(_IntoStore):
-    """Of a pull of kubevirt:NAMESPACE/VM.
+    """The options of a pull of kubevirt:NAMESPACE/VM.
 
-    http_map, http_data: URLs of a backup that somebody else made; token_file, ca: the files of its token and of the
-    certificates that verify the server; type: of BackupType. since, checkpoint: the checkpoints that the backup begins
-    at and has made. uuid: of the VM. Without http_map the cluster is asked for a backup: kubeconfig, context: how it is
-    reached; pvc: name of a claim for the scratch.
+    http_map, http_data: URLs of an existing backup; token_file, ca: files with its token and with the certificates that
+    verify the server; type: a word of BackupType. since, checkpoint: the checkpoints that this backup starts from and
+    has made. uuid: of the VM. Without http_map, the pull has the cluster make a backup: kubeconfig, context: how to
+    reach the cluster; pvc: name of a claim for the scratch.
     """
 
     http_map: list[str] = field(default_factory=list)
@@ -113,8 +116,11 @@ class KubevirtOptions(_IntoStore):
 
 @late_dataclass(frozen=True)
 class RunOptions:
-    """As of pull. command: a program and its arguments. since: file of a token, which need not be there; token: file
-    for that of this backup. environment: of the command; stdout: a descriptor, None for ours."""
+    """The options of run; those not named here are as for pull.
+
+    command: a program and its arguments. since: file with a token, which need not exist; token: file for the token of
+    this backup. environment: of the command; stdout: a descriptor, None for ours.
+    """
 
     domain: str
     command: list[str]
@@ -140,7 +146,7 @@ class RunOptions:
 
 @late_dataclass(frozen=True)
 class PlanOptions:
-    """As of pull. output None: as if for a new store."""
+    """The options of plan, as for pull. output None: plan for a new store."""
 
     domain: str
     output: Optional[str] = None
@@ -159,7 +165,7 @@ class PlanOptions:
 
 @late_dataclass(frozen=True)
 class DoctorOptions:
-    """domain None: look at the host alone."""
+    """The options of doctor. domain None: check only the host."""
 
     domain: Optional[str] = None
     uri: Optional[str] = None
@@ -168,7 +174,10 @@ class DoctorOptions:
 
 @late_dataclass(frozen=True)
 class CleanupOptions:
-    """output: a store, None: only what this machine has noted of the domain's last run. dry_run: look only."""
+    """The options of cleanup.
+
+    output: a store, None: clean up only what this machine has recorded of the domain's runs. dry_run: remove nothing.
+    """
 
     domain: str
     output: Optional[str] = None
@@ -179,7 +188,7 @@ class CleanupOptions:
 
 @late_dataclass(frozen=True)
 class ReleaseOptions:
-    """dry_run: look only."""
+    """The options of release. dry_run: remove nothing."""
 
     domain: str
     uri: Optional[str] = None
@@ -189,7 +198,7 @@ class ReleaseOptions:
 
 @late_dataclass(frozen=True)
 class _OfCluster:
-    """Of a verb that looks at kubevirt:NAMESPACE/VM. kubeconfig, context: how its cluster is reached."""
+    """The options of every verb for kubevirt:NAMESPACE/VM but pull. kubeconfig, context: how to reach its cluster."""
 
     domain: str
     kubeconfig: Optional[str] = None
@@ -199,7 +208,7 @@ class _OfCluster:
 
 @late_dataclass(frozen=True)
 class KubevirtPlanOptions(_OfCluster):
-    """As of pull. output None: as if for a new store."""
+    """The options of plan, as for pull. output None: plan for a new store."""
 
     output: Optional[str] = None
     full: bool = False
@@ -210,12 +219,12 @@ class KubevirtPlanOptions(_OfCluster):
 
 @late_dataclass(frozen=True)
 class KubevirtDoctorOptions(_OfCluster):
-    """What is looked at."""
+    """The options of doctor."""
 
 
 @late_dataclass(frozen=True)
 class KubevirtCleanupOptions(_OfCluster):
-    """output: the store. dry_run: look only."""
+    """The options of cleanup. output: the store, which is required. dry_run: remove nothing."""
 
     output: Optional[str] = None
     dry_run: bool = False
@@ -223,21 +232,21 @@ class KubevirtCleanupOptions(_OfCluster):
 
 @late_dataclass(frozen=True)
 class KubevirtReleaseOptions(_OfCluster):
-    """dry_run: look only."""
+    """The options of release. dry_run: remove nothing."""
 
     dry_run: bool = False
 
 
 @late_dataclass(frozen=True)
 class RestoreOptions:
-    """What to restore, and to where.
+    """The options of restore: what to restore, and where to.
 
-    output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
-    kind: of IMAGE_KINDS, or None, what the domain's disk is. onto: the targets hold the state that a point without a
-    parent builds on; None as a disk of `to` is then the point's only one. image_options: of new qcow2 images, as of
-    qemu-img create -o. delta: the targets exist: write only what differs. salvage: restore what is not damaged.
-    secrets: {disk: path of a file with the secret that it is to be encrypted by}, by LUKS. trust_definition: keep what
-    a definition names of the host, whatever it is.
+    to: {disk: path of an image, a block device, an NBD URI, or "-"}. output: a folder, or for one disk a target as in
+    `to`. kind: a word of IMAGE_KINDS, None: the format of the domain's disk. onto: the targets contain the state that a
+    point without a parent builds on; the key None in `to` then means the only disk of the point. image_options: for new
+    qcow2 images, as for qemu-img create -o. delta: the targets exist: write only what differs. salvage: restore
+    whatever is not damaged. secrets: {disk: path of a file with the secret for its LUKS encryption}. trust_definition:
+    keep every host resource that a definition names.
     """
 
     store: str
@@ -271,11 +280,14 @@ class RestoreOptions:
 
 @late_dataclass(frozen=True)
 class VerifyOptions:
-    """domain, point None: all; a point is looked at with all that it builds on. level: Level.FILES are their
-    sizes and digests, FRAMES the digest of every frame as well. sample: share of frames, by chance, anew in each run;
-    shard: (i, n), the i-th of n parts, in each run the same. oldest: file by file, first those that were proved longest
-    ago. heal_from: a store whose files replace those that are damaged, where they are what was stored. keep: record in
-    the store what was found."""
+    """The options of verify.
+
+    domain, point None: all; a point is verified with everything that it builds on. level: Level.FILES checks the sizes
+    and digests of files, FRAMES the digest of every frame as well. sample: share of frames, chosen at random in each
+    run; shard: (i, n), the i-th of n parts, the same in each run. oldest: verify file by file, those that were proved
+    longest ago first. heal_from: a store whose files replace damaged ones if they are what was stored. keep: record the
+    result in the store.
+    """
 
     store: str
     domain: Optional[str] = None
@@ -294,8 +306,11 @@ class VerifyOptions:
 
 @late_dataclass(frozen=True)
 class AgainstOptions:
-    """image: a file or an NBD URI. disk None: the only one of the point. kind: of IMAGE_KINDS, None: as the image's
-    beginning says. sample, shard: as of verify."""
+    """The options of verify --against.
+
+    image: a file or an NBD URI. disk None: the only one of the point. kind: a word of IMAGE_KINDS, None: detect it from
+    the image's header. sample, shard: as for verify.
+    """
 
     store: str
     image: str
@@ -313,7 +328,7 @@ class AgainstOptions:
 
 @late_dataclass(frozen=True)
 class DigestOptions:
-    """point: also ALL_POINTS. keep: record the digests in the store."""
+    """The options of digest. point: may also be ALL_POINTS. keep: record the digests in the store."""
 
     store: str
     domain: Optional[str] = None
@@ -326,9 +341,12 @@ class DigestOptions:
 
 @late_dataclass(frozen=True)
 class ServeOptions:
-    """socket: path of one to make, port: of 127.0.0.1; without both a socket in a new folder. writable: let clients
-    write, to a layer that is thrown away. cache_bytes: for decompressed frames, of each disk. http: over HTTP instead,
-    HOST:PORT or unix:PATH; token_file, tls, client_ca: for that."""
+    """The options of serve.
+
+    socket: path of the socket to create, port: on 127.0.0.1; without either, a socket in a new folder. writable: let
+    clients write, to a layer that is thrown away. cache_bytes: for decompressed frames, for each disk. http: serve over
+    HTTP instead, at HOST:PORT or unix:PATH; token_file, tls, client_ca: for HTTP, as for expose.
+    """
 
     store: str
     domain: Optional[str] = None
@@ -348,10 +366,13 @@ class ServeOptions:
 
 @late_dataclass(frozen=True)
 class ExposeOptions:
-    """listen: HOST:PORT, or unix:PATH. token_file: what clients have to show. since: a file with the token of the
-    backup before, which need not be there; token_out: one for the new one. tls: a folder of certificates, for HTTP;
-    client_ca: a file. ttl: how long a client has until he says that he has it. nbd_tls: what is tls of pull. All else
-    as there."""
+    """The options of expose; those not named here are as for pull.
+
+    listen: HOST:PORT, or unix:PATH. token_file: file with the token that clients have to send. since: file with the
+    token of the previous backup, which need not exist; token_out: file for the new one. tls: a folder of certificates,
+    for HTTP; client_ca: file with the certificates that verify clients. ttl: time in which a client has to confirm that
+    it has the backup. nbd_tls: the option tls of pull.
+    """
 
     domain: str
     listen: str
@@ -378,8 +399,11 @@ class ExposeOptions:
 
 @late_dataclass(frozen=True)
 class DrillOptions:
-    """expect: a regular expression; the guest is ready when its serial console shows it, None: when its agent answers.
-    timeout: how long that may take. work_dir: for what the guest writes. keep: record the result in the store."""
+    """The options of drill.
+
+    expect: a regular expression: the guest is up when its serial console shows a match, None: when its agent answers.
+    timeout: how long that may take. work_dir: for what the guest writes. keep: record the result in the store.
+    """
 
     store: str
     domain: Optional[str] = None
@@ -401,8 +425,11 @@ class ListOptions:
 
 @late_dataclass(frozen=True)
 class StatusOptions:
-    """domain: also a pattern of the shell, None: all. max_age: of the newest sound point. expect: names
-    or uuids of the domains that are to have one."""
+    """The options of status.
+
+    domain: may also be a shell pattern, None: all. max_age: of the newest sound point. expect: names or UUIDs of the
+    domains that must have a sound point.
+    """
 
     store: str
     domain: Optional[str] = None
@@ -412,7 +439,10 @@ class StatusOptions:
 
 @late_dataclass(frozen=True)
 class ShowOptions:
-    """point: an id is looked for in all domains of the store. definition: show that of its domain instead."""
+    """The options of show.
+
+    point: an id is searched in all domains of the store. definition: show the definition of its domain instead.
+    """
 
     store: str
     point: str
@@ -423,7 +453,7 @@ class ShowOptions:
 
 @late_dataclass(frozen=True)
 class DiffOptions:
-    """before, after: points of one series, in any order; disk: only that one."""
+    """The options of diff. before, after: points of one series, in any order; disk: compare only this one."""
 
     store: str
     before: str
@@ -435,7 +465,10 @@ class DiffOptions:
 
 @late_dataclass(frozen=True)
 class RemoveOptions:
-    """points: as of show. now: files go at once, though somebody may still read them. dry_run: only tell."""
+    """The options of remove.
+
+    points: as for show. now: remove files at once, although others may still be reading them. dry_run: remove nothing.
+    """
 
     store: str
     points: list[str]
@@ -446,7 +479,7 @@ class RemoveOptions:
 
 @late_dataclass(frozen=True)
 class UndeleteOptions:
-    """points: as of show; with as_of also ALL_POINTS."""
+    """The options of undelete. points: as for show; with as_of also ALL_POINTS."""
 
     store: str
     points: list[str]
@@ -456,7 +489,7 @@ class UndeleteOptions:
 
 @late_dataclass(frozen=True)
 class _Domains:
-    """domain: also a pattern of the shell, None: all."""
+    """The domains of a store. domain: may also be a shell pattern, None: all."""
 
     store: str
     domain: Optional[str] = None
@@ -464,7 +497,7 @@ class _Domains:
 
 @late_dataclass(frozen=True)
 class _Rules:
-    """keep_…, time_zone: see repository/retention.py; None: no rule."""
+    """The rules of a policy. keep_…, time_zone: see repository/retention.py; None: no rule."""
 
     keep_last: Optional[int] = None
     keep_hourly: Optional[int] = None
@@ -477,15 +510,18 @@ class _Rules:
 
     @property
     def rules(self) -> dict[str, Any]:
-        """Those that were told."""
+        """The rules that were given."""
         told = {name: value for name, value in vars(self).items() if name.startswith("keep_") or name == "time_zone"}
         return {name: value for name, value in told.items() if value is not None}
 
 
 @late_dataclass(frozen=True)
 class _Locks:
-    """immutable_for: so long nobody can remove what is made in an object store, from then on; 0: not at all, None: as
-    it is. lock_mode: a word of the class of that name, None: as it is, or COMPLIANCE."""
+    """The protection of new objects in an object store.
+
+    immutable_for: how long nobody can remove what is made from now on; 0: no protection, None: unchanged. lock_mode: a
+    word of LockMode, None: unchanged, or COMPLIANCE if there is none.
+    """
 
     immutable_for: Optional[float] = None
     lock_mode: Optional[str] = None
@@ -493,15 +529,22 @@ class _Locks:
 
 @late_dataclass(frozen=True)
 class PolicyOptions(_Locks, _Rules, _Domains):
-    """domain: of those that the policy is for; without rules, the name of one. remove: the policy of just that."""
+    """The options of policy.
+
+    domain: the name or pattern that the policy is for; without rules, the name of one domain. remove: remove the policy
+    of exactly this name or pattern.
+    """
 
     remove: bool = False
 
 
 @late_dataclass(frozen=True)
 class PruneOptions(_Rules, _Domains):
-    """Without rules those of the store count. force: also where more than half of a domain's points would go. now,
-    dry_run: as of remove. repack_below, repack_limit: see repack.Wanted; 0: nothing is repacked."""
+    """The options of prune. Without rules, the policies of the store apply.
+
+    force: continue even if more than half of a domain's points would be removed. now, dry_run: as for remove.
+    repack_below, repack_limit: see repack.Wanted; a repack_below of 0 repacks nothing.
+    """
 
     force: bool = False
     repack_below: float = 0.5
@@ -513,7 +556,7 @@ class PruneOptions(_Rules, _Domains):
 
 @late_dataclass(frozen=True)
 class _TwoStores:
-    """dest: a store. domain: also a pattern of the shell, None: all."""
+    """Two stores. dest: the second one. domain: may also be a shell pattern, None: all."""
 
     store: str
     dest: str
@@ -522,9 +565,12 @@ class _TwoStores:
 
 @late_dataclass(frozen=True)
 class CopyOptions(_Rules, _TwoStores):
-    """points: ids, or ALL_POINTS; empty: those that are newer than what dest has, and which the rules keep, where there
-    are any. max_rate: of what is read. dry_run: only tell. dest_identities: files that open dest; empty: those that
-    open store. unseal: what is sealed may be copied into a dest that is not."""
+    """The options of copy.
+
+    points: ids, or ALL_POINTS; empty: the points that are newer than those of dest, and that the rules keep, if any
+    are given. max_rate: of reading. dry_run: copy nothing. dest_identities: files that open dest; empty: those that
+    open store. unseal: allow copies from a sealed store into a dest that is not sealed.
+    """
 
     points: list[str] = field(default_factory=list)
     max_rate: Optional[int] = None
@@ -537,12 +583,12 @@ class CopyOptions(_Rules, _TwoStores):
 
 @late_dataclass(frozen=True)
 class CompareOptions(_TwoStores):
-    """What is compared."""
+    """The options of compare."""
 
 
 @late_dataclass(frozen=True)
 class PinOptions:
-    """point: as of show. reason: why it is to stay."""
+    """The options of pin and unpin. point: as for show. reason: why the point is pinned."""
 
     store: str
     point: str
@@ -552,7 +598,7 @@ class PinOptions:
 
 @late_dataclass(frozen=True)
 class _Recipients:
-    """recipients: public keys of age or ssh that are to open a store; passphrase_file: of a passphrase that is to."""
+    """The keys for a store. recipients: public keys of age or ssh; passphrase_file: file with a passphrase."""
 
     recipients: list[str] = field(default_factory=list)
     passphrase_file: Optional[str] = None
@@ -560,7 +606,11 @@ class _Recipients:
 
 @late_dataclass(frozen=True)
 class InitOptions(_Locks, _Recipients):
-    """store: to be made; sealed, where somebody is to open it. group: of the system, that may read it."""
+    """The options of init.
+
+    store: the store to create; it is sealed if a recipient or passphrase is given. group: a group of the system that
+    may read it.
+    """
 
     store: str = ""
     group: Optional[str] = None
@@ -568,8 +618,11 @@ class InitOptions(_Locks, _Recipients):
 
 @late_dataclass(frozen=True)
 class KeyOptions(_Recipients):
-    """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one.
-    force: remove and rotate even where no identity at hand opens the store afterwards."""
+    """The options of key.
+
+    action: a word of KeyAction. key: the key to remove, by its name, label or recipient. label: of a new key. force:
+    remove and rotate even if no available identity opens the store afterwards.
+    """
 
     action: str = KeyAction.LIST
     store: str = ""
@@ -581,7 +634,7 @@ class KeyOptions(_Recipients):
 
 @late_dataclass(frozen=True)
 class UsageOptions:
-    """domain: also a pattern of the shell, None: all."""
+    """The options of usage. domain: may also be a shell pattern, None: all."""
 
     store: str
     domain: Optional[str] = None
@@ -589,7 +642,7 @@ class UsageOptions:
 
 @late_dataclass(frozen=True)
 class IndexOptions:
-    """As of show. disk: its name."""
+    """The options of index and rebuild. point: as for show; disk: a name."""
 
     store: str
     point: str

@@ -1,4 +1,4 @@
-"""Pin: a point is not to be removed.
+"""Pin: protect a point from removal.
 
 Must not know: policies, how a pin is stored.
 """
@@ -15,7 +15,7 @@ from .options import PinOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """was_pinned: before."""
+    """A pinned point. was_pinned: whether it was pinned before."""
 
     domain: str
     point: str
@@ -23,7 +23,7 @@ class Result:
 
 
 def pin(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Keep a point. NoSuchPoint, OutputError."""
+    """Pin a point. NoSuchPoint, OutputError."""
     target, point = store_choice.find_point(options.store, options.point, options.domain)
     was_pinned = pins.of_point(target, point) is not None
     if not was_pinned:

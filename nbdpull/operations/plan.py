@@ -1,7 +1,7 @@
-"""What a pull would read, told without pulling: a backup job is begun, its map read, a sample of it, and the job ended.
-Of a domain that is off the images are looked at instead: nothing is started.
+"""Plan: what a pull would read. A backup job is begun, its map and a sample of its data are read, and the job is ended.
+If the domain is off, its images are read instead, and nothing is started.
 
-Owns: the estimate. Must not know: files of a store but for reading, what is printed.
+Owns: the estimate. Must not know: how a store is written, what is printed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from .options import PlanOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """What a pull would do. since: the checkpoint that it would start from, parent: id of the point; disks: of each
-    the members that the manual documents; seconds: it may take; offline: Offline.READ for a domain that is off."""
+    """What a pull would do.
+
+    since: the checkpoint that it would start from, parent: id of that point; disks: for each, the members that the
+    manual documents; seconds: estimated duration; offline: Offline.READ for a domain that is off.
+    """
 
     domain: str
     since: Optional[str]
@@ -44,7 +47,7 @@ class Result:
 
 
 def plan(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look, and leave everything as it is: no checkpoint is made, the guest is not frozen."""
+    """Plan a pull without changing anything: no checkpoint is made, and the guest is not frozen."""
     with ExitStack() as entered:
         vm = entered.enter_context(domain.open(options.domain, options.uri, check=check))
         entered.enter_context(holder.holding(vm.uuid, vm.name))
@@ -73,7 +76,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
 
 
 def _of_store(options: Options, subject: Subject) -> Subject:
-    """The same with what a store has of it."""
+    """Return the Subject together with its series and points in the store, if there is one."""
     if options.output is None or marker.is_new(options.output):
         return subject
     target = series_choice.of_domain(
@@ -87,13 +90,13 @@ def _of_store(options: Options, subject: Subject) -> Subject:
 
 
 def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks) -> list[dict[str, Any]]:
-    """Begin the job, and end it."""
+    """Begin the job, describe its disks, and end it."""
     vm, backup = subject.vm, prepared.plan
     if not (vm.is_remote or vm.reads_images):
         fit.require_scratch(backup.scratch_dir, subject.disks)
     keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
     lookout = Lookout(vm, backup, check, keeps_sockets)
-    # by the journal the next run removes our job, should we die
+    # the journal lets the next run remove our job if we die
     with run_record.written(run_record.of(vm, backup)), lookout.guarding(), vm.backups.begun(backup) as job:
         with standing.live(subject, job, lookout, Reading(threads=1)) as live:  # for a sample
             found = [_disk(subject, prepared, disk, live, threads, check) for disk in subject.disks]

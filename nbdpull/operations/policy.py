@@ -1,4 +1,4 @@
-"""Policy: what is to be kept of a store stands in it, so that nobody has to say it each time.
+"""Policy: write what to keep into the store, so that it need not be repeated for each prune.
 
 Must not know: how policies are stored, what they keep, how they are shown.
 """
@@ -22,8 +22,11 @@ from .options import PolicyOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """standing: what there is now, in the order in which it is tried; of a domain that was asked for, what counts for
-    it. immutable: how what is made is protected, None: not at all. changed: whether there was something else before."""
+    """The policies of a store.
+
+    standing: the present policies, in the order in which they are tried; for a domain that was asked for, only the one
+    that applies to it. immutable: how new objects are protected, None: not at all. changed: whether anything changed.
+    """
 
     standing: list[Standing]
     immutable: Optional[Immutability]
@@ -31,7 +34,10 @@ class Result:
 
 
 def policy(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Write a policy, remove one, or tell which there are. UsageError, Damaged; StoreError where it is not there."""
+    """Write a policy, remove one, or list them.
+
+    UsageError, Damaged; StoreError if the policy to remove does not exist.
+    """
     if options.domain == "":
         raise errors.UsageError("--domain has no name: leave it out for a policy of all domains")
     if options.remove and options.rules:
@@ -49,7 +55,7 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
     if wanted:
         policies.put(opened, _pattern(opened, options.domain), wanted)
     elif options.remove:
-        patterns = [_pattern(opened, options.domain), options.domain]  # it may be older than the domain
+        patterns = [_pattern(opened, options.domain), options.domain]  # the policy may be older than the domain
         if not any(policies.drop(opened, each) for each in patterns):
             raise errors.StoreError(f"{opened.root} has no policy {_of(options.domain)}; it has: {_names(before)}")
     elif options.domain is not None:
@@ -60,7 +66,10 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
 
 
 def immutability(options: Union[Options, InitOptions], was: Optional[Immutability] = None) -> Optional[Immutability]:
-    """What options tell, None: nothing; UsageError. was: what there is, whose mode stays unless another one is told."""
+    """Return the protection that the options ask for, None if none; UsageError.
+
+    was: the present protection, whose mode remains unless the options give another.
+    """
     if not options.immutable_for:
         if options.lock_mode:
             raise errors.UsageError("--lock-mode: add --immutable-for, to say for how long; it changes nothing alone")
@@ -80,7 +89,7 @@ def _make_immutable(store: Store, wanted: Optional[Immutability]) -> None:
 
 
 def _require_no_uuid(store: Store, named: str) -> None:
-    """UsageError: policies count by names, and one for a UUID would never do."""
+    """Raise UsageError for the UUID of a domain: policies apply by name, so one for a UUID never would."""
     every = series_choice.all_series(store)
     found = [each.domain for each in every if each.uuid() == named.lower()]
     if found and all(each.domain != named for each in every):
@@ -88,14 +97,14 @@ def _require_no_uuid(store: Store, named: str) -> None:
 
 
 def _pattern(store: Store, named: Optional[str]) -> Optional[str]:
-    """What is the name of a domain is that, also where it looks like a pattern."""
+    """Return the pattern for the named domains: the name of a domain is no pattern, even if it looks like one."""
     if named is None or all(each.domain != named for each in series_choice.all_series(store)):
         return named
     return policies.pattern_of(named)
 
 
 def made(rules: dict[str, Any]) -> Policy:
-    """Of the rules that options tell; UsageError."""
+    """Return the Policy with the rules of the options; UsageError."""
     try:
         return Policy(**rules)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Prune: points that a policy does not keep are removed, domain by domain.
+"""Prune: remove the points that a policy does not keep, domain by domain.
 
-Owns: what is known of each point that a policy asks for, and the rails: a series that cannot be read whole is left
-alone, and so is one that would lose more than half. Must not know: what a policy keeps (retention.py does), how it is
-shown.
+Owns: the facts about each point that a policy needs, and the safeguards: a series that cannot be read completely is
+left alone, and so is one that would lose more than half of its points. Must not know: what a policy keeps (see
+retention.py), how the result is shown.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ from .options import PruneOptions as Options
 
 @dataclass(frozen=True)
 class Pruned:
-    """One domain. policy: by which, None where the store has none for it: then nothing is removed; in_store: whether it
-    stands there. decisions: for each point, in the order of commits; created: by id; removed: ids, also where that is
-    only what would be; swept: see removal.py; repacked: see repack.py; problem: why nothing was removed there, or not
-    all, "" if there is none."""
+    """What was done for one domain, or would be done with dry_run.
+
+    policy: the one that applies, None if the store has none for the domain: then nothing is removed; in_store: whether
+    it comes from the store. decisions: for each point, in the order of commits; created: by id of the point; removed:
+    ids; swept: see removal.py; repacked: see repack.py; problem: why nothing was removed, or not everything, "" if
+    there was no problem.
+    """
 
     domain: str
     policy: Optional[Standing]
@@ -58,7 +61,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of each domain."""
+    """What was done for each domain."""
 
     domains: list[Pruned]
 
@@ -68,8 +71,11 @@ class Result:
 
 
 def prune(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """UsageError where no policy is told and the store has none, or one that keeps nothing is told; what
-    `policies.load` raises where those of the store cannot be read; what is wrong with one domain hides no other."""
+    """Remove the points that the policy in the options, or else that of the store, does not keep.
+
+    A problem with one domain hides no other. UsageError if neither has a policy, or the policy in the options keeps
+    nothing; the errors of `policies.load` if the policies of the store cannot be read.
+    """
     told = Standing(None, policy.made(options.rules)) if options.rules else None
     wanted = store_choice.find_domains(options.store, options.domain, options.identities)
     if options.now:
@@ -85,15 +91,18 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
 def _all_pruned(asked: Iterable[tuple[Series, Pruned]], options: Options, check: Check) -> Iterator[Pruned]:
     for target, each in asked:
         yield _pruned(target, each, options, check)
-        check()  # what ended one, such as a signal, is to end them all
+        check()  # whatever ended this domain early, such as a signal, ends all others, too
 
 
 _REMEDY = "say what is to be kept, as in --keep-daily 7 --keep-weekly 4, or write it into the store: nbdpull policy {}"
 
 
 def require_policy(root: str, domain: Optional[str] = None) -> None:
-    """Of a store that a pull is to prune. UsageError where no policy counts for the domain; Damaged. Where only this
-    host does not know a time zone, the pull comes first, and `after_pull` tells."""
+    """Require that a store has a policy for the domain (None: any policy), before a pull that will prune it.
+
+    UsageError if no policy applies; Damaged. If this host merely does not know a time zone, let the pull go ahead:
+    `after_pull` will report that.
+    """
     try:
         standing = [] if marker.is_new(root) else policies.load(marker.open_store(root))
     except errors.MissingSoftware:
@@ -106,7 +115,7 @@ def require_policy(root: str, domain: Optional[str] = None) -> None:
 
 
 def after_pull(root: str, point: Point, identities: Sequence[str], check: Check) -> Pruned:
-    """Of the series of a point that was just made. It is there, whatever goes wrong: that is the problem of Pruned."""
+    """Prune the series of a point that was just made; an error becomes the `problem` of Pruned, as the point exists."""
     pulled = point.manifest
     try:
         opened = unlocking.opened(root, identities)
@@ -117,7 +126,7 @@ def after_pull(root: str, point: Point, identities: Sequence[str], check: Check)
 
 
 def warnings(pruned: Pruned) -> list[str]:
-    """Of one that is no failure of what came before."""
+    """Return the warnings of a prune after a pull: its failure is not a failure of the pull."""
     if pruned.problem:
         return [f"the point is made, but nbdpull prune failed: {pruned.problem}"]
     if found := problems(pruned):
@@ -126,7 +135,7 @@ def warnings(pruned: Pruned) -> list[str]:
 
 
 def problems(pruned: Pruned) -> list[str]:
-    """Of files that stay as they were, or of which that is not told: nothing that a point needs is lost by that."""
+    """Return what concerns files that were not repacked, or whose locks are unknown: no point loses anything by it."""
     found = [f"{pruned.domain}: not repacked: {each}" for each in pruned.repacked.problems]
     return [*found, *(f"{pruned.domain}: {each}" for each in pruned.swept.warnings)]
 
@@ -176,12 +185,12 @@ def _repacked(target: Series, removed: list[str], options: Options, check: Check
         if options.dry_run:
             return repack.would_repack(target, removed, wanted, check)
         return repack.repack(target, wanted, check)
-    except errors.KeyNeeded as error:  # which frames live is secret; what was to be removed is gone all the same
+    except errors.KeyNeeded as error:  # which frames are live is secret; the points have been removed nevertheless
         return Repacked(problems=(f"{error}, or let a host repack that has one, and this one with --repack-below 0",))
 
 
 def candidates(target: Series, known: Soundness) -> list[Candidate]:
-    """The points of a series, with what a policy asks of them."""
+    """Return the points of a series, with the facts that a policy needs."""
     verified = known.verified.point.id if known.verified else None
     sound = {point.id for point in known.sound}
     return [
