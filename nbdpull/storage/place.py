@@ -1,4 +1,4 @@
-"""Where a store is, as the user names it: which Store a word means, and what can be asked of a place before it is one.
+"""The place of a store, as the user names it: which Store a word means, and what can be learned of a place beforehand.
 
 Owns: which words are URLs, and that a word means the same to every process of this machine. Must not know: what makes a
 place a store (repository/marker.py).
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def is_url(word: str) -> bool:
-    """Whether it names a place in an object store, and no directory."""
+    """Return whether a word names a place in an object store rather than a directory."""
     return word.lower().startswith("s3:")
 
 
@@ -32,10 +32,10 @@ Warn = Callable[[str], None]
 
 
 def opened(word: str, patience: Optional[float] = None, cache: Optional[Warn] = None) -> Store:
-    """The Store at a place; nothing is looked at yet. patience: seconds that a server may be away, None: the usual.
-    cache: have what is read kept on this host, if the user named a folder for that, and tell what comes of it; None:
-    all is read where it is, as who passes bytes on or judges them has to. UsageError where the word cannot be one's,
-    MissingSoftware."""
+    """Return the Store at a place, without reading anything from it yet. patience: seconds that a server may be
+    unreachable, None: the default. cache: keep what is read on this host, if the user named a folder for it, and call
+    this with any warning about it; None: read everything from the store, as needed when passing bytes on or checking
+    them. UsageError if the word cannot name a place, MissingSoftware."""
     if is_url(word):
         from .cache import chosen
         from .s3 import S3Store  # an extra needs a library
@@ -45,13 +45,13 @@ def opened(word: str, patience: Optional[float] = None, cache: Optional[Warn] = 
 
 
 def probed(store: Store) -> Optional[Probed]:
-    """What the server of an object store does, found by trying it, of which its `warnings` tell from then on; None of a
-    directory. StoreError where no store can be there."""
+    """Try what the server of an object store can do, and return the result, which the store's `warnings` cover from
+    then on; None for a directory. StoreError if the server cannot hold a store."""
     return None if isinstance(store, DirectoryStore) else cast("S3Store", store).probed()
 
 
 def require_locks(store: Store) -> None:
-    """StoreError where files of a Store cannot be protected, with what to do; AccessDenied."""
+    """Raise StoreError, with advice, if the files of a store cannot be protected; AccessDenied."""
     if isinstance(store, DirectoryStore):
         raise errors.StoreError(
             f"{store.root}: the files of a directory cannot be locked: name a bucket with object lock, or have a "
@@ -61,15 +61,15 @@ def require_locks(store: Store) -> None:
 
 
 def had(store: Store, path: str) -> bool:
-    """Whether a place in a bucket had a file that was deleted since, as far as old versions tell, and these credentials
-    may ask."""
+    """Return whether a place in a bucket once had a file that has been deleted since; False if old versions do not show
+    one, or these credentials may not list them."""
     with suppress(errors.NbdpullError):
         return cast("S3Store", store).had(path)
     return False
 
 
 def as_of(word: str, when: datetime) -> str:
-    """The same place as it was at a time. UsageError where nothing tells that."""
+    """Return the name of a place as of an earlier time. UsageError for a directory, which has no past."""
     if not is_url(word):
         raise errors.UsageError(f"--as-of: {word} is a directory, and only a bucket that keeps old versions tells")
     from .s3 import normal
@@ -78,7 +78,7 @@ def as_of(word: str, when: datetime) -> str:
 
 
 class Versioned(Store, Protocol):
-    """What is more of a place in a bucket. See storage/s3.py."""
+    """The additional calls of a place in a bucket. See storage/s3.py."""
 
     def as_it_was(self, past: Store, paths: Iterable[str]) -> dict[str, str]: ...
 
@@ -92,45 +92,46 @@ class Versioned(Store, Protocol):
 
 
 def versioned(word: str) -> Versioned:
-    """The Store at a place; UsageError of a directory, which has no old versions."""
+    """Return the Store at a place; UsageError for a directory, which has no old versions."""
     if not is_url(word):
         raise errors.UsageError(f"{word} is a directory, and only a bucket that keeps old versions has any")
     return cast(Versioned, opened(word))
 
 
 def whole(word: str) -> str:
-    """The same word, for a process that works in another folder."""
+    """Return a word that means the same place to a process in another working directory."""
     return word if is_url(word) else os.path.abspath(word)
 
 
 def told(store: Store) -> list[str]:
-    """By what this machine knows a place again, whoever names it: a directory as it is named and, where links are in
-    that, as they lead, since either can be changed without the other; a place in an object store with its server.
-    UsageError where none can be."""
+    """Return the names by which this machine recognises a place, whoever names it: a directory as it is named and, if
+    that contains links, also with the links resolved, since either can change without the other; a place in an object
+    store together with its server. UsageError if the server cannot be determined."""
     if isinstance(store, DirectoryStore):
         return list(dict.fromkeys([store.root, os.path.realpath(store.root)]))
     return [f"{store.root} at {server(store)}"]
 
 
 def server(store: Store) -> Optional[str]:
-    """Where the one of an object store is, always spelled alike; None of a directory. UsageError where none can be."""
+    """Return the address of an object store's server, in a normal form; None for a directory. UsageError if it cannot
+    be determined."""
     return cast("S3Store", store).bucket.server if is_url(store.root) else None
 
 
 def is_there(word: str) -> bool:
-    """Of an object store this is told by the first request."""
+    """Return whether a place exists; always True for an object store, where only the first request shows it."""
     return is_url(word) or folders.is_there(word)
 
 
 def is_empty(word: str) -> bool:
-    """Whether nothing is in it, or it is not there; OutputError, StoreError where that cannot be told."""
+    """Return whether a place is empty or does not exist; OutputError, StoreError if that cannot be determined."""
     if is_url(word):
         return not opened(word).holds("")
     return not folders.is_there(word) or not folders.entries(word)
 
 
 def are_apart(word: str, other: str) -> bool:
-    """Whether neither of two places is the other, or in it. They need not be there."""
+    """Return whether two places are different and neither contains the other. They need not exist."""
     if is_url(word) and is_url(other):
         one, two = (f"{opened(each).path()}/" for each in (word, other))
         return not one.startswith(two) and not two.startswith(one)

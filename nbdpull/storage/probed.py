@@ -1,7 +1,7 @@
-"""What a bucket's server can do, as the marker of a store has it.
+"""What a bucket's server can do, as recorded in the marker of a store.
 
-Apart from the trial (s3_probe.py), whose imports take longer than all of a verb that needs no object store. Owns: what
-is written down, and what the owner of a store should know of it. Must not know: how it was found.
+Separate from the trial (s3_probe.py), whose imports take longer than a whole verb that needs no object store. Owns:
+what is recorded, and what the owner of a store should know about it. Must not know: how it was found.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-PREFIX = "+probe-"  # begins the name of the folder of a trial, as no series is called
-_SKEW = 300.0  # seconds by which the host's clock may be wrong without a word: from 900 on, servers refuse requests
+PREFIX = "+probe-"  # begins the name of the folder of a trial; no series can have such a name
+_SKEW = 300.0  # seconds by which the host's clock may differ without a warning; from 900 on, servers refuse requests
 
 
 @dataclass(frozen=True)
 class Probed:
-    """when: ISO 8601. server: as it calls itself, "" for not at all. checks_sha256: whether it refuses what has another
-    SHA-256 than was sent along. clock_ahead: seconds, of this host's. Of the bucket, each None where nobody tells:
+    """The result of trying a bucket. when: ISO 8601. server: the server's name for itself, "" if it gives none.
+    checks_sha256: whether the server refuses data that do not match the SHA-256 sent along. clock_ahead: seconds by
+    which this host's clock is ahead of the server's. The others describe the bucket, and are None if unknown.
     object_lock; default_retention: days for which each object is locked; versions: the server's word, "" for none;
     expires, old_expire: days after which lifecycle rules delete objects, or old versions of them."""
 
@@ -31,7 +32,7 @@ class Probed:
     old_expire: Optional[int] = None
 
     def warnings(self) -> list[str]:
-        """What its owner should know, one text each."""
+        """Return what the owner of the store should know, one text per warning."""
         told = {
             f"the bucket locks each object for {self.default_retention} days: what is removed takes room until then":
                 self.default_retention is not None,

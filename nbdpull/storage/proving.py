@@ -1,8 +1,8 @@
-"""Between a cache and who proves what he reads: nothing is kept before its proof, and only the server's is Damaged.
+"""Reading through a cache: nothing is kept before it is proved, and only data fresh from the server can be Damaged.
 
-What a server once answered wrongly would else be read for ever: a file that is healed has the tag that it had. So what
-is read without a proof goes past the cache. Owns: what a proof has read so far, by thread. Must not know: what proves
-it, how it is fetched.
+Otherwise a wrong answer of the server would be read from the cache forever: a file that is healed has the same tag as
+before. So reads without a proof bypass the cache. Owns: what a proof has read so far, per thread. Must not know: how
+the data are proved, how they are fetched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _T = TypeVar("_T")
 
 @dataclass
 class _Attempt:
-    """is_anew: all is fetched; has_old: something was not; fetched: {name of a piece: its bytes}, to be kept."""
+    """One call of read(). is_anew: all pieces are fetched; has_old: some piece was not fetched; fetched: {name of a
+    piece: its bytes}, to be kept after the proof."""
 
     is_anew: bool = False
     has_old: bool = False
@@ -27,14 +28,15 @@ class _Attempt:
 
 
 class Proving:
-    """cache: None where there is none. May be used by several threads at once."""
+    """Proofs of what is read. cache: None for no cache. Safe for several threads at once."""
 
     def __init__(self, cache: Optional[Cache]) -> None:
         self._cache, self._own = cache, threading.local()
 
     def run(self, read: Callable[[], _T]) -> _T:
-        """What read() makes of pieces, raising Damaged unless they are right. It is called again where they were not,
-        and not all were fetched. Within another run it is a part of that one."""
+        """Call read() and return its result. read() must raise Damaged unless the pieces that it reads are right. If it
+        does, and some pieces had not been fetched anew, it is called again with all of them fetched. A run inside
+        another one is part of the outer one."""
         if self._cache is None or self._attempt is not None:
             return read()
         attempt = _Attempt()
@@ -57,21 +59,21 @@ class Proving:
 
     @property
     def _attempt(self) -> Optional[_Attempt]:
-        """That of this thread."""
+        """The current attempt of this thread, None outside any."""
         found: Optional[_Attempt] = getattr(self._own, "attempt", None)
         return found
 
     @property
     def is_on(self) -> bool:
-        """Whether pieces may be had, and kept."""
+        """Whether pieces may be taken from the cache and kept in it."""
         return self._attempt is not None
 
     def get(self, *name: object) -> Optional[bytes]:
-        """A piece that was kept; None where it is to be fetched."""
+        """Return a piece from the cache; None if it has to be fetched."""
         return self.old(self._cache.get(*name)) if self._cache and self._attempt else None
 
     def old(self, data: Optional[bytes]) -> Optional[bytes]:
-        """What is in memory of an earlier read; None where it is to be fetched."""
+        """Return data that are in memory from an earlier read; None if they have to be fetched."""
         attempt = self._attempt
         if attempt is None or data is None:
             return data
@@ -79,6 +81,6 @@ class Proving:
         return None if attempt.is_anew else data
 
     def fetched(self, data: bytes, *name: object) -> None:
-        """A piece, to be kept once it is proved."""
+        """Take a piece that was fetched, to be kept once it is proved."""
         if self._attempt:
             self._attempt.fetched[name] = data

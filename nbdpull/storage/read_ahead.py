@@ -1,9 +1,9 @@
-"""Ranges of files that are far away, read ahead where they are read one after the other.
+"""Ranges of remote files, read ahead where they are read sequentially.
 
-A request costs the same time for 4 KiB as for 1 MiB, so who goes through a file in small steps gets larger and larger
-blocks of it at once. Several threads do so side by side: blocks end at multiples of their size, so that two that read
-in one share it. Who reads here and there gets what was asked for. Owns: what is kept in memory, within a budget for all
-files together. Must not know: how a range is fetched.
+A request takes as long for 4 KiB as for 1 MiB, so a sequential reader in small steps gets larger and larger blocks at
+once. Several threads may read one file side by side: blocks end at multiples of their size, so two readers in one block
+share it. Random reads fetch only what was requested. Owns: what is kept in memory, within one budget for all files.
+Must not know: how a range is fetched.
 """
 
 from __future__ import annotations
@@ -15,47 +15,49 @@ from concurrent.futures import Future
 from typing import Callable, NamedTuple, Optional
 
 BUDGET = 64 << 20  # bytes
-BLOCKS = (256 << 10, 1 << 20), (4 << 20, 8 << 20)  # (bytes that were read nearby, bytes of a block from then on)
-STREAMS = 8  # that go through one file
-NEAR = 8 << 20  # bytes between two reads of those who go through a file
+BLOCKS = (256 << 10, 1 << 20), (4 << 20, 8 << 20)  # (bytes read sequentially so far, bytes of a block from then on)
+STREAMS = 8  # sequential readers of one file that are tracked
+NEAR = 8 << 20  # bytes between two reads of one sequential reader, at most
 
 Fetch = Callable[[int, int], bytes]  # (start, stop)
 
 
 class _Piece(NamedTuple):
-    """None lies within another one of its file: so in the order of their beginnings, they are in that of their ends."""
+    """A range of a file. No piece lies within another piece of its file, so pieces sorted by start are also sorted by
+    end."""
 
     stop: int
     data: Future[bytes]
 
 
 class _Stream(NamedTuple):
-    """Somebody who goes through a file. read: bytes until now."""
+    """A sequential reader of a file. last: offset of its last read; read: bytes that it has read so far."""
 
     last: int
     read: int
 
 
 class ReadAhead:
-    """May be used by several threads at once: who needs a piece that another one fetches waits for it."""
+    """The ranges in memory. Safe for several threads at once: a thread that needs a piece which another one is fetching
+    waits for it."""
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget, self._used = budget, 0
         self._lock = threading.Lock()
-        self._pieces: OrderedDict[tuple[str, int], _Piece] = OrderedDict()  # the one used last at the end
+        self._pieces: OrderedDict[tuple[str, int], _Piece] = OrderedDict()  # least recently used first
         self._starts: dict[str, list[int]] = {}  # of the pieces of each file, sorted
-        self._streams: dict[str, list[_Stream]] = {}  # of each file, the one that was last read by at the end
+        self._streams: dict[str, list[_Stream]] = {}  # of each file, least recently active first
 
     def read(self, name: str, size: int, offset: int, length: int, fetch: Fetch, through: bool = False) -> bytes:
-        """`length` bytes of a file of that name and size, all of which it has. through: nearly all of it will be read,
-        so there is nothing to find out."""
+        """Return `length` bytes of a file of that name and size; the range must lie within the file. through: nearly
+        all of the file will be read, so the largest blocks are used from the start."""
         with self._lock:
             block = BLOCKS[-1][1] if through else self._block(name, offset, length)
             start, piece = self._before(name, offset)
             is_mine = piece is None or piece.stop <= offset
             if piece is None or is_mine:
                 begin = offset - offset % block
-                start = max(begin, piece.stop) if piece else begin  # what is there already is not asked for again
+                start = max(begin, piece.stop) if piece else begin  # skip what is there already
                 stop = offset + length if block == 1 else begin + block
                 piece = _Piece(min(size, stop), Future())
                 self._keep(name, start, piece)
@@ -72,14 +74,14 @@ class ReadAhead:
         return found
 
     def forget(self, name: str) -> None:
-        """Have a file be fetched again: it may be another one now, or what was answered may have been wrong."""
+        """Drop what is in memory of a file: it may have been replaced, or an answer may have been wrong."""
         with self._lock:
             for start in [*self._starts.get(name, [])]:
                 self._forget(name, start)
 
     def _before(self, name: str, offset: int) -> tuple[int, Optional[_Piece]]:
-        """The last piece that begins at an offset or before: where that is, and the piece. If any has the offset, it is
-        this one."""
+        """Return (start, piece) for the last piece that starts at or before an offset, (offset, None) if there is none.
+        If any piece contains the offset, it is this one."""
         starts = self._starts.get(name, [])
         at = bisect_right(starts, offset)
         if not at:
@@ -88,7 +90,7 @@ class ReadAhead:
         return starts[at - 1], self._pieces[name, starts[at - 1]]
 
     def _block(self, name: str, offset: int, length: int) -> int:
-        """Size of the block to be read at an offset; 1: just what is asked for."""
+        """Return the size of the block to fetch at an offset; 1: only what was requested."""
         streams = self._streams.setdefault(name, [])
         near = [each for each in streams if abs(offset - each.last) <= NEAR]
         before = min(near, key=lambda each: abs(offset - each.last), default=_Stream(offset, 0))
@@ -115,7 +117,7 @@ class ReadAhead:
             del self._starts[name]
 
     def _drop(self, name: str, start: int, piece: _Piece) -> None:
-        """What could not be fetched."""
+        """Forget a piece that could not be fetched."""
         with self._lock:
             if self._pieces.get((name, start)) is piece:
                 self._forget(name, start)

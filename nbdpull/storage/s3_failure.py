@@ -1,7 +1,7 @@
-"""What a failure of an object store means: whether it passes, and which of our errors it becomes.
+"""What a failure of an object store means: whether it is temporary, and which of our errors it becomes.
 
-Owns: the codes of servers and the classes of botocore that are known, and the rights that requests take. Must not know:
-how a request is made, when it is made again.
+Owns: the known error codes of servers and exception classes of botocore, and the rights that requests need. Must not
+know: how a request is made, when it is repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 from ..core import errors
 from . import s3_library
 
-CALLS = {  # what each is for, and the right that it takes
+CALLS = {  # the verb for messages, and the right that the call needs
     "get_object": ("read", "s3:GetObject"),
     "head_object": ("read", "s3:GetObject"),
     "put_object": ("write", "s3:PutObject"),
@@ -23,11 +23,11 @@ CALLS = {  # what each is for, and the right that it takes
     "get_object_retention": ("ask for the lock of", "s3:GetObjectRetention"),
     "copy_object": ("bring back", "s3:GetObjectVersion and s3:PutObject"),
 }
-_OF_VERSIONS = ("get_object", "head_object", "delete_object")  # of which it is another right for a version
+_OF_VERSIONS = ("get_object", "head_object", "delete_object")  # calls that need another right for a version
 _OF_LOCKS = ("put_object_retention", "get_object_retention")
 _UNLOCKED = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest")
 WRITING = ("put_object", "delete_object", "put_object_retention", "copy_object")
-CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # what was sent, on its way
+CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # the data changed in transit
 NO_BUCKET = "NoSuchBucket"
 _AGAIN = {
     "ConditionalRequestConflict",
@@ -41,7 +41,7 @@ _AGAIN = {
     "TooManyRequests",
     *CHANGED,
 }
-_DENIED = {  # what there is to say of the one who asks
+_DENIED = {  # reasons for a refused request
     "AllAccessDisabled": "the server has closed this bucket",
     "ExpiredToken": "the credentials have expired",
     "InvalidAccessKeyId": "the server does not know the access key",
@@ -50,7 +50,7 @@ _DENIED = {  # what there is to say of the one who asks
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
     "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 }
-_ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is no object ends in its middle
+_ON_THE_WAY = {  # of botocore; HTTPError is urllib3's, for a broken-off answer without object data; Unanswered is ours
     "ConnectionError",
     "HTTPClientError",
     "IncompleteReadError",
@@ -65,15 +65,16 @@ _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStora
 
 
 class Absent(Exception):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Exists(Exception):
-    """There is such an object already."""
+    """The object exists already, or is not the expected one."""
 
 
 class Failure(NamedTuple):
-    """code: the server's word, or the name of a class of botocore; status: of HTTP, 0 where no answer came."""
+    """A failed request. code: the server's error code, or the name of a class of botocore; status: of HTTP, 0 if there
+    was no answer; is_lasting: without an answer, whether trying again is useless."""
 
     code: str
     status: int
@@ -88,7 +89,8 @@ class Failure(NamedTuple):
 
 
 def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried: Optional[float] = None) -> Exception:
-    """Absent, or an NbdpullError. what: was asked by the call. tried: for how many seconds, None: once."""
+    """Return the exception for a failure: Absent, or an NbdpullError. what: the parameters of the call. tried: for how
+    many seconds, None: the request was made only once."""
     code, status, text, _ = failure
     key = what.get("Key", what.get("Prefix", ""))
     doing, right = CALLS.get(call, ("ask about", f"s3:{call}"))
@@ -119,7 +121,7 @@ def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried:
 
 
 def of(error: Any) -> Failure:
-    """What one of the classes says that s3_library.library() names."""
+    """Return the Failure for an exception of one of the classes that s3_library.library() returns."""
     told = getattr(error, "response", None)
     if not told:
         is_lasting = not _names(type(error)) & _ON_THE_WAY
@@ -134,7 +136,8 @@ def of(error: Any) -> Failure:
 
 
 def _is_no_host(error: Optional[BaseException]) -> bool:
-    """Whether the name of the server leads nowhere. Where no one could be asked, it may."""
+    """Return whether the server's host name does not exist or has no address; False if no name server could be
+    asked."""
     while error is not None and not isinstance(error, socket.gaierror):
         error = error.__cause__ or error.__context__
     return error is not None and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)

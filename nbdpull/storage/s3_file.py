@@ -1,4 +1,4 @@
-"""One file of a store in a bucket, open: for reading, or being created. base.py says what each call promises.
+"""One open file of a store in a bucket, being read or created. base.py documents each call.
 
 Owns: where bytes wait until they are sent. Must not know: the other files, how a request is made.
 """
@@ -12,14 +12,14 @@ from typing import IO, Callable, Optional
 from ..core import errors
 from .base import Closing, Sealing
 
-Put = Callable[[IO[bytes], int, bytes], None]  # (what is to be sent, its size, its SHA-256)
+Put = Callable[[IO[bytes], int, bytes], None]  # (the data to send, their size, their SHA-256)
 
-_IN_MEMORY = 8 << 20  # bytes of a file being written; what is more waits in a temporary file without a name
+_IN_MEMORY = 8 << 20  # bytes of a file being written; a larger one waits in an unnamed temporary file
 
 
 class S3Reader(Closing):
-    """A file that is open for reading; may be used by several threads at once. read: gives bytes of it, by (offset,
-    length)."""
+    """A file that is open for reading. Safe for several threads at once. read: function that returns its bytes for
+    (offset, length)."""
 
     def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
         self.size = size
@@ -33,7 +33,7 @@ class S3Reader(Closing):
 
 
 class S3Writer(Sealing):
-    """A file being created: it is sent when it is sealed, so nothing shows before. url: as a message names it."""
+    """A file being created. It is sent when it is sealed, so nothing is visible before. url: the name for messages."""
 
     def __init__(self, path: str, url: str, put: Put) -> None:
         self.path, self.size = path, 0

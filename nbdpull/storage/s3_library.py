@@ -1,8 +1,8 @@
-"""boto3: loaded, and set as a store needs it.
+"""boto3: its import, and its configuration for a store.
 
-Owns: which settings of the user's count, which are ours, and what is said of those that boto3 does not take.
-Credentials are its own matter: they are read where it reads them, and shown nowhere. Must not know: what is requested,
-what an answer means.
+Owns: which of the user's settings count, which are ours, and the messages about those that boto3 rejects. Credentials
+are left to boto3: it reads them from its usual places, and nbdpull shows them nowhere. Must not know: what is
+requested, what an answer means.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import s3_waiting
 
 _CONNECTIONS = 32
 _MISSING = "s3://… needs the library boto3 from 1.36 on: pip install 'nbdpull[s3]'"
-_ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # what names the server, the first that is set
-_PASSWORD = re.compile(r"""//[^/\s"']*@""")  # of a URL, in what botocore says of it
+_ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set names the server
+_PASSWORD = re.compile(r"""//[^/\s"']*@""")  # in a URL, in a message of botocore
 
 
 def without_password(text: str) -> str:
@@ -31,12 +31,12 @@ def without_password(text: str) -> str:
 
 
 def silence(patience: float) -> float:
-    """Seconds that a server may say nothing, at one try."""
+    """Return the timeout of one attempt: the seconds that a server may be silent."""
     return min(20.0, max(1.0, patience / 3))
 
 
 def library() -> tuple[Any, tuple[type[Exception], ...]]:
-    """boto3, and the classes of what fails in it; MissingSoftware."""
+    """Return boto3, and the classes of the exceptions that its calls raise; MissingSoftware."""
     try:
         with _uncollected():
             import boto3
@@ -50,8 +50,8 @@ def library() -> tuple[Any, tuple[type[Exception], ...]]:
 
 
 def client(boto3: Any, patience: float) -> Any:
-    """Of boto3, as the environment and its files say; UsageError where they cannot be followed. It tries once: what is
-    tried again is for s3_client.py, which knows what may have been done."""
+    """Return a client of boto3, as the environment and boto3's files configure it; UsageError if these settings are
+    invalid. The client tries each request once: retries are up to s3_client.py, which knows what may have been done."""
     try:
         with _uncollected():
             return _made(boto3, patience)
@@ -69,13 +69,13 @@ def _made(boto3: Any, patience: float) -> Any:
     own = dict(told.get("s3") or {})
     endpoint = os.environ.get(S3_ENDPOINT)
     if any(map(os.environ.get, _ENDPOINTS)):
-        own.setdefault("addressing_style", "path")  # few have a name in the DNS for each bucket
+        own.setdefault("addressing_style", "path")  # few servers have a DNS name for each bucket
     wait = silence(patience)
     how = Config(
         connect_timeout=wait,
         read_timeout=wait,
         max_pool_connections=_CONNECTIONS,
-        request_checksum_calculation="when_required",  # else boto3 adds what third parties do not take
+        request_checksum_calculation="when_required",  # else boto3 adds checksums that third-party servers reject
         response_checksum_validation="when_required",
         retries={"total_max_attempts": 1},
         s3=own or None,
@@ -86,7 +86,8 @@ def _made(boto3: Any, patience: float) -> Any:
 
 
 def _time(told: Any) -> Any:
-    """A time as botocore reads it, but in a tenth of the time, which else is half of what a listing takes."""
+    """Return a time as botocore parses it, but in a tenth of the time, which would otherwise be half of that of a
+    listing."""
     try:
         found = datetime.fromisoformat(f"{told[:-1]}+00:00") if told[-1:] == "Z" else parsedate_to_datetime(told)
     except (TypeError, ValueError):
@@ -99,14 +100,14 @@ def _time(told: Any) -> Any:
 
 
 def _ask_for_the_region_once(model: Any, context: dict[str, Any], **_: Any) -> None:
-    """botocore asks in which region a bucket is where an answer sends it to another one. Where that question is sent
-    away, too, it would ask again because of it, some eighty times."""
+    """Prevent a loop: botocore asks for the region of a bucket when an answer redirects the request. If that question
+    is redirected, too, botocore would repeat it because of that, some eighty times."""
     if model.name == "HeadBucket":
         context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _of_setting(error: ValueError) -> str:
-    """Which one boto3 does not take."""
+    """Return which setting boto3 rejects."""
     from botocore.exceptions import InvalidRegionError
     from botocore.utils import is_valid_endpoint_url
 
@@ -120,8 +121,8 @@ def _of_setting(error: ValueError) -> str:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """While objects are made by the ten thousand that stay, Python need not look for garbage: that is a quarter of what
-    a client takes."""
+    """Suspend garbage collection while tens of thousands of permanent objects are created: it takes a quarter of the
+    time of creating a client."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""What listings of a bucket said, for as long as somebody looks, with what was changed here since.
+"""Listings of a bucket, kept inside a `looking` block, and updated with the changes made here since.
 
-Owns: which look at a path needs no request. Must not know: requests, what a file holds but that small ones are read
-more than once.
+Owns: which questions about a path need no request. Must not know: requests, what a file contains, except that small
+ones are read more than once.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from typing import Optional
 
 from .s3_client import Found
 
-_KEPT = 16 << 10  # bytes of a file that is kept for a second look
-_IN_MEMORY = 8 << 20  # bytes of all these
+_KEPT = 16 << 10  # bytes of a file that is kept for a second read, at most
+_IN_MEMORY = 8 << 20  # bytes of all these files
 
 
 class _Look:
-    """files: {path: Found}, which is replaced, never changed."""
+    """A listing. files: {path: Found}, which is replaced, never changed."""
 
     def __init__(self, files: dict[str, Found]) -> None:
         self.files = files
 
 
 class Listed:
-    """May be used by several threads at once."""
+    """The listings of all current `looking` blocks. Safe for several threads at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, list[_Look]] = {}  # {path of a folder with its "/": the newest last}
-        self._data: dict[str, bytes] = {}  # of small files that were read meanwhile
+        self._known: dict[str, list[_Look]] = {}  # {path of a folder with its "/": its listings, the newest last}
+        self._data: dict[str, bytes] = {}  # of small files that were read inside the block
         self._kept = 0  # bytes of these
 
     def of(self, path: str) -> Optional[dict[str, Found]]:
-        """Of the folder, or one above it, that a file is in."""
+        """Return the listing {path: Found} that covers a path, None if there is none."""
         with self._lock:
             return next((looks[-1].files for folder, looks in self._known.items() if path.startswith(folder)), None)
 
     @contextmanager
     def during(self, path: str, known: dict[str, Found]) -> Iterator[None]:
+        """Use a listing of a folder and its subfolders inside this block."""
         folder, look = f"{path}/" if path else "", _Look(known)
         with self._lock:
             self._known.setdefault(folder, []).append(look)
@@ -47,19 +48,19 @@ class Listed:
             yield
         finally:
             with self._lock:
-                self._known[folder].remove(look)  # a block in which this one was goes on with what it was told
+                self._known[folder].remove(look)  # an outer block goes on with its own listing
                 if not self._known[folder]:
                     del self._known[folder]
                 if not self._known:
                     self._data, self._kept = {}, 0
 
     def data(self, path: str) -> Optional[bytes]:
-        """Of a file, where that was kept."""
+        """Return the content of a file if it was kept, else None."""
         with self._lock:
             return self._data.get(path)
 
     def keep(self, path: str, data: bytes) -> None:
-        """For who reads it again as long as somebody looks: points are loaded more than once."""
+        """Keep the content of a small file for further reads inside the block: points are loaded more than once."""
         with self._lock:
             self._drop(path)
             is_listed = any(path.startswith(folder) for folder in self._known)
@@ -71,11 +72,11 @@ class Listed:
         self._kept -= len(self._data.pop(path, b""))
 
     def forget(self, path: str) -> None:
-        """Of a file that is gone."""
+        """Record that a file was removed."""
         self._change(path, None)
 
     def note(self, made: Found) -> None:
-        """Of a file that was made. key: its path."""
+        """Record that a file was created. made.key: its path."""
         self._change(made.key, made)
 
     def _change(self, path: str, made: Optional[Found]) -> None:

@@ -1,7 +1,7 @@
-"""A bucket that keeps old versions, as it was at a time: what was deleted or overwritten since is read all the same.
+"""A bucket that keeps old versions, as of an earlier time: what was deleted or overwritten since can still be read.
 
-Owns: which version of an object had its key then, or holds what is sought, and how that becomes the newest one again.
-Must not know: how a request is made (s3_client.py), what an object holds.
+Owns: which version of an object was current at that time, or has the wanted content, and how a version becomes the
+newest one again. Must not know: how a request is made (s3_client.py), what an object contains.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..core.errors import Check
 from .s3_client import PATIENCE, Bucket, Found, Lock, Version
 from .s3_failure import Absent
 
-_STEP = 8 << 20  # bytes of one request
-_AT_ONCE = timedelta(minutes=1)  # what a thief deletes in one go
+_STEP = 8 << 20  # bytes per request
+_AT_ONCE = timedelta(minutes=1)  # objects deleted within this time were deleted together, as by an attacker
 NOTHING_IS_WRITTEN = "it is read as of an earlier time, and nothing is written there"
 
 
 class PastBucket(Bucket):
-    """May be used by several threads at once. What was listed once is kept: nothing of the past changes."""
+    """A bucket as of an earlier time. Safe for several threads at once. Listings are kept: the past does not change."""
 
     def __init__(self, name: str, when: datetime, patience: float = PATIENCE) -> None:
         super().__init__(name, patience)
@@ -33,7 +33,7 @@ class PastBucket(Bucket):
         self._known: dict[str, dict[str, Version]] = {}  # {prefix: {key: its version}}
 
     def past(self, key: str) -> Version:
-        """That which had the key; Absent."""
+        """Return the version of an object that was current at that time; Absent."""
         with self._known_lock:
             known = next((found for prefix, found in self._known.items() if key.startswith(prefix)), None)
         if known is None:
@@ -46,7 +46,7 @@ class PastBucket(Bucket):
         return {each.key: each for each in self._each_picked(versions)}
 
     def _each_picked(self, versions: Iterable[Version]) -> Iterator[Version]:
-        """versions: of each key the newest first."""
+        """Yield the versions that were current at that time. versions: for each key the newest first."""
         decided = ""
         for each in versions:
             if each.key != decided and each.written <= self.when:
@@ -98,8 +98,9 @@ def _found(version: Version) -> Found:
 
 
 def bring_back(bucket: Bucket, key: str, version: str) -> bool:
-    """Have a version of an object be the newest one; return whether none of the same content was. Where it was only
-    deleted, that is undone; what took its place stays, as an old version, under a copy."""
+    """Make a version of an object the newest one; return False if it, or one of the same content, already is. If the
+    object was only deleted, the deletion is undone; otherwise the version is copied, and what had replaced it remains
+    as an older version."""
     newer: list[Version] = []
     for each in bucket.versions(key, exactly=True):
         if each.id == version:
@@ -113,7 +114,7 @@ def bring_back(bucket: Bucket, key: str, version: str) -> bool:
 
 
 def _are_removed(bucket: Bucket, markers: list[Version]) -> bool:
-    """Not where some are locked, as a thief can have them be."""
+    """Remove delete markers; return False if some could not be removed, as an attacker can have them locked."""
     with suppress(errors.AccessDenied, errors.OutputError):
         for each in markers:
             bucket.remove_version(each.key, each.id)
@@ -122,8 +123,8 @@ def _are_removed(bucket: Bucket, markers: list[Version]) -> bool:
 
 
 def holding(bucket: Bucket, key: str, size: int, sha256: str, check: Check) -> str:
-    """The id of the newest version of an object that holds just that; Absent. Only where several of that size differ is
-    any of them read."""
+    """Return the id of the newest version of an object that has this size and SHA-256; Absent. Versions are read only
+    if several of that size differ."""
     found = [each for each in bucket.versions(key, exactly=True) if not each.is_marker and each.size == size]
     differ = list({each.tag or each.id: each for each in reversed(found)}.values())[::-1]
     if len(differ) == 1:
@@ -143,9 +144,10 @@ def _digest(bucket: Bucket, version: Version, check: Check) -> str:
 
 
 def last(bucket: Bucket, prefix: str, is_sound: Callable[[str, bytes], bool], limit: int) -> dict[str, str]:
-    """{key: id of its newest sound version} of those objects that were there last: what went, or was overwritten, long
-    before the others was done away with by somebody else. is_sound: of a key and at most so many bytes."""
-    found: dict[str, tuple[Version, Optional[Version]]] = {}  # {key: (it, the next one after it)}
+    """Return {key: id of its newest sound version} for the objects that existed last. An object that was deleted or
+    overwritten long before the others is left out: that was somebody else's doing. is_sound: called with a key and its
+    first bytes, at most `limit`."""
+    found: dict[str, tuple[Version, Optional[Version]]] = {}  # {key: (that version, the one that replaced it)}
     newer: Optional[Version] = None
     for each in bucket.versions(prefix):
         if each.key not in found:

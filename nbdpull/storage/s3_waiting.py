@@ -1,8 +1,8 @@
-"""Waiting for a server's answer, for no longer than anybody wants it.
+"""Waiting for a server's answer, for as long as it is wanted.
 
-A server may take a request and never answer, and nothing ends a thread that reads from a socket. So requests are made
-in threads of their own, which are left where the process is to end (core/ending.py): they end with it. Owns: those
-threads, and how long is waited for an answer. Must not know: what is requested, which failures there are.
+A server may accept a request and never answer, and a thread that reads from a socket cannot be interrupted. So requests
+are made in threads of their own, which are abandoned when the process has to end (core/ending.py), and end with it.
+Owns: those threads, and how long to wait for an answer. Must not know: what is requested, which failures exist.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Callable, Optional, TypeVar
 from ..core import ending, errors
 
 _T = TypeVar("_T")
-_STEP = 0.1  # seconds between two looks at whether to end
-LAST = 3.0  # seconds for an answer, of a process that was to end before it asked: it has only to clean up
+_STEP = 0.1  # seconds between two checks whether to end
+LAST = 3.0  # seconds for an answer if the process already has to end: it only has to clean up
 
 
 class Unanswered(Exception):
-    """There is no answer yet, and no time."""
+    """No answer has arrived, and there is no time left."""
 
 
 class _Asked(threading.Thread):
@@ -36,8 +36,8 @@ class _Asked(threading.Thread):
 
 
 def answer(ask: Callable[[], _T]) -> _T:
-    """What ask() returns, or raises; what ending.check raises, as soon as it does. Where it does from the start:
-    Unanswered after some seconds."""
+    """Return what ask() returns, or raise what it raises. If ending.check() raises meanwhile, that is raised at once;
+    if it does so from the start, Unanswered after LAST seconds."""
     if not ending.may_be_asked():
         return ask()
     asked = _Asked(ask)
