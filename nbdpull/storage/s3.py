@@ -1,9 +1,8 @@
-"""Files of a store in a bucket of an object store: each is one object, and a folder what their keys have in common.
-base.py says what each call promises.
+"""The files of a store in a bucket: each file is one object, and a folder is a common prefix of their keys.
 
-An object appears whole and durable, by one request, or not at all: so what is being written has no name yet, and there
-is nothing to sync. Owns: which key a file has, what a request is needed for. Must not know: how requests are made
-(s3_client.py), what makes a place a store, what any file holds.
+base.py documents each call. An object appears whole and durable, by one request, or not at all: so a file being written
+has no name yet, and there is nothing to sync. Owns: the key of each file, which calls need a request. Must not know:
+how requests are made (s3_client.py), what makes a place a store, what any file contains.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from .s3_past import PastBucket, bring_back, holding, last
 from .s3_probe import probe, require_locks
 
 SCHEME = "s3://"
-CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails
-_STEP = 8 << 20  # bytes of one request of a file that is read from end to end
+CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and sent again if that fails
+_STEP = 8 << 20  # bytes per request when a whole file is read
 _AT_ONCE = 16  # requests: half of the connections that s3_library.py keeps
 _AS_OF = "?as-of="
 _T = TypeVar("_T")
@@ -42,7 +41,7 @@ _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/(.*?))?/*\Z", re
 
 
 class Place(NamedTuple):
-    """url: always spelled alike. when: as of which time it is read, None: now."""
+    """A place in an object store. url: in a normal form. when: the time as of which it is read, None: now."""
 
     url: str
     when: Optional[datetime]
@@ -53,7 +52,7 @@ class Place(NamedTuple):
 
 
 def normal(word: str) -> Place:
-    """UsageError where that is none."""
+    """Return the Place that a word names; UsageError if it names none."""
     url, _, when = word.partition(_AS_OF)
     match = _URL.match(url)
     prefix = (match[2] or "") if match else ""
@@ -70,8 +69,8 @@ def _lock(protection: Protection) -> Lock:
 
 
 class S3Store:
-    """The objects of a bucket whose keys begin with a prefix. url: what messages begin with. patience: see
-    s3_client; cache: what is kept of them on this host."""
+    """The objects of a bucket whose keys begin with a prefix. url: starts the names in messages. patience: see
+    s3_client; cache: keeps what is read from them on this host, None: no cache."""
 
     has_locks = False
     chunk_size: Optional[int] = CHUNK_SIZE
@@ -87,21 +86,22 @@ class S3Store:
         self.bucket = Bucket(name, patience) if found.when is None else PastBucket(name, found.when, patience)
         self.seal: Seal = PLAIN
         self._ahead, self._proving = ReadAhead(), Proving(cache)
-        self._changed: set[str] = set()  # files that were open then
+        self._changed: set[str] = set()  # paths of files that were replaced while open for reading
         self._listed = Listed()
         self._warnings: list[str] = []
-        self._protected: dict[str, datetime] = {}  # by this object; {path: until}
+        self._protected: dict[str, datetime] = {}  # {path: until}, protected by this object
         self._held: dict[tuple[str, tuple[int, str]], str] = {}  # {(path, (size, SHA-256)): id of its version}
-        self._is_back: set[tuple[str, str]] = set()  # (path, id) of what this object has brought back
+        self._is_back: set[tuple[str, str]] = set()  # (path, version id) that this object has brought back
 
     def probed(self) -> Probed:
-        """What the server does, of which `warnings` tell from then on; StoreError where no store can be there."""
+        """Try what the server can do, and return the result, which `warnings` covers from then on; StoreError if the
+        server cannot hold a store."""
         found = probe(self.bucket, self._prefix)
         self._warnings = found.warnings()
         return found
 
     def require_locks(self) -> None:
-        """StoreError where the bucket locks nothing; AccessDenied."""
+        """Raise StoreError if the bucket cannot lock objects; AccessDenied."""
         require_locks(self.bucket, self._prefix)
 
     def path(self, *names: str) -> str:
@@ -162,7 +162,7 @@ class S3Store:
         return self._through_cache(path, self._as_listed(path), (offset, offset + length), fetch)
 
     def _range(self, path: str, start: int, stop: int) -> tuple[bytes, str]:
-        """(bytes, the tag of their object); Damaged where there are not so many."""
+        """Return (bytes, the tag of their object); Damaged if the object is missing or too short."""
         try:
             data, tag = self.bucket.tagged(self._key(path), start, stop)
         except Absent:
@@ -174,8 +174,9 @@ class S3Store:
     def _through_cache(
         self, path: str, found: Optional[Found], span: tuple[int, int], fetch: Callable[[], tuple[bytes, str]]
     ) -> bytes:
-        """The bytes of a span of a file. found: what it is now, None where nobody has looked: then a cache is of no
-        use. fetch: gives the bytes, and the tag of what they are of."""
+        """Return the bytes of a span of a file, from the cache if possible. found: the present state of the file, None
+        if unknown: then the cache cannot be used. fetch: returns the bytes, and the tag of the object that they are
+        from."""
         if not self._proving.is_on or found is None or not found.tag:
             return fetch()[0]
         name = self.bucket.endpoint, self.bucket.name, self._key(path), found.tag, *span
@@ -202,13 +203,14 @@ class S3Store:
         return self._through_cache(path, found, (offset, offset + length), fetch)
 
     def _read_ahead(self, path: str, found: Found, through: bool, offset: int, length: int) -> bytes:
-        """Of a file that is so: `length` bytes from `offset`; Damaged where it has not so many."""
+        """Return `length` bytes from `offset` of a file whose state at its opening was `found`; Damaged if it has
+        fewer."""
         if offset + length > found.size:
             raise self._short(path)
 
         def fetch(start: int, stop: int) -> bytes:
             data, tag = self._range(path, start, stop)
-            if tag != found.tag:  # it was made again meanwhile: what is in memory may be of both
+            if tag != found.tag:  # replaced meanwhile: memory may hold parts of both
                 self._changed.add(path)
             return data
 
@@ -232,7 +234,7 @@ class S3Store:
         digest, size = hashlib.sha256(), self.size(path)
         if size is None:
             raise self._missing(path)
-        self._ahead.forget(path)  # what is read after this is to be what was judged
+        self._ahead.forget(path)  # later reads must return what is checked here
         check()
         for start in range(0, size, _STEP):
             digest.update(self._range(path, start, min(start + _STEP, size))[0])
@@ -242,7 +244,7 @@ class S3Store:
     def free_bytes(self) -> Optional[int]:
         return None
 
-    # Looking
+    # Listing
 
     @contextmanager
     def looking(self, path: str, anew: bool = False) -> Iterator[None]:
@@ -253,7 +255,7 @@ class S3Store:
             yield
 
     def _below(self, path: str) -> dict[str, Found]:
-        """{path: Found} of all files in a folder, and in those in it."""
+        """Return {path: Found} of all files in a folder and its subfolders."""
         found = self.bucket.objects(self._key(f"{path}/" if path else ""))
         return {each.key[len(self._prefix) :]: each for each in found}
 
@@ -268,7 +270,7 @@ class S3Store:
         return sorted({*folders, *files})
 
     def _level(self, path: str) -> tuple[list[str], list[str]]:
-        """Names of (folders, files)."""
+        """Return the names of (folders, files) in a folder."""
         below = f"{path}/" if path else ""
         known = self._listed.of(below)
         if known is None:
@@ -291,7 +293,7 @@ class S3Store:
         return any(self.bucket.objects(self._key(f"{path}/"), 1))
 
     def seconds_since_change(self, path: str, anew: bool = False) -> float:
-        """Of a folder: since anything in it was made."""
+        """Return the seconds since a file was created; for a folder, since any file in it was last created."""
         try:
             found = self._asked(path) if anew else self._found(path)
             ages = [found.age] if found else [each.age for each in self._within(path)]
@@ -308,8 +310,8 @@ class S3Store:
         return [found for name, found in known.items() if name.startswith(f"{path}/")]
 
     def as_it_was(self, past: Store, paths: Iterable[str]) -> dict[str, str]:
-        """{path: id of its version} as another S3Store of the place has them, which is as of an earlier time. Damaged
-        where one was not there then."""
+        """Return {path: id of its version} as of an earlier time. past: S3Store of this place as of that time. Damaged
+        if a file did not exist then."""
         bucket = cast(PastBucket, cast(S3Store, past).bucket)
         try:
             return {path: bucket.past(self._key(path)).id for path in paths}
@@ -317,7 +319,7 @@ class S3Store:
             raise errors.Damaged(f"{self.path()}: some files of then are missing") from None
 
     def holding(self, files: Mapping[str, tuple[int, str]], check: Check) -> dict[str, str]:
-        """{path: id of the version that has this size and SHA-256}; Damaged where none has."""
+        """Return {path: id of the version that has this size and SHA-256}; Damaged if there is none."""
         left = [each for each in files.items() if each not in self._held]
         found = self.several(lambda item: self._version_of(*item, check), left)
         self._held.update(zip(left, found))
@@ -331,14 +333,14 @@ class S3Store:
             raise errors.Damaged(f"{self.path(path)}: no version of the file has the right SHA-256") from None
 
     def last(self, folder: str, is_sound: Callable[[str, bytes], bool], limit: int) -> dict[str, str]:
-        """{path: id of its newest sound version} of the files in a folder that were there last. is_sound: of a path
-        and its first bytes, at most so many."""
+        """Return {path: id of its newest sound version} for the files in a folder that existed last; see s3_past.last.
+        is_sound: called with a path and the file's first bytes, at most `limit`."""
         start = len(self._prefix)
         found = last(self.bucket, self._key(f"{folder}/"), lambda key, data: is_sound(key[start:], data), limit)
         return {key[start:]: version for key, version in found.items()}
 
     def bring_back(self, versions: Mapping[str, str]) -> int:
-        """Have these versions of files be the newest ones; return how many were not so. Several are done at once, in no
+        """Make these versions of files the newest ones; return how many were not. Several requests run at once, in no
         order. AccessDenied, OutputError."""
         left = [each for each in versions.items() if each not in self._is_back]
         count = sum(self.several(lambda item: bring_back(self.bucket, self._key(item[0]), item[1]), left))
@@ -348,12 +350,13 @@ class S3Store:
         return count
 
     def had(self, path: str) -> bool:
-        """Whether a file was there that was deleted: not where it is there, be it since just now."""
+        """Return whether a file existed and was deleted; False if it exists again, even if only since just now."""
         found = [each.is_marker for each in self.bucket.versions(self._key(path), exactly=True)]
         return found[:1] == [True] and not all(found)
 
     def written(self, name: str) -> dict[str, list[datetime]]:
-        """{path: when each of its versions was written, the oldest first} of all files of a name, deleted or not."""
+        """Return {path: times at which its versions were written, oldest first} for all files of a name, deleted or
+        not."""
         found: dict[str, list[datetime]] = {}
         for each in self.bucket.versions(self._prefix):
             if not each.is_marker and each.key.rpartition("/")[2] == name:
@@ -391,7 +394,7 @@ class S3Store:
     def _put(
         self, path: str, fresh: bool, protection: Optional[Protection], body: IO[bytes], size: int, digest: bytes
     ) -> None:
-        """Make a file of those bytes. fresh: OutputExists where there is one."""
+        """Create a file with the data of body. fresh: OutputExists if the file exists."""
         lock = _lock(protection) if protection else None
         try:
             self.bucket.put(self._key(path), body, size, digest, fresh, lock=lock)
@@ -404,7 +407,7 @@ class S3Store:
             self._protected[path] = lock.until
 
     def protect(self, paths: Iterable[str], protection: Protection) -> None:
-        """What this object has protected for long enough is not asked for again."""
+        """Protect files; those that this object has already protected for long enough need no request."""
         known, enough = self._protected, protection.enough
         left = [each for each in dict.fromkeys(paths) if each not in known or known[each] < enough]
         for _ in self.several(partial(self._protect, lock=_lock(protection)), left):
@@ -453,7 +456,7 @@ class S3Store:
     def _exchange(self, path: str, was: bytes, data: bytes) -> None:
         key, digest = self._key(path), hashlib.sha256(data).digest()
         with suppress(Absent):
-            for spelled in ("{}", '"{}"'):  # Ceph 16.2 takes its own tag only without the quotes that it writes
+            for spelled in ("{}", '"{}"'):  # Ceph 16.2 accepts its own tag only without the quotes that it sends
                 there, tag = self.bucket.tagged(key)
                 if there != was:
                     break
@@ -464,7 +467,8 @@ class S3Store:
         raise errors.Busy(f"{self.path(path)}: another nbdpull changed it meanwhile: try again")
 
     def replacing(self, path: str) -> S3Writer:
-        """What replaces a locked file is locked for at least as long."""
+        """Give the Writer of a file that replaces the existing one. If that is locked, its replacement is locked for at
+        least as long."""
         wanted, old = self.protection, self.bucket.locked(self._key(path)) if self.protects else None
         if old and old.until > datetime.now(timezone.utc) and not (wanted and wanted.until >= old.until):
             until = old.until.replace(microsecond=0)

@@ -1,7 +1,7 @@
-"""Requests to one bucket of an object store, and what its answers mean.
+"""Requests to one bucket of an object store, and the interpretation of its answers.
 
-Owns: which requests there are, which are made again, and for how long. Must not know: how boto3 is set (s3_library.py),
-what a failure means (s3_failure.py), what an object holds, which keys there are.
+Owns: which requests exist, which are retried, and for how long. Must not know: how boto3 is configured (s3_library.py),
+what a failure means (s3_failure.py), what an object contains, which keys exist.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ..core import ending, errors
 from . import s3_failure, s3_library, s3_waiting
 from .s3_failure import Absent, Exists, Failure
 
-PATIENCE = 60.0  # seconds that a server may be away
+PATIENCE = 60.0  # seconds that a server may be unreachable
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
-_MAY_BE_LEFT = 8 << 20  # bytes of an object that a process which is to end leaves half sent
-_PORTS = {"http": ":80", "https": ":443"}  # where none is told
+_MAY_BE_LEFT = 8 << 20  # bytes from which on an object may be left half sent when the process has to end
+_PORTS = {"http": ":80", "https": ":443"}  # the default ports
 
 
 class Found(NamedTuple):
-    """An object. age: seconds since it was written, by the server's clock; tag: tells what is in it from what else that
-    key may have had, "" where it is not known."""
+    """An object. age: seconds since it was written, by the server's clock; tag: distinguishes its content from what
+    else the key may have had, "" if unknown."""
 
     key: str
     size: int
@@ -37,8 +37,8 @@ class Found(NamedTuple):
 
 
 class Version(NamedTuple):
-    """Of an object. id: the server's. written: by its clock. age: seconds since. is_marker: it says that the object was
-    deleted, and has no size. tag: the same of the same content, as a rule."""
+    """A version of an object. id: assigned by the server. written: by the server's clock. age: seconds since then.
+    is_marker: a delete marker, which has no size. tag: as a rule the same for the same content."""
 
     key: str
     id: str
@@ -50,22 +50,22 @@ class Version(NamedTuple):
 
 
 class Lock(NamedTuple):
-    """Of an object. mode: as the server spells it. until: with a time zone."""
+    """A lock of an object. mode: as the server spells it. until: with a time zone."""
 
     mode: str
     until: datetime
 
 
 class _Tries:
-    """When to try again: after longer and longer pauses, until the patience is over that begins with the first
-    failure; where that was silence, with the silence."""
+    """The schedule of retries: pauses of increasing length until the patience is exhausted, counted from the first
+    failure; if that was a timeout, from the beginning of the silence."""
 
     def __init__(self, patience: float) -> None:
         self._patience, self._pause = patience, _PAUSES[0]
         self._until: Optional[float] = None
 
     def wait(self, failure: Failure) -> bool:
-        """Whether there is time for one more try, which is due now."""
+        """Wait for the next try and return True; return False if there is no time for one."""
         now = time.monotonic()
         silence = s3_library.silence(self._patience) if failure.code in s3_failure.SILENT else 0.0
         self._until = self._until or now + self._patience - silence
@@ -77,36 +77,37 @@ class _Tries:
 
 
 class Bucket:
-    """May be used by several threads at once. patience: seconds for which a request is tried again from its first
-    failure on, unless the process is to end meanwhile (core/ending.py); one after another that was tried in vain gets
-    none, as whoever gives up has still to clean up. Where that does not help: StoreError of what cannot be read,
-    OutputError of what cannot be written, AccessDenied. requests: {call: how many were made}."""
+    """A bucket, with all requests to it. Safe for several threads at once. patience: seconds for which a failed request
+    is retried, counted from its first failure, unless the process has to end meanwhile (core/ending.py). After a
+    request that was retried in vain, the following ones are not retried until one succeeds, as a caller that gives up
+    still has to clean up. If retrying does not help: StoreError for a failed read, OutputError for a failed write,
+    AccessDenied. requests: {call: number of requests made}."""
 
     def __init__(self, name: str, patience: float = PATIENCE) -> None:
         self.name, self._patience = name, patience
         self._sdk, self._failures = s3_library.library()
         self._lock = threading.Lock()
         self._client: Any = None
-        self._is_away = False  # since a request that was tried for so long: the next ones are tried once
-        self._has_worked = False  # any request
+        self._is_away = False  # a request was retried in vain: the next ones are tried once
+        self._has_worked = False  # whether any request has succeeded
         self.requests: dict[str, int] = {}
 
     def get(self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None) -> bytes:
-        """The bytes of an object from `start`, up to `stop` where there are so many; Absent. version: its id, None: of
-        the newest."""
+        """Return the bytes of an object from `start` up to `stop`, or to its end if that comes first; Absent. version:
+        its id, None: the newest."""
         return self.tagged(key, start, stop, version)[0]
 
     def tagged(
         self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None
     ) -> tuple[bytes, str]:
-        """The same, and the tag by which `put` knows the object again."""
+        """Return the bytes as `get` does, and the tag by which `put` recognises the object."""
         span = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         span.update({} if version is None else {"VersionId": version})
         answer = self._ask("get_object", key, Key=key, **span)
         return answer["Body"], _tag(answer)
 
     def head(self, key: str) -> Found:
-        """Absent."""
+        """Return the state of an object; Absent."""
         answer = self._ask("head_object", key, Key=key)
         return Found(key, answer["ContentLength"], _age(answer, answer.get("LastModified")), _tag(answer))
 
@@ -120,8 +121,8 @@ class Bucket:
         tag: Optional[str] = None,
         lock: Optional[Lock] = None,
     ) -> None:
-        """Write an object, whole and durably; the server proves its digest. fresh: Exists where one has that key. tag:
-        Exists where another one than that has it, or Absent."""
+        """Write an object, whole and durably; the server verifies its digest. fresh: Exists if the key is in use. tag:
+        Exists if the current object has another tag, Absent if there is none."""
         digest = base64.b64encode(sha256).decode()
         what: dict[str, Any] = {"Body": body, "ContentLength": size, "ChecksumSHA256": digest}
         if lock:
@@ -133,16 +134,17 @@ class Bucket:
         self._ask("put_object", key, Key=key, **what)
 
     def delete(self, key: str) -> None:
-        """One that is not there is no error."""
+        """Delete an object; a missing one is no error."""
         self._ask("delete_object", key, Key=key)
 
     def version(self, key: str) -> Optional[str]:
-        """The id of what has the key now; None where the bucket keeps no versions. Absent."""
+        """Return the id of the current version of an object; None if the bucket keeps no versions. Absent."""
         found: Optional[str] = self._ask("head_object", key, Key=key).get("VersionId")
         return found
 
     def lock(self, key: str, lock: Lock) -> None:
-        """One of which the lock ends later keeps that, and one that is locked in the other mode, that mode. Absent."""
+        """Lock an object. A lock that ends later remains unchanged, and a lock in the other mode keeps its mode.
+        Absent."""
         try:
             self._lock_as_told(key, lock)
         except (errors.AccessDenied, errors.OutputError):
@@ -151,7 +153,7 @@ class Bucket:
                 found = self.locked(key)
             if found is None:
                 raise
-            if found.until < lock.until:  # else nobody can shorten it, and that is no failure
+            if found.until < lock.until:  # a longer lock cannot be shortened, which is no failure
                 if found.mode == lock.mode:
                     raise
                 self._lock_as_told(key, Lock(found.mode, lock.until))
@@ -160,7 +162,8 @@ class Bucket:
         self._ask("put_object_retention", key, Key=key, Retention=_retention(lock))
 
     def locked(self, key: str, version: Optional[str] = None) -> Optional[Lock]:
-        """None where it is not, or there is no such object. version: its id, None: of the newest."""
+        """Return the lock of an object; None if it is not locked or does not exist. version: its id, None: the
+        newest."""
         which = {} if version is None else {"VersionId": version}
         try:
             told = self._ask("get_object_retention", key, Key=key, **which).get("Retention", {})
@@ -169,7 +172,8 @@ class Bucket:
         return Lock(told["Mode"], told["RetainUntilDate"]) if "RetainUntilDate" in told else None
 
     def objects(self, prefix: str, at_most: Optional[int] = None) -> Iterator[Found]:
-        """Every object whose key begins so, in the order of their keys; or the first ones."""
+        """Yield every object whose key begins with a prefix, in the order of their keys; with at_most, only the first
+        ones."""
         for answer in self._pages(prefix, at_most):
             yield from (
                 Found(e["Key"], e["Size"], _age(answer, e.get("LastModified")), _tag(e))
@@ -177,8 +181,8 @@ class Bucket:
             )
 
     def versions(self, prefix: str, exactly: bool = False) -> Iterator[Version]:
-        """Every version of every object whose key begins so, in the order of their keys, of each the newest first.
-        exactly: of the object of that very key."""
+        """Yield every version of every object whose key begins with a prefix, in the order of the keys, for each key
+        the newest first. exactly: only versions of the object whose key is the prefix."""
         for answer in self._version_pages(prefix):
             for each in _versions(answer):
                 if exactly and each.key != prefix:
@@ -186,7 +190,7 @@ class Bucket:
                 yield each
 
     def versions_level(self, prefix: str) -> tuple[list[str], list[Version]]:
-        """(folders, versions of files): as `level`, also where all was deleted."""
+        """Return (folders, versions of files) as `level` does, including those of deleted files."""
         folders: list[str] = []
         files: list[Version] = []
         for answer in self._version_pages(prefix, Delimiter="/"):
@@ -209,7 +213,7 @@ class Bucket:
         self._ask("delete_object", key, Key=key, VersionId=version)
 
     def copy_version(self, key: str, version: str) -> None:
-        """Have it be the newest one, in the server, locked as it is."""
+        """Make a version the newest one by a copy on the server, with its lock."""
         lock = self.locked(key, version)
         how: dict[str, Any] = {"CopySource": {"Bucket": self.name, "Key": key, "VersionId": version}}
         if lock and lock.until > datetime.now(timezone.utc):
@@ -217,7 +221,7 @@ class Bucket:
         self._ask("copy_object", key, Key=key, **how)
 
     def level(self, prefix: str) -> tuple[list[str], list[str]]:
-        """(folders, files): what follows on the prefix, up to a "/" or whole."""
+        """Return (folders, files): what follows the prefix in the keys, up to a "/" or in full."""
         folders: list[str] = []
         files: list[str] = []
         for answer in self._pages(prefix, None, Delimiter="/"):
@@ -235,8 +239,8 @@ class Bucket:
             how["ContinuationToken"] = answer["NextContinuationToken"]
 
     def tried(self, call: str, **what: Any) -> tuple[str, dict[str, Any]]:
-        """Make a request of any kind, to learn what the server says of it: ("", the answer), or (the code with which it
-        is refused, {}). What is refused to these credentials is AccessDenied, if it is a call that a store needs."""
+        """Make any request, to learn how the server reacts: return ("", the answer), or (error code, {}) if it is
+        refused. AccessDenied if these credentials lack a right that a store needs."""
         tries = _Tries(self._patience)
         while True:
             try:
@@ -254,7 +258,7 @@ class Bucket:
         return failure.code, {}
 
     def _ask(self, call: str, key: str, **what: Any) -> dict[str, Any]:
-        """The answer, its body read."""
+        """Make a request, with retries, and return the answer with its body read."""
         tries, may_be_done = _Tries(self._patience), False
         while True:
             try:
@@ -265,9 +269,9 @@ class Bucket:
                 failure = s3_failure.of(error)
             if failure.status == 412 or failure.code == "PreconditionFailed":
                 if may_be_done and self._is_there(key, what["ChecksumSHA256"]):  # our own first try, whose answer was
-                    return {}  # lost, or the very same of somebody else
+                    return {}  # lost, or another writer's object of the same content
                 raise Exists
-            if failure.status == 416:  # the object ends before
+            if failure.status == 416:  # the object ends before the range
                 return {"Body": b""}
             if not self._may_pass(failure):
                 raise self._error(call, what, failure)
@@ -276,11 +280,13 @@ class Bucket:
                 raise self._error(call, what, failure)
 
     def _may_pass(self, failure: Failure) -> bool:
-        """Whether a failure is one of those that pass. A host that is not known is, where it has been known before."""
+        """Return whether a failure may be temporary. An unknown host counts as temporary only if a request has
+        succeeded before."""
         return failure.is_temporary and (self._has_worked or failure.code != s3_failure.NO_HOST)
 
     def _is_back(self, tries: _Tries, failure: Failure) -> bool:
-        """Whether to try again. Whoever is told that it was in vain, or is to end, has still to clean up."""
+        """Wait, and return whether to try again. When this gives up, or the process has to end, the following requests
+        are not retried: the caller still has to clean up."""
         is_back = False
         try:
             is_back = not self._is_away and tries.wait(failure)
@@ -311,7 +317,7 @@ class Bucket:
                 answer["Body"] = answer["Body"].read()
             return answer
 
-        # What appears after its writer has ended must be nothing that counts, as a manifest does.
+        # An abandoned write may still succeed later: so small ones, such as of a manifest, are waited for.
         if call in s3_failure.WRITING and what.get("ContentLength", 0) < _MAY_BE_LEFT:
             return ask()
         try:
@@ -322,19 +328,19 @@ class Bucket:
 
     @property
     def endpoint(self) -> str:
-        """Where the server is."""
+        """The URL of the server."""
         return str(self._connected().meta.endpoint_url)
 
     @property
     def server(self) -> str:
-        """The same, always spelled alike, and without a password."""
+        """The URL of the server in a normal form, without a password."""
         scheme, _, rest = s3_library.without_password(self.endpoint).partition("://")
         host, _, path = rest.partition("/")
         scheme, host = scheme.lower(), host.lower()
         return f"{scheme}://{host.removesuffix(_PORTS.get(scheme, ''))}/{path}".rstrip("/")
 
     def _connected(self) -> Any:
-        """The client of boto3, made when it is first needed: that takes a tenth of a second."""
+        """Return the client of boto3, which is created on first use: that takes a tenth of a second."""
         with self._lock:
             if self._client is None:
                 self._client = s3_library.client(self._sdk, self._patience)
@@ -351,7 +357,8 @@ class Bucket:
 
 
 def _versions(answer: dict[str, Any]) -> list[Version]:
-    """Of one page. Times are of seconds: of two in one, what deletes comes later."""
+    """Return the versions on one page of a listing. Times have whole seconds: of two within a second, the delete marker
+    counts as later."""
     found = [(each, False) for each in answer.get("Versions", ())]
     found += [(each, True) for each in answer.get("DeleteMarkers", ())]
     made = [

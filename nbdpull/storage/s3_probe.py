@@ -1,8 +1,8 @@
-"""What a bucket's server can do, found by trying it: before a store is made there, once.
+"""What a bucket's server can do, found by trying it once, before a store is created there.
 
-Some servers take a condition and ignore it, so that the second writer of a name replaces what the first one wrote: no
-store can live on such a one. Owns: what is tried, and what is refused. Must not know: how a request is made and tried
-again (s3_client.py), what is written down of it (probed.py).
+Some servers accept a condition and ignore it, so that the second writer of a name replaces what the first one wrote:
+such a server cannot hold a store. Owns: what is tried, and what is refused. Must not know: how a request is made and
+retried (s3_client.py), how the result is recorded (probed.py).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .s3_client import Bucket, Lock
 from .s3_failure import NO_SERVER
 
 _AT_ONCE = 4  # writers of one name
-_GOVERNANCE = "GOVERNANCE"  # the lock that some may end before its time
-_MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half of what ages are judged with
+_GOVERNANCE = "GOVERNANCE"  # the mode of a lock that privileged users may end early
+_MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half the margin for judging ages
 _UNFIT = "; a store needs a server that honours `If-None-Match: *`, such as Ceph's RGW, SeaweedFS or AWS S3"
 _VERSIONS = ", and this one may do so in a bucket that keeps no old versions"  # Ceph 16.2
 
 
 def probe(bucket: Bucket, prefix: str) -> Probed:
-    """Try what a store needs below a prefix, and leave nothing there. StoreError where the server is not fit for one;
+    """Try what a store needs below a prefix, and leave nothing behind. StoreError if the server cannot hold a store;
     AccessDenied, OutputError."""
     settings = _settings(bucket, prefix)
     start = f"{prefix}{PREFIX}{uuid4().hex}/"
@@ -53,8 +53,8 @@ def probe(bucket: Bucket, prefix: str) -> Probed:
 
 
 def require_locks(bucket: Bucket, prefix: str) -> None:
-    """Lock an object for a minute, and try to remove it. StoreError where the server has no locks, or takes them and
-    ignores them; AccessDenied."""
+    """Lock an object for a minute, and try to remove it. StoreError if the server has no locks, or accepts and ignores
+    them; AccessDenied."""
     where, settings = f"s3://{bucket.name}", _settings(bucket, prefix)
     if settings["object_lock"] is None or settings["versions"] is None:
         raise errors.AccessDenied(
@@ -76,7 +76,7 @@ def require_locks(bucket: Bucket, prefix: str) -> None:
 
 
 def _soon(bucket: Bucket, prefix: str) -> datetime:
-    """In a minute, by the server's clock."""
+    """Return the time one minute from now, by the server's clock."""
     _, answer = bucket.tried("list_objects_v2", Prefix=prefix, MaxKeys=1)
     told = answer["ResponseMetadata"]["HTTPHeaders"].get("date") if answer else None
     now = parsedate_to_datetime(told) if told else datetime.now(timezone.utc)
@@ -84,7 +84,7 @@ def _soon(bucket: Bucket, prefix: str) -> datetime:
 
 
 def _is_removed(bucket: Bucket, key: str) -> bool:
-    """Whether what is locked went all the same."""
+    """Return whether the server removes a locked object in spite of its lock."""
     version = bucket.version(key)
     with suppress(errors.AccessDenied):
         return bool(version) and not bucket.tried("delete_object", Key=key, VersionId=version)[0]
@@ -92,7 +92,7 @@ def _is_removed(bucket: Bucket, key: str) -> bool:
 
 
 def _clear(bucket: Bucket, key: str) -> None:
-    """Whoever may not remove it leaves it to the rule for old versions."""
+    """Remove the trial object, if these credentials may; otherwise leave it to the rule for old versions."""
     with suppress(errors.NbdpullError):
         version = bucket.version(key)
         if bucket.tried("delete_object", Key=key, VersionId=version, BypassGovernanceRetention=True)[0]:
@@ -103,6 +103,8 @@ def _clear(bucket: Bucket, key: str) -> None:
 
 
 class _Clocks(NamedTuple):
+    """server: the server's name for itself; ahead: seconds by which this host's clock is ahead of the server's."""
+
     server: str
     ahead: float
 
@@ -113,19 +115,19 @@ class _Trial:
         self._where, self._unfit = f"s3://{bucket.name}", _UNFIT + _VERSIONS * has_versions
 
     def require_created_once(self) -> None:
-        """In a row, and so that what came second is not there."""
+        """Require that creating a name a second time is refused, and leaves the first content."""
         self._create("once", b"first")
         refused = self._create("once", b"second")
         if not refused or self._read("once") != b"first":
             raise self._useless("the server overwrites what was to be created only if absent")
 
     def require_one_winner(self) -> None:
-        """At once."""
+        """Require that only one of several concurrent creations of a name succeeds."""
         with ThreadPoolExecutor(_AT_ONCE) as writers:
             texts = [b"writer %d" % number for number in range(_AT_ONCE)]
             refused = [*writers.map(lambda text: self._create("raced", text), texts)]
         winners = [text for text, each in zip(texts, refused) if not each]
-        if len(winners) > 1 or self._read("raced") not in (winners or texts):  # none: the answer that said so was lost
+        if len(winners) > 1 or self._read("raced") not in (winners or texts):  # none: the winner's answer was lost
             raise self._useless(f"of {_AT_ONCE} writers of one name, {len(winners)} were told that they created it")
 
     def _useless(self, why: str) -> errors.StoreError:
@@ -139,7 +141,8 @@ class _Trial:
         return bool(self._create("wrong", b"data", of=b"other"))
 
     def clocks(self) -> _Clocks:
-        """Of the server and of this host; StoreError where the ages of objects could not be told."""
+        """Compare the clocks of the server and of this host; StoreError if the ages of objects could not be
+        determined."""
         _, answer = self._bucket.tried("head_object", Key=self._start + "once")
         headers = answer["ResponseMetadata"]["HTTPHeaders"] if answer else {}
         if "date" not in headers or "LastModified" not in answer:
@@ -164,7 +167,8 @@ class _Trial:
                 self._bucket.delete(self._start + name)
 
     def _create(self, name: str, data: bytes, of: Optional[bytes] = None) -> str:
-        """The code with which it was refused, "" where it was not. of: whose digest is sent along, if not its own."""
+        """Create an object; return the error code with which that was refused, "" if it succeeded. of: data whose
+        digest is sent along instead of the object's own."""
         digest = base64.b64encode(hashlib.sha256(data if of is None else of).digest()).decode()
         what = {"Body": data, "ContentLength": len(data), "ChecksumSHA256": digest, "IfNoneMatch": "*"}
         return self._bucket.tried("put_object", Key=self._start + name, **what)[0]
@@ -178,7 +182,8 @@ class _Trial:
 
 
 def _settings(bucket: Bucket, prefix: str) -> dict[str, Any]:
-    """What the bucket is set to. Not everybody may ask for it, and not every server knows the question."""
+    """Return the bucket's settings, as fields of Probed. Not all credentials may read them, and not every server knows
+    the requests."""
     code, answer = bucket.tried("get_object_lock_configuration")
     lock = answer.get("ObjectLockConfiguration", {})
     retention = lock.get("Rule", {}).get("DefaultRetention", {})
@@ -193,7 +198,8 @@ def _settings(bucket: Bucket, prefix: str) -> dict[str, Any]:
 
 
 def _known(code: str, value: Any, otherwise: Any) -> Any:
-    """None where it was not told: a bucket without such a setting is told by an error, too."""
+    """Return `value` if the request succeeded, None if it was denied, else `otherwise`: servers also report a missing
+    setting as an error."""
     return value if not code else None if code == "AccessDenied" else otherwise
 
 
@@ -204,7 +210,8 @@ def _versions(bucket: Bucket) -> Optional[str]:
 
 
 def _lifecycle(bucket: Bucket, prefix: str) -> tuple[Optional[int], Optional[int]]:
-    """Days, of the rules that delete first what is below the prefix, and old versions of it."""
+    """Return the days after which a lifecycle rule first deletes objects below the prefix, and old versions of them;
+    None each if no rule does."""
     _, answer = bucket.tried("get_bucket_lifecycle_configuration")
     rules = [each for each in answer.get("Rules", ()) if each.get("Status") == "Enabled" and _applies(each, prefix)]
     expire = [each["Expiration"]["Days"] for each in rules if "Days" in each.get("Expiration", {})]
