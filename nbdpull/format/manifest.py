@@ -1,4 +1,4 @@
-"""What a committed point says of itself: manifest.json as typed values, and what of it a reader must refuse.
+"""The manifest of a committed point: manifest.json as typed values, and what a reader must refuse in it.
 
 Owns: the manifest's members and their rules. Must not know: files and folders (series.py does), frames, libvirt.
 """
@@ -19,7 +19,7 @@ INCREMENTAL = "incremental"
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the store: path relative to the series' folder, size in bytes, SHA-256 in hex."""
+    """A file of the store. path: relative to the series' folder; size: in bytes; sha256: in hex."""
 
     path: str
     size: int
@@ -28,8 +28,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class DiskEntry:
-    """One disk of a point. All sizes in bytes. mode: how it was read, FULL or INCREMENTAL; reason: why, a code word;
-    whole: whether the point has all of the disk, not only what changed since a state that nobody stored."""
+    """One disk of a point. All sizes are in bytes.
+
+    mode: how the disk was read, FULL or INCREMENTAL; reason: why, a code word; whole: whether the point has the whole
+    disk, not only what changed since a state that is not stored.
+    """
 
     name: str
     size: int
@@ -43,7 +46,7 @@ class DiskEntry:
     read_bytes: int
     stored_bytes: int
     deduped_bytes: int = 0
-    levels: dict[str, int] = field(default_factory=dict)  # came later; {zstd's level: bytes compressed at it}
+    levels: dict[str, int] = field(default_factory=dict)  # added later; {zstd's level: bytes compressed at it}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class ParentEntry:
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """The checkpoint made with a point. automatic: named by nbdpull, so nbdpull may delete it when superseded."""
+    """The checkpoint made with a point.
+
+    creation_time: seconds since the epoch; automatic: named by nbdpull, which may delete it when it is superseded.
+    """
 
     name: str
     creation_time: int
@@ -63,8 +69,11 @@ class CheckpointEntry:
 
 @dataclass(frozen=True)
 class LockedEntry:
-    """How all that a point refers to, and the marker of the store, were locked when it was made. until: ISO 8601, when
-    the first of these locks ends; mode: a word of LockMode; keys: names of key files that were locked, too."""
+    """How everything that a point refers to, and the marker of the store, were locked when the point was made.
+
+    until: when the first of these locks ends, ISO 8601; mode: a word of LockMode; keys: names of key files that were
+    locked, too.
+    """
 
     until: str
     mode: str
@@ -73,10 +82,11 @@ class LockedEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One point. since: the checkpoint that the incremental disks start from, or None. created, as_of: ISO 8601, UTC,
-    when it was finished, and the instant whose state it holds.
+    """One point.
 
-    sequence: higher than that of every point committed before it in the series; it alone tells which came later.
+    sequence: higher than that of every point committed earlier in the series; only it defines their order. created:
+    when the point was finished; as_of: the instant whose state it contains; both ISO 8601, UTC. since: the checkpoint
+    that the incremental disks start from, or None.
     """
 
     point: str
@@ -93,28 +103,28 @@ class Manifest:
     files: list[FileEntry]
     versions: dict[str, str]
     seconds: dict[str, float]
-    consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
+    consistency_reason: str = ""  # why it is not frozen; added after the first stores, so it may be missing
     as_of: Optional[str] = None  # likewise
-    passwords: list[str] = field(default_factory=list)  # likewise; types of graphics that had one, which no file has
-    locked: Optional[LockedEntry] = None  # likewise; where nothing is locked it is not written either
-    origin: Optional[str] = None  # likewise; SHA-256 of its first manifest, where it was copied under another seal
+    passwords: list[str] = field(default_factory=list)  # likewise; types of graphics with a password, which is not kept
+    locked: Optional[LockedEntry] = None  # likewise; not written either if nothing is locked
+    origin: Optional[str] = None  # likewise; SHA-256 of the first manifest of a point copied under another seal
 
     def disk(self, name: str) -> Optional[DiskEntry]:
-        """The entry of that disk, or None."""
+        """Return the entry of the disk of this name, or None."""
         return next((disk for disk in self.disks if disk.name == name), None)
 
     def all_files(self) -> list[FileEntry]:
-        """Every file that the manifest names, as FileEntry. The directories of the disks name the others."""
+        """Return every file that the manifest names. The directories of the disks name the others."""
         return [*self.files, *(disk.directory for disk in self.disks)]
 
     @property
     def partial(self) -> frozenset[str]:
-        """Names of the disks of which no image can be made of the point alone."""
+        """The names of the disks that are not whole: the point is not enough for an image of them."""
         return frozenset(disk.name for disk in self.disks if not disk.whole)
 
 
 def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
-    """The bytes of the file. seal: of the store."""
+    """Return the bytes of manifest.json. seal: of the store."""
     told = {name: value for name, value in asdict(manifest).items() if name not in _RARE or value is not None}
     if seal.id is None:
         return layout.seal({"format": layout.FORMAT, "requires": [], **told})
@@ -122,11 +132,11 @@ def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
     return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **told}, seal.mac)
 
 
-_RARE = ("locked", "origin")  # members that are not written where they are None
+_RARE = ("locked", "origin")  # members that are not written if they are None
 
 
 class Head(NamedTuple):
-    """What is to be known of points at which nobody looks."""
+    """The members that are needed of every point, even if its manifest is not decoded."""
 
     point: str
     sequence: int
@@ -134,8 +144,11 @@ class Head(NamedTuple):
 
 
 def head(data: bytes, point: str, seal: Seal = PLAIN) -> Optional[Head]:
-    """The Head of the manifest of a point, if that is intact and as `encode` writes it: told in a fourth of the time
-    that `decode` takes. None where only that can tell. seal: of the store."""
+    """Return the Head of a point's manifest, if that is intact and has the form that `encode` writes. seal: of the
+    store.
+
+    Takes a fourth of the time of `decode`. None: use `decode`.
+    """
     requires = f'[\n  "{layout.SEALED}"\n ]' if seal.id is not None else "[]"
     begin = f'{{\n "format": "{layout.FORMAT}",\n "requires": {requires},\n "point": "{point}",\n'
     match = _HEAD.match(data, len(begin)) if data.startswith(begin.encode()) else None
@@ -148,14 +161,16 @@ _HEAD = re.compile(rb' "sequence": (\d{1,19}),\n(?:.*\n)*? "uuid": "([\w-]*)",\n
 
 
 def seeming_sequence(data: bytes) -> int:
-    """What is told as that by data which `decode` refuses, and nobody can rely on; 0 where nothing is."""
+    """Return the sequence in data that `decode` refuses, 0 if there is none. It is not reliable."""
     found = re.search(rb'"sequence": (\d{1,12}),', data)
     return int(found[1]) if found else 0
 
 
 def decode(data: bytes, what: str, seal: Seal = PLAIN) -> Manifest:
-    """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it, Foreign where it is sound
-    and not of this store. seal: of the store."""
+    """Return the Manifest in `data`. seal: of the store.
+
+    Damaged or FormatTooNew if a reader must refuse it, Foreign if it is sound but belongs to another store.
+    """
     document = layout.unseal(data, what)
     flaw = _seal_flaw(layout.SEALED in document.get("requires", []), data, seal)
     if flaw:

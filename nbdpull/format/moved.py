@@ -1,9 +1,9 @@
-"""Moved tables: where the frames of a chunk file are since it was repacked.
+"""Moved tables: where the frames of a chunk file are after a repack.
 
-A table lies beside the file that it stands for, and names that file's size and digest: it can stand for no other. So
-neither records nor directories change where frames are moved.
+A table is next to the chunk file that it replaces, and contains that file's size and digest, so it can replace no other
+file. Neither records nor directories change when frames are moved.
 
-Owns: the layout of a table, and what a reader must refuse of one. Must not know: which frames are worth moving, what
+Owns: the layout of a table, and what a reader must refuse in one. Must not know: which frames are worth moving, what
 else is in the new files.
 """
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 MOVE = numpy.dtype(
     [
         ("position", "<u8"),  # of a frame in the file that was repacked
-        ("to", "<u8"),  # its position in the new file
-        ("stored", "<u4"),  # its size in both
+        ("to", "<u8"),  # the frame's position in the new file
+        ("stored", "<u4"),  # the frame's size in both files
         ("file", "<u4"),  # which new file: number in the table's files, from 1
     ]
 )
 assert MOVE.itemsize == 24
 
 _SEAL = hashlib.sha256().digest_size
-MAX_TABLE = layout.MAX_DIRECTORY + _SEAL  # bytes of the file
+MAX_TABLE = layout.MAX_DIRECTORY + _SEAL  # bytes of a table's file
 
 
 class Place(NamedTuple):
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """old: the file that is stood for; files: the new chunk files, with paths relative to the series; moves: MOVE,
+    """old: the file that was repacked; files: the new chunk files, with paths relative to the series; moves: MOVE,
     sorted by position."""
 
     old: FileEntry
@@ -57,7 +57,7 @@ class Table:
     moves: Moves
 
     def place(self, position: int, stored: int) -> Optional[Place]:
-        """Where a frame of the old file is; None where it was not moved."""
+        """Return where a frame of the old file is now; None if it was not moved."""
         number = int(self.moves["position"].searchsorted(numpy.uint64(position)))
         if number == len(self.moves):
             return None
@@ -67,18 +67,18 @@ class Table:
         return Place(self.files[int(move["file"]) - 1].path, int(move["to"]))
 
     def bytes_in(self, path: str) -> int:
-        """How much of the old file is in a new one."""
+        """Return how many bytes of the old file are in this new one."""
         numbers = [number for number, entry in enumerate(self.files, 1) if entry.path == path]
         return int(self.moves["stored"][numpy.isin(self.moves["file"], numbers)].sum(dtype="u8"))
 
 
 def path_of(path: str) -> str:
-    """The path of the table that stands for a chunk file."""
+    """Return the path of the moved table of a chunk file."""
     return path + layout.MOVED
 
 
 def encode(table: Table) -> bytes:
-    """The bytes of the file."""
+    """Return the bytes of the table's file."""
     files, moves = [table.old, *table.files], table.moves
     live = [int(moves["stored"].sum(dtype="u8")), *(table.bytes_in(entry.path) for entry in table.files)]
     frame = pages.compressed(pages.joined(files, live, moves))
@@ -86,7 +86,7 @@ def encode(table: Table) -> bytes:
 
 
 def decode(data: bytes, old: FileEntry) -> Table:
-    """The table that stands for a chunk file; ValueError where a reader must refuse it."""
+    """Return the moved table of the chunk file `old`; ValueError if a reader must refuse it."""
     frame, seal = data[:-_SEAL], data[-_SEAL:]
     if hashlib.sha256(frame).digest() != seal:
         raise ValueError("its digest does not match")
@@ -102,7 +102,7 @@ def decode(data: bytes, old: FileEntry) -> Table:
 
 
 def _disk_of(path: str) -> Optional[str]:
-    """The encoded name of the disk of a chunk file, None of another file."""
+    """Return the encoded name of the disk of a chunk file, None for other files."""
     match = layout.CHUNK_PATH.match(path)
     return match and match["disk"]
 
@@ -122,7 +122,7 @@ def _flaw(moves: Moves, sizes: pages.Numbers) -> Optional[str]:
 
 
 def read(store: Store, series: str, old: FileEntry) -> Optional[Table]:
-    """The table that stands for a chunk file; None where there is none. Damaged."""
+    """Return the moved table of the chunk file `old`; None if it has none. Damaged."""
     path = f"{series}/{path_of(old.path)}"
     if _disk_of(old.path) is None or store.size(path) is None:
         return None
@@ -133,8 +133,10 @@ def read(store: Store, series: str, old: FileEntry) -> Optional[Table]:
 
 
 def table(old: FileEntry, frames: layout.Records, places: Sequence[Place], files: Sequence[FileEntry]) -> Table:
-    """One that leads each frame of a file to its place. frames: a record of each, by position; files: among which those
-    are that the places are in."""
+    """Return a table with the place of each of these frames of `old`.
+
+    frames: a record of each, by position; files: the files of all places, and perhaps others, which are left out.
+    """
     used = {place.path for place in places}
     files = [entry for entry in files if entry.path in used]
     numbers = {entry.path: number for number, entry in enumerate(files, 1)}
@@ -146,7 +148,7 @@ def table(old: FileEntry, frames: layout.Records, places: Sequence[Place], files
 
 
 def joined(one: Table, other: Table) -> Table:
-    """One that leads to all frames of a file that either of two leads to; where both do, as the first one."""
+    """Return a table with all frames of two tables of the same file; for a frame in both, `one` counts."""
     fresh = ~numpy.isin(other.moves["position"], one.moves["position"])
     more = other.moves[fresh]
     if not len(more):

@@ -1,10 +1,10 @@
-"""Pages and directories: which frame answers for which range of a disk, as bytes, and back.
+"""Pages and directories: the bytes that state which frame has the data of which range of a disk.
 
-A page holds the records of one window of a disk that one pull wrote, and names the chunk files that they point into; so
-it means the same wherever it is referred to. A directory names, for each window, the pages that make it up, and all
-files that an image needs.
+A page contains the records that one pull wrote for one window of a disk, and the names of the chunk files that they
+point into; so its meaning does not depend on the directory that refers to it. A directory lists the pages of each
+window, and all files that an image needs.
 
-Owns: the layout of both, and what a reader must refuse of them. Must not know: files, which page lies on which.
+Owns: the layout of both, and what a reader must refuse in them. Must not know: files, how pages cover each other.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 PAGE = numpy.dtype(
     [
-        ("offset", "<u8"),  # of its window, bytes
+        ("offset", "<u8"),  # of the page's window, bytes
         ("position", "<u8"),  # where the page begins in its index file
-        ("stored", "<u4"),  # its size there
-        ("raw", "<u4"),  # its size decompressed
+        ("stored", "<u4"),  # the page's size in the index file
+        ("raw", "<u4"),  # the page's size decompressed
         ("file", "<u4"),  # which index file: number in the directory's files
-        ("records", "<u4"),  # how many it holds
-        ("digest", "V32"),  # BLAKE3 of the decompressed page, in a sealed store keyed
+        ("records", "<u4"),  # how many records it has
+        ("digest", "V32"),  # BLAKE3 of the decompressed page; with a key in a sealed store
     ]
 )
 assert PAGE.itemsize == 64
@@ -49,11 +49,11 @@ _PAGE_HEAD = struct.Struct("<II")  # files, bytes of their names
 _DIRECTORY_HEAD = struct.Struct("<IIQ")  # files, pages, bytes of the names
 MAX_NAMES = 1 << 26  # bytes
 MAX_PAGE = 1 << 28  # bytes, stored or decompressed
-MAX_WINDOW = 1 << 23  # bytes that a decompressor keeps of what it has made; zstd would take 16 times as much
+MAX_WINDOW = 1 << 23  # bytes of earlier output that a decompressor keeps; zstd would accept 16 times as much
 
 
 class Page(NamedTuple):
-    """names: paths of chunk files, relative to the series; a record's chunk is a number in it."""
+    """names: paths of chunk files, relative to the series; a record's chunk is an index into this list."""
 
     names: list[str]
     records: layout.Records
@@ -61,8 +61,8 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True)
 class Directory:
-    """files: index and chunk files, with paths relative to the series; live: for each, how many bytes of it the image
-    needs; pages: PAGE, sorted by offset, of one window the oldest first."""
+    """files: index and chunk files, with paths relative to the series; live: how many bytes of each the image needs;
+    pages: PAGE, sorted by offset; those of one window from the oldest."""
 
     files: list[FileEntry]
     live: Numbers
@@ -75,7 +75,7 @@ def encode_page(page: Page) -> bytes:
 
 
 def decode_page(data: bytes, disk: str) -> Page:
-    """Return the Page; ValueError where a reader must refuse it, whatever the window: see page_flaw."""
+    """Return the Page; ValueError if a reader must refuse it for any window. See also page_flaw."""
     if len(data) < _PAGE_HEAD.size:
         raise ValueError("a page that is cut short")
     count, size = _PAGE_HEAD.unpack_from(data)
@@ -123,7 +123,7 @@ def encode_directory(directory: Directory) -> bytes:
 
 
 def decode_directory(data: bytes, disk: str, disk_size: int) -> Directory:
-    """Return the Directory; ValueError where a reader must refuse it."""
+    """Return the Directory; ValueError if a reader must refuse it."""
     files, live, refs = split(data, PAGE)
     names, sizes = [entry.path for entry in files], numpy.array([entry.size for entry in files], "u8")
     flaw = _names_flaw(names, disk) or _refs_flaw(refs, names, sizes, disk_size)
@@ -133,7 +133,7 @@ def decode_directory(data: bytes, disk: str, disk_size: int) -> Directory:
 
 
 def joined(entries: Sequence[FileEntry], live: Iterable[int], rows: NDArray[numpy.void]) -> bytes:
-    """The bytes of what names files and has rows of numbers: a directory, or a moved table."""
+    """Return the bytes of a list of files and rows of numbers: a directory, or a moved table."""
     files, names = numpy.zeros(len(entries), _FILE), _joined(entry.path for entry in entries)
     files["size"], files["live"] = [entry.size for entry in entries], numpy.fromiter(live, "u8", len(entries))
     files["sha256"] = numpy.array([bytes.fromhex(entry.sha256) for entry in entries], "V32")
@@ -142,7 +142,7 @@ def joined(entries: Sequence[FileEntry], live: Iterable[int], rows: NDArray[nump
 
 
 def split(data: bytes, row: numpy.dtype[numpy.void]) -> tuple[list[FileEntry], Numbers, NDArray[numpy.void]]:
-    """(files, live, rows) of such bytes; ValueError."""
+    """Return (files, live, rows) from bytes that `joined` made; ValueError."""
     if len(data) < _DIRECTORY_HEAD.size:
         raise ValueError("it is cut short")
     count, rows, size = _DIRECTORY_HEAD.unpack_from(data)
@@ -160,12 +160,12 @@ def split(data: bytes, row: numpy.dtype[numpy.void]) -> tuple[list[FileEntry], N
     return entries, files["live"], found
 
 
-# Directories of a thousand points have half a million entries, and those of a few thousand files.
+# Directories of a thousand points have half a million entries, but for only a few thousand different files.
 _entry = functools.lru_cache(1 << 16)(FileEntry)
 
 
 def reach_past(position: Numbers, stored: NDArray[numpy.integer[Any]], sizes: Numbers) -> bool:
-    """Whether one of the ranges ends past the size of its file. The sums may be too large for 64 bits."""
+    """Return whether one of the ranges ends past the end of its file, without sums: these may not fit in 64 bits."""
     return bool((position > sizes).any() or (stored > sizes - position).any())
 
 
@@ -174,9 +174,9 @@ def _names_flaw(names: Sequence[str], disk: str) -> Optional[str]:
     return "it names what is no file of the disk" if others else None
 
 
-@functools.lru_cache(1 << 16)  # as of _entry
+@functools.lru_cache(1 << 16)  # as for _entry
 def _disk_of(path: str) -> str:
-    """Encoded; "" where that is no file of a disk."""
+    """Return the encoded name of the disk of a file, "" if it is no chunk or index file."""
     match = layout.DISK_PATH.match(path)
     return match["disk"] if match else ""
 
@@ -205,7 +205,7 @@ def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: 
     return None
 
 
-# Both are one zstd frame
+# Pages and directories are stored as one zstd frame each
 
 
 def compressed(data: bytes) -> bytes:
@@ -213,8 +213,10 @@ def compressed(data: bytes) -> bytes:
 
 
 def decompressed(data: bytes, limit: int) -> bytes:
-    """Return what one whole frame of ours holds, at most `limit` bytes; ValueError where it is none. The size that a
-    damaged frame claims must never be allocated."""
+    """Return the content of one whole zstd frame, at most `limit` bytes; ValueError if `data` is no such frame.
+
+    Must never allocate the size that a damaged frame claims.
+    """
     try:
         if not 0 <= zstandard.frame_content_size(data) <= limit or not is_frame(data):
             raise ValueError("no frame of a sensible size")
@@ -237,13 +239,13 @@ _STEP = 4096  # bytes decompressed at once, which make 128 MiB at the very most
 
 
 def is_frame(data: bytes) -> bool:
-    """Whether bytes begin as a zstd frame of ours does; ZstdError where they begin as none."""
+    """Return whether bytes begin with a zstd frame as nbdpull writes them; ZstdError if they begin with no frame."""
     about = zstandard.get_frame_parameters(data)
     return data[:4] == layout.FRAME_MAGIC and about.has_checksum and not about.dict_id
 
 
 def total_live(records: layout.Records) -> dict[int, int]:
-    """{chunk: bytes of its distinct frames that the data records point into}"""
+    """Return {chunk: total stored bytes of the distinct frames that the data records point into}."""
     data = records[records["kind"] == extents.DATA]
     if not len(data):
         return {}

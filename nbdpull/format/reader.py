@@ -1,7 +1,7 @@
-"""Chunk files and pages of one disk, back to records and bytes. writer.py is its mirror.
+"""The reader of chunk files and pages of one disk: files to records and bytes. writer.py is its mirror.
 
-Owns: decompression and digests on the way out. What is not exactly what was written is Damaged, never data.
-Must not know: what lies on what (directory.py), where the bytes go.
+Owns: decompression and digests on the way out. Anything that differs from what was written is Damaged, never data.
+Must not know: which records cover others (directory.py), where the bytes go.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..storage.base import Reader, Store
 from . import layout, moved, pages
 from .manifest import FileEntry
 
-MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
+MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; nbdpull never writes more in one chunk file
 MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
-MAX_OPEN = 1024  # chunk files, in a process: what grew for years is made of that many, a few frames of each
-SHARE = 4  # and this part of all files that the process may have open
+MAX_OPEN = 1024  # chunk files in a process: an image that grew for years needs a few frames from that many
+SHARE = 4  # and at most one in this many of the files that the process may have open
 
 
 def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
-    """The page of an index file that a directory's PAGE refers to; Damaged unless it is what was stored."""
+    """Return the page of an index file that a directory's PAGE refers to; Damaged if it is not what was stored."""
     return store.proved(lambda: _page(store, path, ref, disk))
 
 
@@ -50,8 +50,8 @@ def _page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
 
 
 def chunk_records(store: Store, path: str, size: int, disk: str) -> pages.Page:
-    """What a chunk file of `size` bytes says of itself at its end: records, and the names that their numbers are of.
-    Damaged if that is not intact."""
+    """Return the records at the end of a chunk file of `size` bytes, with the names of the chunk files that they point
+    into. Damaged if this part is not intact."""
     try:
         table_size = layout.seek_table_size(_tail(store, path, size, layout.SEEK_FOOTER_SIZE))
         table = layout.parse_seek_table(_tail(store, path, size, table_size))
@@ -64,7 +64,7 @@ def chunk_records(store: Store, path: str, size: int, disk: str) -> pages.Page:
 
 
 def _tail(store: Store, path: str, stop: int, length: int) -> bytes:
-    """The last `length` bytes before `stop`; ValueError where there cannot be so many, or none has so many."""
+    """Return the last `length` bytes before `stop`; ValueError if there cannot be so many, or if the size is absurd."""
     if not 0 <= length <= min(stop, MAX_TAIL_SIZE):
         raise ValueError("it has no sensible size")
     return store.read_range(path, stop - length, length)
@@ -75,12 +75,12 @@ def _decompressor() -> zstandard.ZstdDecompressor:
 
 
 def digest(data: extents.Buffer) -> bytes:
-    """The digest of bytes, as records have it."""
+    """Return the digest of bytes, as in records."""
     return blake3(data).digest()
 
 
 def digest_of(parts: Iterable[extents.Buffer]) -> bytes:
-    """The same of bytes that come part by part."""
+    """Return the digest of bytes that come in parts."""
     hasher = blake3()
     for part in parts:
         hasher.update(part)
@@ -88,7 +88,7 @@ def digest_of(parts: Iterable[extents.Buffer]) -> bytes:
 
 
 class _Count:
-    """How many files all OpenFiles of this process have open: a point may have a disk for each letter."""
+    """How many files all OpenFiles of this process have open, as a point may have many disks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class _Count:
             self._files += files
 
     def excess(self) -> int:
-        """Of these, those that are more than MAX_OPEN, or than a SHARE of what the process may have."""
+        """Return how many open files exceed MAX_OPEN, or the SHARE of what the process may have open."""
         few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
         return max(0, self._files - most)
@@ -109,7 +109,7 @@ _count = _Count()
 
 
 class OpenFiles:
-    """Files of a store that are read from. Those that are not in use are closed where the process has too many."""
+    """Files of a store, open for reading. Those not in use are closed when the process has too many open."""
 
     def __init__(self, store: Store, again: bool = False) -> None:
         """again: see Store.open_reader."""
@@ -119,7 +119,7 @@ class OpenFiles:
 
     @contextmanager
     def opened(self, path: str, through: bool = False) -> Iterator[Reader]:
-        """Give the Reader of a file; Damaged if it is not there. through: see Store.open_reader."""
+        """Yield the Reader of a file; Damaged if it does not exist. through: see Store.open_reader."""
         with self._lock:
             file = self._open.pop(path, None) or self._newly(path, through)
             self._open[path] = file
@@ -137,7 +137,7 @@ class OpenFiles:
         return file
 
     def _close_some(self) -> None:
-        """Those used longest ago, but for those in use."""
+        """Close the excess files, least recently used first, except those in use."""
         if excess := _count.excess():
             unused = [path for path, file in self._open.items() if not file.users]
             for path in unused[:excess]:
@@ -161,8 +161,9 @@ class _OpenFile:
 class FrameReader:
     """Reads frames from the files of one disk, wherever they were moved; may be used by several threads at once.
 
-    entries: the files that the records' chunk is a number of; files: the OpenFiles that it shares with others, who
-    close them. wanted: bytes that will be read of each file, about from its beginning to its end; None: who knows.
+    entries: the files that a record's chunk is an index into; files: OpenFiles that are shared with others, and closed
+    by the caller; None: its own. wanted: how many bytes of each file will be read, roughly in ascending order; None:
+    unknown.
     """
 
     def __init__(
@@ -185,12 +186,14 @@ class FrameReader:
         return self._store.proved(lambda: self._proved(record))[1]
 
     def stored(self, record: layout.Record) -> bytes:
-        """Return the frame as it is in the file, proved in the same way."""
+        """Return the frame as stored in the file, proved as `read` does."""
         return self._store.proved(lambda: self._proved(record))[0]
 
     def unsealed(self, record: layout.Record) -> bytes:
-        """Return the frame without its seal. Under one, it is proved by that alone: it opens with the digest of what
-        it holds, and is not decompressed. Damaged."""
+        """Return the frame without its seal. Damaged.
+
+        The seal is proof enough, without decompression: it opens only with the digest of the frame's content.
+        """
         if self._store.seal.id is None:
             return self.stored(record)
         return self._store.proved(lambda: self._unsealed(record))
@@ -203,7 +206,7 @@ class FrameReader:
             raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored: {error}") from None
 
     def _at(self, record: layout.Record) -> tuple[str, bytes]:
-        """(path, bytes) of the frame as it is in the file."""
+        """Return (path, bytes) of the frame as stored in the file."""
         try:
             return self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
         except errors.Damaged as error:
@@ -218,8 +221,8 @@ class FrameReader:
         return data, raw
 
     def _found(self, number: int, position: int, stored: int) -> tuple[str, bytes]:
-        """(path, bytes) of a frame of a file. What is not where it was moved since: the file itself, and then a new
-        one, too."""
+        """Return (path, bytes) of a frame of a file. If a file is gone, its frames were moved by a repack: first those
+        of the file itself, later perhaps those of the new file, too."""
         while True:
             place = self._place(number, position, stored)
             path = f"{self._series}/{place.path}"
@@ -233,7 +236,7 @@ class FrameReader:
                     raise
 
     def _has_table(self, number: int) -> bool:
-        """Whether there is one of a file, as it is now."""
+        """Read the moved table of a file again; return whether there is one."""
         table = moved.read(self._store, self._series, self._entries[number])
         if table is not None:
             self._tables[number] = table
@@ -250,14 +253,14 @@ class FrameReader:
         return place
 
     def _opened(self, data: bytes, wanted: bytes, size: int) -> Optional[bytes]:
-        """What a frame holds, None where it is not one of that digest or size."""
+        """Return the content of a frame, None if the frame does not open with this digest or has another size."""
         try:
             return self._decompressed(self._store.seal.opened_frame(data, wanted), size)
         except ValueError:
             return None
 
     def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
-        """Return exactly `size` bytes, or None. The size that a damaged frame claims must never be allocated."""
+        """Return exactly `size` bytes, or None. Must never allocate the size that a damaged frame claims."""
         try:
             if zstandard.frame_content_size(data) != size or not pages.is_frame(data):
                 return None
@@ -266,8 +269,11 @@ class FrameReader:
             return None
 
     def _whole(self, data: bytes) -> bytes:
-        """By a decompressor that nobody else uses meanwhile. They are not kept by thread: what a thread of nbdkit's has
-        is gone when its call of Python ends, and to make one takes as long as a small frame."""
+        """Decompress a frame, with a decompressor that no other thread uses meanwhile.
+
+        Decompressors are not thread-local: a thread of nbdkit loses its locals when its call into Python ends, and
+        creating a decompressor takes as long as decompressing a small frame.
+        """
         try:
             mine = self._idle.pop()
         except IndexError:

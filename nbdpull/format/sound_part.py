@@ -1,8 +1,8 @@
-"""What a new point can be laid over where files of an older one are damaged: its directory without them.
+"""The sound part of a directory with damaged files, over which a new point can be laid.
 
-Owns: that nothing leads to a damaged file any more, and what of the disk has to be read again for that. All that is
-left is proved: a page by its digest in the directory, a frame's digest by its page. Must not know: how a damage is
-found, how a disk is read.
+Owns: that nothing refers to a damaged file any more, and which ranges of the disk have to be read again for that. All
+that is left is proved: a page by its digest in the directory, a frame's digest by its page. Must not know: how damage
+is found, how a disk is read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 
 class SoundPart(Directory):
-    """bad: paths of damaged or missing files; again: the ranges that they answer for, DATA, ascending and merged: who
-    writes over this one must write all of these. Windows of which a page cannot be read are not there, and are read
-    again as a whole. Reads every page. Damaged where the directory itself is."""
+    """A directory without its damaged files. Reads every page. Damaged if the directory itself is damaged.
+
+    bad: paths of damaged or missing files; again: the ranges whose data is in them, DATA, ascending and merged. A point
+    that is laid over this directory must write all of these ranges. A window with an unreadable page is left out, and
+    `again` contains all of it.
+    """
 
     def __init__(
         self, store: Store, series: str, disk: DiskEntry, bad: Collection[str], check: Check = lambda: None
@@ -51,11 +54,11 @@ class SoundPart(Directory):
             live.update(pages.total_live(shown))
             again.append(_ranges(shown[self._is_bad(shown)]))
         self.again = extents.merged(numpy.concatenate(again))
-        if self._lost:  # what they show, nobody knows
+        if self._lost:  # what these windows show is unknown
             self.live = numpy.array([live[number] for number in range(len(self.files))], "u8")
 
     def _is_bad(self, records: layout.Records) -> Mask:
-        """Which of some records lead to a damaged file."""
+        """Return which of the records point into a damaged file."""
         mask: Mask = (records["kind"] == extents.DATA) & numpy.isin(records["chunk"], self._bad)
         return mask
 
@@ -66,7 +69,8 @@ class SoundPart(Directory):
         return not numpy.isin(self.refs(start)["file"], self._bad).any()
 
     def frames(self, start: int) -> layout.Records:
-        """Also of a window that is lost, as far as its pages can be read: the digest tells that it is the same data."""
+        """Return records of whole frames, also those of a lost window, if their page can be read: the digest shows
+        whether the data is the same."""
         if start not in self._lost:
             shown = super().frames(start)
             return shown[~self._is_bad(shown)]
@@ -76,8 +80,8 @@ class SoundPart(Directory):
 
     @functools.cached_property
     def _in_place(self) -> Numbers:
-        """Numbers of the good files that were not repacked: a frame that no point shows is not moved. Without locks
-        another run may be about to move those that points show."""
+        """The numbers of the sound files that were not repacked: a repack does not move frames that no point shows.
+        Empty in a store without locks, where another run may be repacking right now."""
         if not self._store.has_locks:
             return numpy.empty(0, "u8")
         with self._store.looking(self._series):
@@ -95,7 +99,7 @@ class SoundPart(Directory):
 
 
 def _ranges(records: layout.Records) -> Extents:
-    """Those of data records."""
+    """Return the ranges of data records."""
     result = numpy.zeros(len(records), extents.EXTENT)
     result["offset"], result["length"] = records["offset"], records["length"]
     return extents.merged(result)

@@ -1,6 +1,6 @@
-"""Pages of one window laid over each other: what shows of each, and when they are made into one.
+"""The stack of pages of one window, laid over each other: what shows of each, and when two pages are merged.
 
-Owns: the overlay of records, and the rule by which a stack stays low. Pure. Must not know: files, points.
+Owns: the overlay of records, and the rule that limits the height of a stack. Pure. Must not know: files, points.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from . import layout
 if TYPE_CHECKING:
     from ..core.extents import Segments
 
-DEPTH = 8  # pages of a window
-GROWTH = 2  # a page has so many times as many records as the one on it, at least
+DEPTH = 8  # pages of a window, at most
+GROWTH = 2  # a page has more than this many times the records of the page above it
 
 
 def segments(layers: Sequence[layout.Records], start: int, stop: int) -> Segments:
-    """Which record of which layer shows, the last layer on top; what no record covers is in none."""
+    """Return which record of which layer shows, the last layer on top; ranges without a record are in no segment."""
     result = numpy.empty(0, extents.SEGMENT)
-    for number, records in reversed(list(enumerate(layers))):  # so that the large first layer is laid once
+    for number, records in reversed(list(enumerate(layers))):  # so that the large first layer is laid only once
         result = extents.overlay(extents.clip(_of(records, number), start, stop), result)
     return result
 
@@ -36,7 +36,7 @@ def _of(records: layout.Records, layer: int) -> Segments:
 
 
 def shown(found: Segments, layers: Sequence[layout.Records]) -> layout.Records:
-    """The records of the layers, each cut to what shows of it, ascending."""
+    """Return the records of the layers, each cut to what shows of it, ascending."""
     result = numpy.empty(len(found), layout.RECORD)
     for number, records in enumerate(layers):
         mine = found["layer"] == number
@@ -49,7 +49,7 @@ def shown(found: Segments, layers: Sequence[layout.Records]) -> layout.Records:
 
 
 def flat(layers: Sequence[layout.Records], start: int, stop: int) -> layout.Records:
-    """The records of one layer that shows the same."""
+    """Return the records of a single layer that shows the same as all layers."""
     return shown(segments(layers, start, stop), layers)
 
 
@@ -59,7 +59,7 @@ def data_of(records: layout.Records) -> layout.Records:
 
 
 def changes(new: layout.Records, below: layout.Records, whole: bool) -> layout.Records:
-    """Of new records those that change what shows of the ones below. whole: what no record covers reads as zero."""
+    """Return those new records that change what the ones below show. whole: ranges without a record read as zero."""
     data, zero = data_of(new), new[new["kind"] == extents.ZERO]
     if whole:  # zero over what reads as zero changes nothing
         zero = zero[_meet(zero, data_of(below))]
@@ -68,7 +68,7 @@ def changes(new: layout.Records, below: layout.Records, whole: bool) -> layout.R
 
 
 def _are_in(records: layout.Records, below: layout.Records) -> extents.Mask:
-    """Which of the records are below, byte for byte."""
+    """Return which of the records are also below, byte for byte."""
     if not len(below) or not len(records):
         return numpy.zeros(len(records), bool)
     nearest = numpy.minimum(numpy.searchsorted(below["offset"], records["offset"]), len(below) - 1)
@@ -78,14 +78,17 @@ def _are_in(records: layout.Records, below: layout.Records) -> extents.Mask:
 
 
 def _meet(ranges: extents.Ranges, others: extents.Ranges) -> extents.Mask:
-    """Which of the ranges have a byte in common with others. They are not cut to that: a discard of all that a disk
-    holds is one record, not one for each frame."""
+    """Return which of the ranges have a byte in common with others. The ranges are not cut to the common part: a
+    discard of the whole disk must remain one record, not become one for each frame."""
     first = numpy.searchsorted(extents.ends(others), ranges["offset"], side="right")
     found: extents.Mask = first < numpy.searchsorted(others["offset"], extents.ends(ranges), side="left")
     return found
 
 
 def merges(below: int, top: int, height: int) -> bool:
-    """Whether a page of so many records has to be made into one with that on it. By the growth each record is written
-    again a few times at most, however many pulls there are, and the stack is as high as their number's logarithm."""
+    """Return whether two pages have to be merged: one with `below` records, and one with `top` records on it.
+
+    height: of the stack, in pages. Because of GROWTH each record is rewritten only a few times, however many pulls
+    there are, and the height of a stack is logarithmic in the number of records.
+    """
     return below <= GROWTH * top or height > DEPTH
