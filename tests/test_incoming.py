@@ -334,7 +334,7 @@ def test_no_source_has_a_sound_file_replaced(vm, other, tmp_path, keeps_size, is
             removal.remove(other.series, point)
     lost = FileEntry(f"{vm.points[0].id}/nowhere", 3, "0" * 64)
     evil = forged(vm, path, bytes(len(before)) if keeps_size else b"encrypted", *[lost] * is_refused_anyway)
-    with pytest.raises(errors.StoreError, match="vda.0000.zst as another file than the one of that name"):
+    with pytest.raises(errors.StoreError, match="vda.0000.zst differs from the one of that name"):
         take(vm, other, evil)
     assert (other.folder / path).read_bytes() == before
     assert not (other.folder / evil.id).exists()
@@ -359,7 +359,7 @@ def test_no_file_appears_where_a_table_stands_for_another(vm, other):
     take(vm, other)
     path = f"{vm.points[0].id}/vda.0000.zst"
     (other.folder / path).rename(other.folder / f"{path}.moved")
-    with pytest.raises(errors.StoreError, match="as another file"):
+    with pytest.raises(errors.StoreError, match="differs from the one of that name"):
         take(vm, other, forged(vm, path, b"encrypted"))
     assert not (other.folder / path).exists()
 

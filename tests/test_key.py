@@ -168,7 +168,7 @@ def test_remove_counts_on_no_key_file_of_another_master_key(run, root, tmp_path)
     [(_, data)] = [each for each in key_changes.new([AGE1], None).files if each[0].endswith(".age")]
     (root / "@keys/00000000.age").write_bytes(data)
     code, _, errors = run("remove", AGE1, *BY_AGE1)
-    assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}) nothing ")
+    assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}), no given ")
     assert run("test", *BY_AGE1)[0] == 0
     assert run("remove", "00000000", *BY_AGE1)[0] == 0
 
@@ -192,7 +192,7 @@ def test_by_the_master_key_no_last_key_is_removed(run, root, tmp_path):
     (tmp_path / "paper").write_text(keys.text_of(opened.master))
     by_paper = ("--identity", tmp_path / "paper")
     code, _, errors = run("remove", SSH, *by_paper)
-    assert code == 2 and "nothing that is at hand opens" in errors
+    assert code == 2 and "no given identity opens" in errors
     assert run("remove", SSH, *by_paper, *BY_AGE1)[0] == 0
     assert run("rotate", "--recipient", AGE2, *by_paper)[0] == 0, "each new key has it"
 

@@ -133,7 +133,7 @@ def test_a_clone_of_this_machine_that_works_in_a_bucket(bucket, has_locks, age, 
     bucket.make_folder(f"vm1/{ID}")
     bucket.publish(f"vm1/{ID}/{announcement.NAME}", announcement.encode(told))
     [left] = reclaimed(bucket)
-    assert left.left == ("somebody may work on it" if stays else "")
+    assert left.left == ("somebody may be working on it" if stays else "")
     assert half_points.names(Series(bucket, "vm1")) == [ID] * stays
 
 

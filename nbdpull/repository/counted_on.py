@@ -108,8 +108,8 @@ class CountedOn:
             return  # the file itself exists already
         if known != entry:
             raise errors.StoreError(
-                f"it refers to {entry.path} as another file than the one of that name in {self._target.store.root}, "
-                "which is needed there, or may be: it stays; nbdpull verify of both stores tells more"
+                f"its file {entry.path} differs from the one of that name in {self._target.store.root}, which is or "
+                "may be needed there, and is kept: run nbdpull verify on both stores"
             )
 
     def _known(self, path: str) -> Optional[FileEntry]:

@@ -42,8 +42,8 @@ def _told(series: Series, point: Point, found: list[Document]) -> list[str]:
         return []
     kept = findings.kept(series, findings.VERIFY, level=found[0]["level"], points=[about])
     return [
-        f"point {point.id} of {series.domain}, which was made while a verification ran, refers to files that this "
-        "found damaged: it is recorded as damaged, too, and the next pull does without them",
+        f"point {point.id} of {series.domain}, which was made while a verification ran, refers to files that the "
+        "verification found damaged: it is recorded as damaged, too, and the next pull does not use them",
         *kept,
     ]
 

@@ -202,7 +202,7 @@ def why_in_use(series: Series, point_id: str, announced: Optional[Announcement])
     locks, a clone of this machine, with the same id, may be working there, or a copy may just have begun to resume
     it."""
     is_left = series.store.has_locks or (announced and is_copy(series, announced)) or is_forsaken(series, point_id)
-    return "" if is_left else "somebody may work on it"
+    return "" if is_left else "somebody may be working on it"
 
 
 def remove(series: Series, point_id: str) -> None:

@@ -112,8 +112,8 @@ def forgotten(series: Series, newest: Optional[Point]) -> list[str]:
         until = datetime.fromisoformat(locked.until)
         if until > datetime.now(timezone.utc) and newest.manifest.store == marker.uuid_of(store):
             return [
-                f"the last point is locked until {until.astimezone():%Y-%m-%d}, and this one is not, as the policy of "
-                f"{store.root} says nothing of that any more: if you did not change it, somebody else did; see nbdpull "
+                f"the last point is locked until {until.astimezone():%Y-%m-%d}, but this one is not, as the policy of "
+                f"{store.root} no longer sets a time: if you did not change it, somebody else did; see nbdpull "
                 "policy --immutable-for"
             ]
     return []

@@ -190,7 +190,7 @@ class Incoming:
         path = f"{self._source.folder}/{point.id}/{layout.MANIFEST}"
         data = self._source.store.read(path)
         if hashlib.sha256(data).hexdigest() != point.sha256:
-            raise errors.Damaged(f"{self._source.store.path(path)}: it has changed since it was read first")
+            raise errors.Damaged(f"{self._source.store.path(path)}: it has changed since it was first read")
         return data
 
 

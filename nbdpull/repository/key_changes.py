@@ -85,8 +85,7 @@ def require_true(store: Store, opened: Opened, key: KeyFile) -> None:
     if is_told and key_files.note(store, key.name, wrapped, keys.of_master(opened.master)) is None:
         raise errors.Damaged(
             f"{store.path(key_files.note_path(key.name))}: not made with the key of this store: it was changed or "
-            "forged, and whose key it is beside nobody knows; to remove that one, name it by its first word, and add "
-            "--force"
+            "forged, so the owner of the key is unknown; to remove that key, name it by its first word, and add --force"
         )
 
 
@@ -145,7 +144,7 @@ def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]
             store.delete(key_files.path_of(name))
         if not key_files.names(store):  # without locks, another run has removed the rest meanwhile
             _put(store, [(key_files.path_of(_new_name()), sound[name]) for name in gone if name in sound])
-            raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile: none of these was")
+            raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile, so these remain")
         for name in gone:
             store.delete(key_files.note_path(name))
 
@@ -157,7 +156,7 @@ def _require_opened(store: Store, proof: Sequence[Identity], gone: Sequence[str]
     except (errors.KeyNeeded, errors.Damaged) as error:
         names = ", ".join(each.whose for each in key_files.listed(store) if each.name in gone)
         raise errors.UsageError(
-            f"without {names} nothing that is at hand opens {store.root}, add --force if that is meant: {error}"
+            f"without {names}, no given identity opens {store.root}; add --force to go ahead nevertheless: {error}"
         ) from None
 
 

@@ -163,8 +163,8 @@ def warnings(store: Store) -> list[str]:
         return [none_left(store)]
     if len(there) == 1:
         return [
-            f"only {there[0].whose} opens {store.root}: if it is lost, the backups are; add another one with nbdpull "
-            "key add, or keep the master key with nbdpull key export"
+            f"only {there[0].whose} opens {store.root}: if it is lost, so are the backups; add another one with "
+            "nbdpull key add, or keep the master key with nbdpull key export"
         ]
     return []
 
@@ -176,5 +176,5 @@ def found(store: Store, named: str) -> KeyFile:
     if len(fitting) == 1:
         return fitting[0]
     told = ", ".join(each.whose for each in fitting or there)
-    why = "is the name of several" if fitting else "is none of its keys"
+    why = "matches several keys" if fitting else "is none of its keys"
     raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {told}")
