@@ -642,7 +642,7 @@ class UsageOptions:
 
 @late_dataclass(frozen=True)
 class IndexOptions:
-    """The options of index and rebuild. point: as for show; disk: a name."""
+    """The options of index, also with --rebuild. point: as for show; disk: a name."""
 
     store: str
     point: str

@@ -1,7 +1,7 @@
 """One pull: a running domain's blocks, all or those changed since a checkpoint, become a committed point.
 
-Owns: the order of steps, and that a failed run leaves nothing. Must not know: how a step is done (pulling/ has what a
-pull is made of), libvirt's XML, NBD handles, byte layouts, what is printed.
+Owns: the order of steps, and that a failed run leaves nothing. Must not know: how a step is done (see pulling/),
+libvirt's XML, NBD handles, byte layouts, what is printed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends 
 
 
 class Resumed(NamedTuple):
-    """What a run that died had done. begun: when, ISO 8601; kept_bytes: of its files, not read again."""
+    """What a resumed run had done before it died. begun: ISO 8601; kept_bytes: of its files, not read again."""
 
     begun: str
     kept_bytes: int
@@ -69,8 +69,11 @@ class Resumed(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A committed point, and what else the operator should know. partial: its disks of which no whole image can be made
-    by the store; omitted: what of the domain it does not have."""
+    """A committed point, and what else the operator should know.
+
+    partial: the disks of the point of which the store cannot make a whole image; omitted: what the point lacks of the
+    domain, None if unknown.
+    """
 
     point: Point
     partial: frozenset[str]
@@ -78,7 +81,7 @@ class Result:
     warnings: list[str]
     dropped_checkpoints: list[str]
     reclaimed: list[Leftover]
-    scratch_bytes: int  # the most that was in use
+    scratch_bytes: int  # the most that were in use
     scratch_growth: list[list[float]]  # [[seconds, bytes], …]
     offline: Optional[str] = None  # how a domain that was off was pulled: Offline.START_PAUSED or READ
     resumed: Optional[Resumed] = None
@@ -87,10 +90,10 @@ class Result:
 
 
 def pull(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make one point. report(**event) is told of progress; check() is called often, what it raises ends the run.
+    """Make one point. report(**event) receives the progress; check() is called often, and its exception ends the run.
 
-    Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
-    not be removed is in its field `left_behind`, and removed by the next pull.
+    Raises an NbdpullError; then no job, no new checkpoint and no point remain, and the base is unchanged. What could
+    not be removed is listed in its field `left_behind`, and the next pull removes it.
     """
     if options.prune:
         _require_policy(options)
@@ -100,7 +103,8 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         vm = subject.vm
         if options.prune:
             _require_policy(options, vm.name)
-        if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
+        # Before a store is created in vain.
+        if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):
             preparation.require_names(subject, options.since, options.checkpoint)
         store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
         target = series_choice.of_domain(store, vm.name, vm.uuid)
@@ -119,7 +123,7 @@ def _require_policy(options: Options, domain: Optional[str] = None) -> None:
 
 
 def _and_pruned(made: Result, options: Options, check: Check) -> Result:
-    """With the domain let go: whatever becomes of it, the point is there."""
+    """Prune once the domain is released: whatever happens to it, the point exists."""
     from . import prune
 
     pruned = prune.after_pull(options.output, made.point, options.identities, check)
@@ -128,8 +132,10 @@ def _and_pruned(made: Result, options: Options, check: Check) -> Result:
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step of a pull is given, with the series held. offline: how the domain is read that is off; warnings:
-    of all steps until now."""
+    """What every step of a pull needs, with the series held.
+
+    offline: how a domain that is off is read, None if it is on; warnings: from all steps so far.
+    """
 
     options: Options
     subject: Subject
@@ -150,7 +156,7 @@ class _Run:
 
 
 class _Made(NamedTuple):
-    """as_of: when the disks were as the point has them, ISO 8601."""
+    """What the pull made. as_of: the time of the state of the disks in the point, ISO 8601."""
 
     point: Point
     as_of: str
@@ -159,7 +165,7 @@ class _Made(NamedTuple):
 
 
 def _pull(run: _Run) -> Result:
-    """The steps, in their order."""
+    """Perform the steps of a pull in order."""
     subject = run.subject
     run.warnings.extend(_renamed(run))
     keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
@@ -177,10 +183,10 @@ def _pull(run: _Run) -> Result:
 
 
 def _make(run: _Run, prepared: Prepared, how: How, lookout: Lookout) -> _Made:
-    """The point, from the beginning of the job to the commit."""
+    """Make the point, from the begin of the job to the commit."""
     laps = run.laps
     record = run_record.of(run.vm, prepared.plan, run.series, prepared.choice.parent)
-    as_of = (prepared.dead.run if prepared.dead else record).begun  # what was written before is in the point
+    as_of = (prepared.dead.run if prepared.dead else record).begun  # all that was written before is in the point
     with ExitStack() as begun:
         making = begun.enter_context(run_record.new_point(run.series, record, prepared.dead))
         log.info("journal written")
@@ -197,13 +203,14 @@ def _make(run: _Run, prepared: Prepared, how: How, lookout: Lookout) -> _Made:
         added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
         members = _members(run, prepared, job, added, as_of)
-        point = making.point.commit(members, copied.disks, run.held.points.ids)  # else the new checkpoint goes
+        # An error here still removes the new checkpoint.
+        point = making.point.commit(members, copied.disks, run.held.points.ids)
         log.info("manifest of point %s published", point.id)
     return _Made(point, as_of, copied, lookout)
 
 
 def _settled(run: _Run, prepared: Prepared, made: _Made, reclaimed: list[Leftover]) -> Result:
-    """What comes after the commit: nothing of it can undo that."""
+    """Perform the steps after the commit: none of them can undo it."""
     if prepared.dead:
         run.warnings.append(_age(made.as_of))
     dropped = superseded.drop(run.vm, run.subject.points, made.point)
@@ -230,7 +237,7 @@ def _settled(run: _Run, prepared: Prepared, made: _Made, reclaimed: list[Leftove
 
 
 def _renamed(run: _Run) -> list[str]:
-    """That the domain is, once: the new point tells the new name."""
+    """Return a warning if the domain was renamed. It appears once, as the new point contains the new name."""
     newest, vm = run.subject.points.newest, run.vm
     before = newest.manifest.domain if newest else vm.name
     if before == vm.name:
@@ -255,7 +262,7 @@ def _how(run: _Run) -> How:
 
 
 def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[Leftover]]:
-    """The job to read from, which may be a dead run's; and what dead runs left, but for that, is removed."""
+    """Return (the job to read from, which may be a dead run's; what else dead runs left, now removed)."""
     options, subject = run.options, run.subject
     asked = Asked(
         since=options.since,
@@ -298,7 +305,7 @@ def _report_start(run: _Run, prepared: Prepared) -> None:
 
 
 def _require_room(run: _Run, prepared: Prepared) -> None:
-    """Raises ScratchFull or OutputFull where the run could only fail."""
+    """Raise ScratchFull or OutputFull if the run could only fail."""
     disks, decisions = run.subject.disks, prepared.choice.decisions
     if not (run.vm.is_remote or run.vm.reads_images):
         fit.require_scratch(prepared.plan.scratch_dir, disks, run.options.scratch_limit)
@@ -325,7 +332,7 @@ def _add_belongings(run: _Run, prepared: Prepared, new: NewPoint, job: backup_jo
 
 
 def _members(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added, as_of: Optional[str]) -> dict[str, Any]:
-    """Of the manifest, those that are about the run."""
+    """Return the members of the manifest that are about the run."""
     made = job.checkpoint
     named = run.options.checkpoint is not None
     checkpoint = CheckpointEntry(made.name, made.creation_time, automatic=not named) if made else None
@@ -336,6 +343,6 @@ def _members(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added, a
 
 
 def _age(as_of: str) -> str:
-    """How much older the point is than who began this pull would think."""
+    """Return a warning that a resumed point is older than the user may expect."""
     told = f"the point holds the disks as of {as_of}: this pull resumed the job of an interrupted run"
     return f"{told} (--resume=never starts over)"

@@ -1,7 +1,7 @@
-"""Rebuild: a lost index or directory, from the records that chunk files end in and the point that they were laid over.
+"""Rebuild: make a lost index or directory again, from the records at the end of the chunk files and the point below.
 
-Owns: finding those, and that what is made of them is the very thing that the manifest names. Must not know: frames,
-libvirt, what is printed.
+Owns: finding both, and the proof that the result is exactly what the manifest names. Must not know: frames, libvirt,
+what is printed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .options import IndexOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """paths: of the files that were made again."""
+    """What was rebuilt. paths: of the files that were made again."""
 
     domain: str
     point: str
@@ -38,7 +38,7 @@ class Result:
 
 
 def rebuild(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make the index of a disk of a point again, and its directory. OutputExists where both are there."""
+    """Make the index of a disk of a point again, and its directory. OutputExists if both exist."""
     target, point = store_choice.find_point(options.store, options.point, options.domain, options.identities)
     return Result(target.domain, point.id, options.disk, _rebuilt(target, point, options.disk, check))
 
@@ -60,7 +60,7 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
 
 
 def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dict[str, bytes]:
-    """What is the very thing that the manifest names; Damaged where nothing is."""
+    """Return {path: bytes} of the files that match the manifest; Damaged if none can be made that do."""
     chunks = _chunks(target, point, disk, check)
     problems: list[Optional[errors.NbdpullError]] = []
     for below in _belows(target, point, disk, check):
@@ -71,7 +71,7 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
                 made = _made(target, point, disk, below, chunks, left)
             except errors.StoreError:
                 raise
-            except errors.NbdpullError as error:  # a page that is lost, or this is not what it was laid over
+            except errors.NbdpullError as error:  # a page is lost, or the records were not laid over this one
                 flaws.append(error)
                 continue
             flaws.append(None)
@@ -91,15 +91,21 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
 
 
 def _left(point: Point, chunks: Sequence[FileEntry]) -> Iterable[int]:
-    """How many chunk files, the first ones, may have been there when the others were made: a copy under another seal
-    goes on with those of one that was killed, and tells in its own what shows of them."""
+    """Yield how many of the first chunk files may have existed before the others were made.
+
+    A copy under another seal continues with the files that a killed copy left, and records in its own files whatever is
+    still visible of them.
+    """
     return range(len(chunks) + 1) if point.manifest.origin else (0,)
 
 
 def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iterator[Optional[Directory]]:
-    """What its pull may have laid the records over: of a disk that was read in full nothing tells whether it was laid
-    over anything, and of one whose base had damaged indexes only these tell, or that they are named no more. A copy
-    under another seal may have been laid over another point, or none, where the store had not the one that it names."""
+    """Yield the directories, or None for none, that the records may have been laid over, the likeliest first.
+
+    For a disk that was read in full, nothing states whether its records were laid over anything. If indexes of the base
+    were damaged then, this shows only in the damage, or in that the directory no longer names them. A copy under
+    another seal may have been laid over another point, or none, if the store did not have the one that it names.
+    """
     lost = _lost_base(target, point)
     if lost and not point.manifest.origin:
         raise lost
@@ -110,7 +116,7 @@ def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iter
 
 
 def _others(target: Series, point: Point) -> list[Point]:
-    """Points that it does not name, those before it first, the nearest first."""
+    """Return the points that it does not name as its parent, earlier ones first, then by distance."""
     named = point.manifest.parent.point if point.manifest.parent else None
     others = [each for each in target.load()[0] if each.id not in (point.id, named)]
     number = point.manifest.sequence
@@ -137,7 +143,7 @@ def _over(
 
 
 def _lost_base(target: Series, point: Point) -> Optional[errors.Damaged]:
-    """Damaged where what its pull laid the records over is not there any more."""
+    """Return the Damaged for a parent that no longer exists, None if the parent exists or there is none."""
     if point.manifest.parent is None or target.parent(point) is not None:
         return None
     return errors.Damaged(
@@ -149,7 +155,7 @@ def _lost_base(target: Series, point: Point) -> Optional[errors.Damaged]:
 def _made(
     target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], chunks: Sequence[FileEntry], left: int
 ) -> dict[str, bytes]:
-    """{path: bytes} of what the pull of the point made of the records of its chunk files. left: see _left."""
+    """Return {path: bytes} of the files that the records of the chunk files make over a base. left: see _left."""
     memory = _Memory(target.store.seal)
     about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
     again = IndexWriter(cast(Store, memory), about, base)
@@ -166,8 +172,8 @@ def _made(
 
 
 def _chunks(target: Series, point: Point, disk: DiskEntry, check: Check) -> list[FileEntry]:
-    """FileEntry of each chunk file that the point's pull made: by the directory, or where that is lost, as it is
-    now."""
+    """Return the FileEntry of each chunk file that the point's pull made: from the directory, or, if that is lost, from
+    the file as it is now."""
     known: dict[str, FileEntry] = {}
     with suppress(errors.Damaged):
         known = {entry.path: entry for entry in target.directory(point, disk.name, partial=True).files}
@@ -190,7 +196,7 @@ def _as_it_is(target: Series, path: str, check: Check) -> FileEntry:
 
 
 class _Memory:
-    """As much of a store as an IndexWriter writes to."""
+    """The part of a Store that an IndexWriter needs, in memory."""
 
     def __init__(self, seal: Seal) -> None:
         self.seal = seal
@@ -202,7 +208,7 @@ class _Memory:
 
 
 class _File:
-    """As much of a storage.base.Writer."""
+    """The part of a storage.base.Writer that an IndexWriter needs."""
 
     def __init__(self, path: str) -> None:
         self.path, self.data = path, bytearray()

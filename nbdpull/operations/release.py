@@ -1,4 +1,4 @@
-"""Release: a domain without anything of nbdpull's, so that nothing records for backups any more.
+"""Release: remove everything that nbdpull has in a domain, so that nothing records changes for backups any more.
 
 Owns: the order of steps. Must not know: stores (the next pull into each finds its base lost), how a checkpoint is
 deleted.
@@ -20,17 +20,17 @@ from .options import ReleaseOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """Every Leftover found; `left` of one says why it is still there."""
+    """Every Leftover found; its `left` says why it still exists."""
 
     domain: str
     found: list[Leftover]
 
 
 def release(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Remove each checkpoint that nbdpull made, and each bitmap of its that no checkpoint owns.
+    """Remove every checkpoint that nbdpull made, and every bitmap of nbdpull's that no checkpoint owns.
 
-    Busy where a job runs, or another nbdpull. A domain that
-    is off is started with its CPUs paused, as by a pull: only QEMU can remove bitmaps that libvirt knows.
+    Busy if a job or another nbdpull runs. A domain that is off is started with paused CPUs, as by a pull: only QEMU can
+    remove bitmaps that libvirt knows.
     """
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))

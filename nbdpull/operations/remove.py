@@ -1,7 +1,7 @@
-"""Remove: points that nobody needs any more, and the space that they alone take.
+"""Remove: remove points that are no longer needed, and free the space that only they take.
 
-Owns: that all of the points can go before one goes. Must not know: what a removed point leaves (removal.py does), how
-it is shown.
+Owns: that no point is removed unless all of them can be. Must not know: what a removed point leaves (see removal.py),
+how the result is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .options import RemoveOptions as Options
 
 
 class Gone(Protocol):
-    """How points go: see RemoveOptions."""
+    """How to remove points: see RemoveOptions."""
 
     @property
     def now(self) -> bool: ...
@@ -30,8 +30,10 @@ class Gone(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """points: ids of those that were removed; swept: what became of their files and of those of points that were
-    removed before. With dry_run all that would be."""
+    """What was removed, or would be with dry_run.
+
+    points: ids; swept: the fate of their files, and of the files of points that were removed earlier.
+    """
 
     domain: str
     points: list[str]
@@ -39,7 +41,7 @@ class Result:
 
 
 def remove(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Remove points of one domain. NoSuchPoint, UsageError of a pinned one, Busy: then none is removed."""
+    """Remove points of one domain. NoSuchPoint, UsageError for a pinned point, Busy: then none is removed."""
     target, points = _points(options)
     if options.now:
         removal.require_at_once(target.store)
@@ -56,7 +58,8 @@ def gone(
     check: Check,
     emptied: Callable[[], Collection[str]] = frozenset,
 ) -> Swept:
-    """Let points of a series that is held go, and what of space can be freed. emptied: see removal.sweep."""
+    """Remove points of a series, which the caller holds, and free what space can be freed. emptied: see
+    removal.sweep."""
     if options.dry_run:
         return removal.would_sweep(target, frozenset(point.id for point in points), check)
     for point in points:

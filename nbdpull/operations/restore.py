@@ -1,8 +1,8 @@
-"""Restore: the disks of a point, wherever each is to go, and what else of the domain is in the point.
+"""Restore: write the disks of a point to their targets, with the other files of the domain that the point contains.
 
-Owns: the order of steps, above all that everything fits before the first byte is written, and that everything is proved
-before anything is written over, or a new image has its name. Must not know: how a step is done (restoring/ has what a
-restore is made of), byte layouts, how a target is written, what is printed.
+Owns: the order of steps, above all that everything is known to fit before the first byte is written, and that
+everything is proved before anything is overwritten, or a new image gets its name. Must not know: how a step is done
+(see restoring/), byte layouts, how a target is written, what is printed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..repository.series import Point, Series
 from ..restoring import belongings, copying, fit, origin
 from ..restoring.belongings import Asked, Planned, Stored
 from ..restoring.destination import Destinations
-from ..restoring.loss import Loss as Loss  # which the command line tells
+from ..restoring.loss import Loss as Loss  # for the command line
 from ..restoring.origin import Origin
 from ..storage import access, folders
 from ..targets import places
@@ -33,11 +33,13 @@ from .options import RestoreOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """point: the Point; domain: name of the restored one; files: where each disk went that was restored; formats: what
-    each is there; encrypted: disks that are so there; misplaced: disks that its definition (the one that came with
-    them, else that of the point) has elsewhere, or takes for another format; written_bytes: by disk; sizes: of the
-    disks; lost: what --salvage could not bring back; beside: other files; defined: name, uuid and uri of the domain, or
-    None."""
+    """What was restored. All dicts but the last two have an entry for each restored disk.
+
+    domain: name of the restored domain; files: targets; formats: of the targets; encrypted: disks whose targets are
+    encrypted; misplaced: disks that the restored definition, or else that of the point, places elsewhere, or in another
+    format; lost: what --salvage could not restore; beside: paths of other files; defined: name, uuid and uri of the
+    domain, None if none was defined.
+    """
 
     point: Point
     domain: str
@@ -55,8 +57,11 @@ class Result:
 
 
 def restore(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Write the disks. Damaged where a file that they are made from is not what was stored: before anything is written,
-    or of what is in chunk files before an image that is new has its name."""
+    """Write the disks of a point to their targets.
+
+    Damaged if a file that they are made from is not what was stored: before anything is written, or, for data in chunk
+    files, before a new image gets its name.
+    """
     _require_sense(options)
     options = earlier.seen(options)
     store = unlocking.opened(options.store, options.identities)
@@ -110,7 +115,7 @@ def _require_sense(options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is restored, and where to. name: of the restored domain; places: of the disks that are wanted."""
+    """What is restored, and where to. name: of the restored domain; places: targets of the wanted disks."""
 
     origin: Origin
     stored: Stored
@@ -167,8 +172,10 @@ def _places(where: Destinations, disks: list[str], in_place: bool) -> dict[str, 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What is looked at, and proved, before anything is written. images, places: of the disks that come back; lost: the
-    others."""
+    """What is checked and proved before anything is written.
+
+    images, places: of the disks that can be restored; lost: the losses of --salvage so far.
+    """
 
     images: dict[str, Image]
     places: dict[str, Place]
@@ -178,7 +185,7 @@ class _Prepared:
 
 
 def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Report) -> _Prepared:
-    """opened: closes the images."""
+    """Check and prove everything before the first byte is written. opened: closes the images at its end."""
     source, where = subject.origin, subject.where
     if options.salvage:
         images, lost = origin.salvaged(source, subject.places, opened, report)
@@ -191,14 +198,14 @@ def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Rep
     allowed = fit.Allowed(options.force, options.in_place, options.space_check)
     told = fit.require_fit(where, images, taken, beside.values(), allowed, source.check)
     planned = belongings.planned(source.series, source.point, subject.stored, taken, where.folder, subject.asked)
-    if not options.salvage:  # the domain's files in any case: what they hold has no other digest
+    if not options.salvage:  # the domain's files even without --verify: no other digest covers their content
         files = [source.point.files[name] for name in beside]
         origin.prove(source, images if options.verify else (), files, whole=not _are_new(taken))
     return _Prepared(images, taken, planned, lost, [*told, *planned.warnings])
 
 
 def _are_new(taken: Mapping[str, Place]) -> bool:
-    """Whether all of them become images that have no name before all are whole: a failure leaves what was there."""
+    """Return whether all are new images, which get their names only when all are whole: a failure changes nothing."""
     return all(place.kind == places.NEW for place in taken.values())
 
 
@@ -239,6 +246,6 @@ def _write(options: Options, subject: _Subject, prepared: _Prepared, report: Rep
 def _define(
     options: Options, subject: _Subject, planned: Planned, beside: Mapping[str, str]
 ) -> Optional[belongings.Defined]:
-    if not (options.define and planned.xml and subject.where.folder):  # else it was refused
+    if not (options.define and planned.xml and subject.where.folder):  # --define without them was refused before
         return None
     return belongings.defined(planned.xml, options.uri, beside, subject.where.folder)

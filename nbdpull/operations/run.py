@@ -1,6 +1,6 @@
-"""run: a backup whose blocks a command of the user's takes, by NBD.
+"""Run: a backup whose blocks a command of the user reads over NBD.
 
-Owns: what the command is told, and that its success alone moves the base. Must not know: how a job is begun or ended,
+Owns: what the command receives, and that only its success moves the base. Must not know: how a job is begun or ended,
 what the command does.
 """
 
@@ -25,14 +25,17 @@ from .between_tokens import between, commit, wanted
 from .options import RunOptions as Options
 
 log = logging.getLogger("nbdpull.run")
-_LOOK = 1.0  # seconds from one question to libvirt to the next, whether the job stands
+_LOOK = 1.0  # seconds between questions to libvirt whether the job still exists
 _DISK = ("name", "size", "mode", "reason")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A backup that the command has taken. run, since: ids, of this backup and of that of the token that was given;
-    token: where its own one is, None where none was asked for; disks: with name, size, mode and reason."""
+    """A committed backup.
+
+    run: its id; since: id of the backup of the given token, None without one; token: path of the new token, None if
+    none was asked for; disks: with name, size, mode and reason.
+    """
 
     domain: str
     run: str
@@ -48,12 +51,12 @@ class Result:
 
 
 def run(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make a backup, and commit it if the command ends with 0; else nothing moved."""
+    """Make a backup, and commit it if the command exits with 0; otherwise nothing has moved."""
     started = time.monotonic()
     command.require_there(options.command)
     since = token_file.read_if_there(options.since) if options.since is not None else None
     tokens = between(since, options.since, options.token)
-    # Without a token of it nobody could use a checkpoint, and none is made.
+    # Without a token, nothing could use a checkpoint: so none is made.
     with open_for_others(wanted(options, tokens, checkpoint=options.token is not None), check) as job:
         _run_command(options, job, since, report)
         job.finish()
@@ -75,7 +78,7 @@ def run(options: Options, report: Report = lambda **event: None, check: Check = 
 
 
 def _run_command(options: Options, job: Job, since: Optional[Token], report: Report) -> None:
-    """CommandFailed, where it does not end with 0; the job's own error, where that was lost meanwhile."""
+    """Run the command. CommandFailed if it does not exit with 0; the job's error instead if the job was lost."""
     with ExitStack() as handed:
         disks = [_described(disk, export, handed) for disk, export in zip(job.disks, exports.of(job).values())]
         told = {
@@ -92,14 +95,14 @@ def _run_command(options: Options, job: Job, since: Optional[Token], report: Rep
         code = command.run(options.command, environment, options.stdout, _looking(job))
     log.info("command ended: %s", command.said(code))
     if code:
-        exports.require_standing(job)  # else that is why
+        exports.require_standing(job)  # a lost job explains the failure
         raise errors.CommandFailed(
             f"command {options.command[0]!r}: {command.said(code)}; the backup was not committed, nothing moved"
         )
 
 
 def _looking(job: Job) -> Callable[[], None]:
-    """The check that libvirt is asked by, now and then."""
+    """Return a check that also asks libvirt now and then whether the job still exists."""
     asked = time.monotonic()
 
     def look() -> None:
@@ -117,7 +120,7 @@ def _told(disk: Disk) -> dict[str, Any]:
 
 
 def _described(disk: Disk, export: exports.Export, handed: ExitStack) -> dict[str, Any]:
-    """The same with the way to it, and the file that has its extents."""
+    """Return what `_told` does, with the address of the disk and the file that lists its extents."""
     extents = handed.enter_context(command.handed(_lines(disk)))
     way = {"uri": export.uri, "export": export.name, "bitmap": export.bitmap, "context": export.context}
     return {**_told(disk), **way, "extents": extents}
@@ -129,7 +132,7 @@ def _lines(disk: Disk) -> Iterator[str]:
 
 
 def _variables(domain: str, told: dict[str, Any]) -> dict[str, str]:
-    """The same for a shell: NBDPULL_RUN, …, and for each disk NBDPULL_VDA_URI, …"""
+    """Return the environment variables with these values: NBDPULL_RUN_ID, …, and for each disk NBDPULL_VDA_URI, …"""
     disks = told["disks"]
     of_run = {name.upper(): value or "" for name, value in told.items() if name not in ("run", "disks")}
     of_run["RUN_ID"] = told["run"]

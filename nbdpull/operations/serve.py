@@ -1,6 +1,6 @@
-"""Serve: the disks of a point to any client of NBD or HTTP, until told to end.
+"""Serve: serve the disks of a point to any NBD or HTTP client, until interrupted.
 
-Must not know: how the servers work (nbd_server.py, http/), what is printed.
+Must not know: how the servers work (see nbd_server.py, http/), what is printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What was served; nothing where it was told to end before it began."""
+    """What was served; nothing if it was interrupted before it began."""
 
     domain: Optional[str] = None
     point: Optional[str] = None
@@ -31,8 +31,8 @@ class Result:
 
 
 def serve(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Serve until `check` raises Interrupted. report is told of the event "serving" once, and of "trouble" of the
-    server."""
+    """Serve until `check` raises Interrupted. report receives the event "serving" once, and "trouble" for each problem
+    of the server."""
     if options.as_of is not None:
         from . import earlier
 
@@ -41,7 +41,10 @@ def serve(options: Options, report: Report = lambda **event: None, check: Check 
 
 
 def _master(options: Options) -> Optional[bytes]:
-    """What reads a store delays the first byte: it is loaded for who has an identity."""
+    """Return the master key, None without an identity.
+
+    The modules that read a store delay the first byte, so they are imported only if there is an identity.
+    """
     if not identity_files.meant(options.identities):
         return None
     from . import unlocking
@@ -66,7 +69,7 @@ def _over_nbd(options: Options, report: Report, check: Check) -> Result:
 
 
 def _over_http(options: Options, report: Report, check: Check) -> Result:
-    from ..serving.http import point_server  # it would delay the first byte over NBD
+    from ..serving.http import point_server  # the import would delay the first byte over NBD
 
     if options.token_file is None:
         raise errors.UsageError("--http needs --token-file FILE, with what clients have to show")

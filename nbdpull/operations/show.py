@@ -1,6 +1,6 @@
-"""Show: one point, whole.
+"""Show: one point in full.
 
-Must not know: the shape of what is told of it (description.py does), how it is shown.
+Must not know: the shape of a description (see description.py), how it is shown.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from .options import ShowOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """point: it described; definition: of its domain, as it was stored, where that was asked for instead; warnings: of
-    --cache-dir."""
+    """The wanted point.
+
+    point: its description; definition: that of its domain as stored, if this was asked for instead; warnings: about
+    --cache-dir.
+    """
 
     domain: str
     point: Optional[Described] = None
@@ -27,7 +30,7 @@ class Result:
 
 
 def show(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Show a point, or its definition, for which nothing else of the series is read; Damaged where that cannot be."""
+    """Describe a point, or return its definition, which reads nothing else of the series; Damaged."""
     warnings: list[str] = []
     with ExitStack() as looking:
         target, point = store_choice.find_point(

@@ -1,7 +1,7 @@
 """Status: has every domain of a store a sound point that is young enough?
 
-Owns: what is wrong with a domain's backups, in one word each, and which domains are looked at. Must not know: what
-makes a point sound (soundness.py does), how any of it is shown.
+Owns: what can be wrong with a domain's backups, in one word each, and which domains are inspected. Must not know: what
+makes a point sound (see soundness.py), how the result is shown.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ Described = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """time: of the ages; domains: in the order of their names, in the shape that JSON output has; warnings: what the
-    operator should know, and is not wrong with a domain; short_ids: {id of each point that was looked at: as much of it
-    as no other one begins with}; immutable: how what is made is protected, None: not at all, or not known."""
+    """The state of a store.
+
+    time: the time that ages refer to; domains: by name, in the shape of the JSON output; warnings: what the operator
+    should know, but is no problem of a domain; short_ids: {id of each point: its shortest unique beginning}; immutable:
+    how new objects are protected, None: not at all, or unknown.
+    """
 
     time: str
     domains: list[Described]
@@ -55,13 +58,16 @@ class Result:
 
     @property
     def is_bad(self) -> bool:
-        """Also where there is nothing at all: who asks expects a backup."""
+        """Whether a domain has a problem, or there is no domain at all: a user who asks expects a backup."""
         return not self.domains or any(each["problems"] for each in self.domains)
 
 
 class _Domain(NamedTuple):
-    """A domain and what there is of it. uuid: None where no point can be read; elsewhere: why its series is not the one
-    that pulls go on with."""
+    """A domain and its points.
+
+    uuid: None if no point can be read; elsewhere: a warning if its series is not the one that pulls continue, else
+    None.
+    """
 
     name: str
     uuid: Optional[str]
@@ -69,12 +75,12 @@ class _Domain(NamedTuple):
     elsewhere: Optional[str] = None
 
     def is_called(self, wanted: str) -> bool:
-        """A name that it had before is not its own: another domain may have it by now."""
+        """Return whether this is its name or UUID. A former name does not count: another domain may have it by now."""
         return wanted == self.name or wanted.lower() == self.uuid
 
 
 def status(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look at every domain, or at those that a pattern fits. A series that cannot be read hides no other."""
+    """Report on every domain, or on those that match a pattern. An unreadable series hides no other."""
     opened, now = marker.open_store(options.store), datetime.now(timezone.utc)
     every = list(_domains(opened, check))
     here = [each for each in every if each.elsewhere is None]
@@ -99,7 +105,7 @@ def status(options: Options, report: Report = lambda **event: None, check: Check
 
 
 def _immutable(opened: Store) -> tuple[Optional[Immutability], list[str]]:
-    """How what is made is protected, and why that is not known."""
+    """Return (how new objects are protected, why that is unknown)."""
     try:
         return (None if opened.has_locks else policies.immutability(opened)), []
     except (errors.Damaged, errors.FormatTooNew) as error:
@@ -107,13 +113,13 @@ def _immutable(opened: Store) -> tuple[Optional[Immutability], list[str]]:
 
 
 def _asked(every: list[_Domain], pattern: Optional[str]) -> list[_Domain]:
-    """What is the name of one is no pattern."""
+    """Return the domains that were asked for: a name or UUID of a domain is no pattern."""
     called = [each for each in every if pattern is not None and each.is_called(pattern)]
     return called or [each for each in every if policies.fits(each.name, pattern)]
 
 
 def _domains(opened: Store, check: Check) -> Iterator[_Domain]:
-    """Those that have a folder in which a pull has ever begun a point."""
+    """Yield the domains that have a folder in which a pull has ever begun a point."""
     for target in series_choice.folders(opened):
         check()
         with ExitStack() as looking:
@@ -128,7 +134,7 @@ def _domains(opened: Store, check: Check) -> Iterator[_Domain]:
 
 
 def _named(target: series.Series, found: Soundness) -> _Domain:
-    """By its newest point: a domain may have been renamed."""
+    """Return the _Domain of a series, with the name in its newest point: a domain may have been renamed."""
     if not found.points:
         return _Domain(target.domain, None, found)
     last = found.points[-1].manifest
@@ -136,10 +142,10 @@ def _named(target: series.Series, found: Soundness) -> _Domain:
 
 
 def _elsewhere(target: series.Series, last: Manifest) -> Optional[str]:
-    """Say that no pull goes on with the series, such as with a copy of one: its age tells nothing."""
+    """Return a warning if no pull continues the series, such as a copy of one: its age says nothing about backups."""
     try:
         home = series_choice.of_domain(target.store, last.domain, last.uuid).folder
-    except errors.StoreError:  # told of that folder itself
+    except errors.StoreError:  # reported for that folder itself
         home = target.folder
     where = target.store.path(target.folder)
     if home == target.folder:
@@ -152,7 +158,7 @@ def _without_points(names: list[str]) -> list[_Domain]:
 
 
 def _is_among(domain: _Domain, expected: Optional[list[str]]) -> Optional[bool]:
-    """None where nothing was expected."""
+    """Return whether the domain is expected, None if no list of expected domains was given."""
     return None if expected is None else any(map(domain.is_called, expected))
 
 
@@ -166,7 +172,7 @@ def _described(domain: _Domain, now: datetime, max_age: Optional[float], expecte
         UNREADABLE: bool(found.refused),
         NONE_SOUND: bool(found.points or found.refused) and not found.sound,
         DAMAGED: bool(found.damaged),
-        # Of one that nobody expects no new point is to come: it may be retired.
+        # A domain that is not expected may be retired, so it needs no new point.
         TOO_OLD: age is not None and max_age is not None and age > max_age and expected is not False,
         FUTURE: age is not None and age < -_SKEW and expected is not False,
         DRILL_FAILED: drilled is not None and drilled.found.get("verdict") != verdict.OK,

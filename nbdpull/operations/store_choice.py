@@ -24,8 +24,11 @@ def find_point(
     cache: Optional[place.Warn] = None,
     looking: Optional[ExitStack] = None,
 ) -> tuple[series.Series, series.Point]:
-    """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError;
-    identities, cache, and further errors: see unlocking.opened; looking: see series_choice.only_point."""
+    """Return (Series, Point) for an id or whatever else Series.point takes; an id is searched in all domains.
+
+    NoSuchPoint, StoreError. identities, cache, and further errors: see unlocking.opened; looking: see
+    series_choice.only_point.
+    """
     opened = unlocking.opened(root, identities, cache)
     if domain is None and wanted != LATEST:
         found = series_choice.holding(opened, wanted)
@@ -36,7 +39,7 @@ def find_point(
         for each, _ in found:
             try:
                 return each, each.point(wanted)
-            except errors.Foreign as error:  # somebody put it there, and it is in its own series, too
+            except errors.Foreign as error:  # somebody copied it there, and its own series may have it, too
                 strange = error
         if strange:
             raise strange
@@ -44,8 +47,10 @@ def find_point(
 
 
 def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[str] = ()) -> list[series.Series]:
-    """The Series of all domains, or of a name or UUID, or of those whose names fit. StoreError where there is none;
-    identities, and further errors: see unlocking.opened."""
+    """Return the Series of all domains, of the one with this name or UUID, or of those whose names match.
+
+    StoreError if there is none. identities, and further errors: see unlocking.opened.
+    """
     opened = unlocking.opened(root, identities)
     every = series_choice.all_series(opened)
     wanted = fitting(every, pattern)
@@ -56,7 +61,7 @@ def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[
 
 
 def fitting(every: list[series.Series], pattern: Optional[str] = None) -> list[series.Series]:
-    """The same of some Series, where there may be none. What is the name of a domain is no pattern."""
+    """Return those of some Series that `find_domains` would, perhaps none. The name of a domain is no pattern."""
     called = [each for each in every if each.domain == pattern]
     return called or [
         each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()
@@ -64,5 +69,5 @@ def fitting(every: list[series.Series], pattern: Optional[str] = None) -> list[s
 
 
 def only_domain(root: str) -> str:
-    """Name of the domain of a store that holds one; StoreError for another store."""
+    """Return the name of the only domain of a store; StoreError if it does not contain exactly one."""
     return series_choice.only_series(marker.open_store(root)).domain

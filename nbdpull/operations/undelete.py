@@ -1,7 +1,7 @@
-"""Undelete: points of a bucket that somebody deleted or overwrote, brought back of its old versions.
+"""Undelete: bring deleted or overwritten points of a bucket back from old versions of their objects.
 
-Owns: as of when a point is looked for, and that it is back whole before it shows. Must not know: how an old version
-becomes the newest one (storage/s3_past.py), how it is shown.
+Owns: the time as of which a point is searched, and that it is complete before it becomes visible. Must not know: how an
+old version becomes the newest one (see storage/s3_past.py), how the result is shown.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from ..storage.place import Versioned
 from . import earlier, store_choice
 from .options import UndeleteOptions as Options
 
-_SECOND = timedelta(seconds=1, microseconds=-1)  # servers tell times in seconds
+_SECOND = timedelta(seconds=1, microseconds=-1)  # servers give times in whole seconds
 
 
 class Back(NamedTuple):
-    """A point that is there again. as_of: ISO 8601, when it was so; files: how many were not so."""
+    """A point that exists again. as_of: the time of the versions that were searched, ISO 8601; files: number of files
+    that were brought back."""
 
     domain: str
     point: str
@@ -37,13 +38,14 @@ class Back(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What is there again, in the order in which it was asked for."""
+    """The points that exist again, in the order in which they were asked for."""
 
     points: list[Back]
 
 
 class _Past(NamedTuple):
-    """A point as of a time. series: in a store as of then. files: what it refers to, {path: id of a sound version}."""
+    """A point as of a time. series: in the store as of `when`; files: {path: id of a sound version} of what the point
+    refers to."""
 
     series: Series
     point: Point
@@ -52,8 +54,11 @@ class _Past(NamedTuple):
 
 
 def undelete(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Bring points back, each as of its commit, or of the time that is told. NoSuchPoint where there is no version of
-    one, Damaged where some of its files have none; UsageError, StoreError, AccessDenied, OutputError."""
+    """Bring points back, each as of its commit, or as of the given time.
+
+    NoSuchPoint if there is no version of a point, Damaged if there is no sound version of one of its files; UsageError,
+    StoreError, AccessDenied, OutputError.
+    """
     now = place.versioned(options.store)
     if ALL_POINTS in options.points and options.as_of is None:
         raise errors.UsageError("all: say as of when, with --as-of: what was removed on purpose is to stay so")
@@ -80,8 +85,11 @@ def _found(options: Options, wanted: str, now: Versioned, check: Check) -> Itera
 
 
 def _as_of_its_commit(options: Options, wanted: str, now: Versioned, check: Check) -> _Past:
-    """All that a point refers to was there when its manifest was made. That may have been more than once: what counts
-    is the first time of which all is left. A forged one comes later."""
+    """Return a point as of its commit: everything that a point refers to existed when its manifest was written.
+
+    A manifest may have been written more than once. The first time whose files all still have versions counts, as a
+    forged manifest comes later.
+    """
     paths = now.written(layout.MANIFEST)
     known = {path.split("/")[1]: path for path in paths if len(path.split("/")) == 3 and _is_of(path, options.domain)}
     ids = point_choice.beginning_with(wanted, [name for name in known if layout.POINT_ID.match(name)])
@@ -102,7 +110,7 @@ def _is_of(path: str, domain: Optional[str]) -> bool:
 
 
 def _whole(path: str, when: datetime, now: Versioned, check: Check) -> _Past:
-    """The point of that manifest; Damaged where some of it is nowhere."""
+    """Return the point of the manifest at a path as of a time; Damaged if a part of it has no sound version."""
     folder, name, _ = path.split("/")
     store = marker.open_store(place.as_of(now.root, when))
     [series] = [each for each in series_choice.folders(store) if each.folder == folder]
@@ -112,15 +120,18 @@ def _whole(path: str, when: datetime, now: Versioned, check: Check) -> _Past:
 
 
 def _held(series: Series, point: Point, now: Versioned, check: Check) -> dict[str, str]:
-    """{path: id of the version to have back} of all that a point refers to: of then is only which files that is. What
-    was damaged then may be sound by now, and else there may be a sound version."""
+    """Return {path: id of the version to bring back} of everything that a point refers to.
+
+    Only the list of files is as of the time of the series: a file that was damaged then may be sound by now, or another
+    version of it may be.
+    """
     with series.store.looking(series.folder):
         entries = references.standing(series, references.of_point(series, point))
     return now.holding({f"{series.folder}/{each.path}": (each.size, each.sha256) for each in entries}, check)
 
 
 def _brought_back(past: _Past, now: Versioned) -> Back:
-    """The manifest last, as of any point; and what said that it was removed goes."""
+    """Bring the point back, its manifest last, as for any point, and remove the mark of its removal."""
     series = past.series
     manifest = f"{series.folder}/{past.point.id}/{layout.MANIFEST}"
     of_store = {**now.as_it_was(series.store, [layout.MARKER]), **_keys(now)}
@@ -140,6 +151,8 @@ def _require_files(series: Series, point: Point) -> None:
 
 
 def _keys(now: Versioned) -> dict[str, str]:
-    """Key files to have back: where a sound one is there, none, as who was shut out since is to stay so; else those
-    that were there last."""
+    """Return {path: id of the version} of the key files to bring back.
+
+    None if a sound one exists, as a key that was removed since must remain removed; otherwise those that existed last.
+    """
     return {} if any(key_files.sound(now)) else now.last(layout.KEYS, key_files.may_be, age.MAX_FILE)

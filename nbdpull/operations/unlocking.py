@@ -1,8 +1,8 @@
-"""A store as a verb needs it: opened, and unlocked where it is sealed and there are identities.
+"""A store as a verb needs it: opened, and unlocked if it is sealed and there are identities.
 
-Who has an identity expects a sealed store. One that is not may be another one, or a forged one in its place, which
-nothing in it tells: so it is refused. Owns: that, and when identities are looked for. Must not know: what opens a store
-(repository/keyring.py), what is done with it.
+A user with an identity expects a sealed store. One that is not sealed may be the wrong store, or a forged one in its
+place, and nothing in it shows that: so it is refused. Owns: this refusal, and when to look for identities. Must not
+know: what opens a store (see repository/keyring.py), what is done with it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from ..storage.base import Store
 
 
 def opened(root: str, named: Sequence[str], cache: Optional[place.Warn] = None) -> Store:
-    """The Store at a place. One that is sealed stays locked where there is no identity: who needs the key asks for it.
-    named: files of identities; cache: see place.opened. KeyNeeded where they do not open it; StoreError where it is not
-    sealed, and there are some; UsageError, Damaged, MissingSoftware."""
+    """Return the Store at a place. Without an identity, a sealed one remains locked, and its key is required later.
+
+    named: files of identities; cache: see place.opened. KeyNeeded if the identities do not open it; StoreError if there
+    are identities and the store is not sealed; UsageError, Damaged, MissingSoftware.
+    """
     store = marker.open_store(root, cache)
     unlock(store, named)
     return store
 
 
 def unlock(store: Store, named: Sequence[str]) -> None:
-    """The same of a Store that is open."""
+    """Unlock an open Store as `opened` does, with the same errors."""
     _require_sealed(store, named)
     tried = identity_files.given(named)
     if tried:
@@ -37,7 +39,7 @@ def unlock(store: Store, named: Sequence[str]) -> None:
 
 
 def _require_sealed(store: Store, named: Sequence[str]) -> None:
-    """Where there is an identity."""
+    """Raise StoreError if there is an identity, but the store is not sealed."""
     meant = [name for _, name in identity_files.meant(named)]
     if meant and store.seal.id is None:
         raise errors.StoreError(
@@ -47,9 +49,11 @@ def _require_sealed(store: Store, named: Sequence[str]) -> None:
 
 
 def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Optional[float] = None) -> Store:
-    """The Store that a pull is to write into, made where there is none, and what is made in it is protected as its
-    policy tells. KeyNeeded where it is sealed and stays locked; Foreign where this host knows it as one with another
-    key. patience: see storage/place.py. Further errors: see `opened`."""
+    """Return the Store that a pull will write into, created if there is none; its policy protects what is made in it.
+
+    KeyNeeded if it is sealed and remains locked; Foreign if this host knows it with another key. patience: see
+    storage/place.py. Further errors: see `opened`.
+    """
     meant = [name for _, name in identity_files.meant(named)]
     is_known = known_stores.has(here := place.opened(root))
     is_new = (is_known or meant) and marker.is_new(root)
@@ -70,8 +74,10 @@ def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Op
 
 
 def master(root: str, named: Sequence[str]) -> Optional[bytes]:
-    """The master key of a sealed store, for a process of ours that serves it; None where there is no identity. Errors
-    as of `opened`."""
+    """Return the master key of a sealed store, for a process of ours that serves it; None if there is no identity.
+
+    Errors: see `opened`.
+    """
     if not identity_files.meant(named):
         return None
     store = marker.open_store(root)

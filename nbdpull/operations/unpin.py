@@ -1,4 +1,4 @@
-"""Unpin: a point may be removed again.
+"""Unpin: allow the removal of a pinned point again.
 
 Must not know: policies, how a pin is stored.
 """
@@ -15,7 +15,7 @@ from .options import PinOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """was_pinned: before."""
+    """An unpinned point. was_pinned: whether it was pinned before."""
 
     domain: str
     point: str
@@ -23,6 +23,6 @@ class Result:
 
 
 def unpin(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Let a point go with the others. NoSuchPoint, OutputError."""
+    """Unpin a point. NoSuchPoint, OutputError."""
     target, point = store_choice.find_point(options.store, options.point, options.domain)
     return Result(target.domain, point.id, pins.unpin(target, point))

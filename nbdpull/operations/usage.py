@@ -1,7 +1,7 @@
-"""Usage: what the points of a store take, each for itself and together.
+"""Usage: the space that the points of a store take, each by itself and together.
 
-Owns: which domains are counted, and that one which cannot be read hides no other. Must not know: how it is counted
-(repository/usage.py does), how it is shown.
+Owns: which domains are counted, and that an unreadable one hides no other. Must not know: how to count (see
+repository/usage.py), how the result is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .options import UsageOptions as Options
 
 @dataclass(frozen=True)
 class OfDomain:
-    """used: None where a point cannot be read; problem: why."""
+    """The usage of a domain. used: None if a point cannot be read; problem: why."""
 
     domain: str
     used: Optional[Usage]
@@ -29,18 +29,18 @@ class OfDomain:
 
 @dataclass(frozen=True)
 class Result:
-    """Each domain."""
+    """The usage of each domain."""
 
     domains: list[OfDomain]
 
     @property
     def short_ids(self) -> dict[str, str]:
-        """{id of each point: as much of it as no other one begins with}"""
+        """{id of each point: its shortest unique beginning}"""
         return point_choice.short([p.point.id for each in self.domains if each.used for p in each.used.points])
 
 
 def usage(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Count the files of every domain, or of those that a pattern fits. StoreError where there is none."""
+    """Count the files of every domain, or of those that match a pattern. StoreError if there is none."""
     found = []
     for each in store_choice.find_domains(options.store, options.domain):
         check()

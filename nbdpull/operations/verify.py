@@ -1,9 +1,9 @@
 """Verify: is everything in the store what was stored?
 
-Owns: which points are looked at, in which order and for how long; or that files are, those first that were proved
-longest ago. With a sample, a shard or a time limit it looks at a part, and says so. Must not know: how a point is
-looked at (inspection.py does), which file is next (rolling.py), what follows of it (evidence.py and verdict.py do),
-libvirt, what is printed.
+Owns: which points are checked, in which order and for how long; or, with --oldest, that the files proved longest ago
+are checked first. With a sample, a shard or a time limit, only a part is checked, and the result says so. Must not
+know: how a point is checked (see inspection.py), which file is next (rolling.py), what follows from it (evidence.py and
+verdict.py), libvirt, what is printed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ _UNPROVED = (
 
 
 class Verdict(NamedTuple):
-    """What is known of a point after the run, by this and by all that was found before. verdict: see verdict.py, None
-    where nothing is known; when: the time that the verdict is of."""
+    """What is known of a point after the run, from this run and from all earlier ones.
+
+    verdict: see verdict.py, None if nothing is known; when: the time of the verdict.
+    """
 
     domain: str
     point: str
@@ -50,7 +52,7 @@ class Verdict(NamedTuple):
 
 
 class Healed(NamedTuple):
-    """A file that is what was stored again."""
+    """A damaged file that was replaced, and is what was stored again."""
 
     domain: str
     path: str
@@ -58,11 +60,11 @@ class Healed(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What was looked at, and every Damage and TooNew found, but for what was healed.
+    """What was checked, and every Damage and TooNew found, except for what was healed.
 
-    domain: None if there are several; complete: the
-    time sufficed for all that was to be looked at; verdicts: of every point that was to be; warnings: what is no
-    damage, and should be known all the same."""
+    domain: None if there are several; complete: whether the time sufficed for everything that should be checked;
+    verdicts: of every point that should be checked; warnings: what is no damage, but should be known.
+    """
 
     domain: Optional[str]
     points: int
@@ -78,16 +80,16 @@ class Result:
 
     @property
     def is_bad(self) -> bool:
-        """Whether a point that was to be looked at cannot be restored, by all that is known."""
+        """Whether a point that should be checked cannot be restored, by all that is known."""
         return bool(self.damages) or any(each.is_bad for each in self.verdicts)
 
 
 class _TimeIsUp(Exception):
-    """Raised by the look at the clock."""
+    """Raised by the check when the time limit is reached."""
 
 
 class _Outcome(NamedTuple):
-    """What follows of the looks at one series."""
+    """The outcome of the checks of one series."""
 
     domain: str
     verdicts: list[Verdict]
@@ -96,7 +98,7 @@ class _Outcome(NamedTuple):
 
 
 class _Tally:
-    """What was seen so far, in all series; it is reported as it comes."""
+    """Counts what was seen so far in all series, and reports it as it comes."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -119,9 +121,9 @@ class _Tally:
 
 
 def verify(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look at one point with all that it refers to, or at every point (of one domain).
+    """Check one point with everything that it refers to, or every point (of one domain).
 
-    What was found of each point is recorded also where `check` ends the run.
+    What was found is recorded even if `check` ends the run.
     """
     _require_fitting(options)
     if options.as_of is not None:
@@ -169,8 +171,8 @@ def _require_fitting(options: Options) -> None:
 def _looked_and_healed(
     runs: list[_Run], healers: list[_Healer], options: Options, depth: Depth, tally: _Tally
 ) -> tuple[list[_Outcome], list[Damage]]:
-    """What follows of the looks, and the damages that are left."""
-    for healer in healers:  # of what is on record: at the end a time limit might leave no time for it, run after run
+    """Check and heal the series; return (their outcomes, the damages that remain)."""
+    for healer in healers:  # recorded damages first: at the end, a time limit might never leave time for them
         healer.heal()
     outcomes = _by_files(runs, depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
     damages = tally.damages
@@ -193,19 +195,19 @@ def _until(seconds: Optional[float], check: Check) -> Check:
 
 
 def _by_points(run: _Run, depth: Depth, tally: _Tally) -> _Outcome:
-    """Look at all points of a series, or at the one that is wanted."""
+    """Check all points of a series, or the one that was asked for."""
     complete = True
     try:
         _look(run.points, run.evidence, Inspector(run.target, depth, run.tell), depth, tally)
     except _TimeIsUp:
         complete = False
-    finally:  # also where the user ends it: a damage that was seen is on record
+    finally:  # even if the user ends the run, damage that was seen is recorded
         run.conclude()
     return run.outcome(complete)
 
 
 def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
-    """Look at the files of some series, whichever was proved longest ago."""
+    """Check the files of several series, those that were proved longest ago first."""
     rolling = [Rolling(run.evidence, depth, run.tell) for run in runs]
     complete = True
     try:
@@ -224,18 +226,21 @@ def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
 
 
 class _Healer:
-    """Heals files of one series, each once in a run. run: what is known by now; complete: the time sufficed; healed:
-    the files. What it meets is a warning: what verify found must be told all the same."""
+    """Heals files of one series, each once in a run.
+
+    run: what is known by now; complete: whether the time sufficed; healed: the files. Its errors become warnings, as
+    the findings of verify must be reported in any case.
+    """
 
     def __init__(self, run: _Run, copy: Store, options: Options, check: Check) -> None:
         self.run, self.complete, self.healed = run, True, list[Healed]()
         self._copy, self._options, self._check = copy, options, check
         self._tried: set[FileEntry] = set()
-        self._doubted: dict[str, None] = {}  # paths of what was damaged, and then was not, with nothing done
-        self._unseen: list[str] = []  # paths of what was healed or doubted, and not looked at in all points
+        self._doubted: dict[str, None] = {}  # paths of files that were damaged, and later sound without being healed
+        self._unseen: list[str] = []  # paths of healed or doubted files that were not yet checked again in all points
 
     def heal(self) -> list[str]:
-        """Heal what is on record, as far as there is time; return the paths of what is sound all the same by now."""
+        """Heal the recorded damages, as far as there is time; return the paths of files that are sound without that."""
         run = self.run
         found: dict[Outcome, list[healing.Tried]] = {outcome: [] for outcome in Outcome}
         try:
@@ -265,8 +270,8 @@ class _Healer:
                 yield from healing.heal(run.target, copy, damaged, known, self._tried, self._check)
 
     def heal_found(self, damages: list[Damage]) -> list[Damage]:
-        """Heal what is on record now, and look at its places again; where a directory was healed, at all that it names.
-        Return the damages that are left of these."""
+        """Heal the damages that are recorded now, and check the healed files again; for a healed directory, also
+        everything that it names. Return those of these damages that remain, and new ones."""
         self._doubt(self.heal())
         while self._unseen:
             paths, self._unseen = self._unseen, []
@@ -280,7 +285,7 @@ class _Healer:
             found = [each for each in tally.damages if wanted is None or each.point in wanted]
             damages = list(dict.fromkeys([*left, *found]))
             self._doubt(self.heal())
-        bad = {each.path for each in damages}  # what was written may read wrong
+        bad = {each.path for each in damages}  # a file that was written may read wrong
         self.healed = [each for each in self.healed if each.path not in bad]
         if cured := [each for each in self._doubted if each not in bad]:
             more = f", and so are {len(cured) - 1} more files" if cured[1:] else ""
@@ -291,20 +296,20 @@ class _Healer:
         return damages
 
     def _doubt(self, sound: list[str]) -> None:
-        """Look at files again that were damaged, and then were not. Once: a medium may read wrong for ever."""
+        """Have files that were damaged, and then were not, checked again. Once: a medium may read wrong for ever."""
         new = [path for path in sound if path not in self._doubted]
         self._doubted.update(dict.fromkeys(new))
         self._unseen += new
 
     def _part_again(self, paths: Collection[str]) -> Part:
-        """What is to be looked at again besides the places on record."""
+        """Return the part to check again besides the recorded damages."""
         run = self.run
         is_told = run.evidence.known.is_told(run.evidence.points)
         return ONLY_WINDOWS if is_told and all(map(layout.CHUNK_PATH.match, paths)) else Part()
 
     def _has_looked_again(self, depth: Depth, paths: Collection[str]) -> bool:
-        """Look at what is on record of the points that are looked at, and then of others that share a file that was
-        healed; whether there was time."""
+        """Check the recorded damages of the points in this run again, then those of other points with a damage in one
+        of these files; return whether there was time."""
         run, known = self.run, self.run.evidence.known
         inspector = Inspector(run.target, depth, run.tell)
         own, ids = [each for each in run.points if known.recorded(each)], {each.id for each in run.points}
@@ -320,12 +325,12 @@ class _Healer:
 
 
 class _Run:
-    """What is seen of one series, from what is on record to what is recorded."""
+    """The checks of one series, from the existing records to the new ones."""
 
     def __init__(
         self, target: Series, options: Options, depth: Depth, tally: _Tally, warnings: Iterable[str] = ()
     ) -> None:
-        """warnings: of runs before it."""
+        """Read the records. warnings: of earlier _Runs of the same series."""
         self._keep, self._tally = options.keep, tally
         self.evidence = Evidence(target, depth.level, depth.part)
         self.target = target = series_choice.renamed(target, self.evidence.points)
@@ -357,7 +362,10 @@ class _Run:
             self.warnings += self._told_of_new_points(finding)
 
     def _told_of_new_points(self, finding: Document) -> list[str]:
-        """Once the finding is there: a pull that is committed from now on sees it."""
+        """Record the finding for points that were committed meanwhile, too; return warnings.
+
+        Called once the finding is written: a pull that commits after that sees it.
+        """
         known = {*(point.id for point in self.evidence.points), *self.evidence.refused}
         try:
             return crossing.tell_of_points(self.target, known, finding)
@@ -374,7 +382,8 @@ class _Run:
 
 
 def _strangers(target: Series, points: list[Point]) -> Iterator[str]:
-    """A copy of a series, or points that came from that of another domain: no pull of the domain finds them."""
+    """Yield warnings about a copy of a series, or points from that of another domain: no pull of the domain finds
+    them."""
     for name, uuid in sorted({(point.manifest.domain, point.manifest.uuid) for point in points}):
         found = series_choice.of_domain(target.store, name, uuid)
         if found.folder != target.folder:
@@ -385,7 +394,7 @@ def _strangers(target: Series, points: list[Point]) -> Iterator[str]:
 
 
 def _look(points: list[Point], evidence: Evidence, inspector: Inspector, depth: Depth, tally: _Tally) -> None:
-    if depth.part.max_duration is not None:  # what was looked at longest ago comes first: else no run gets to the end
+    if depth.part.max_duration is not None:  # first what was checked longest ago: else no run would reach the end
         points = sorted(points, key=evidence.known.last_look)
     for point in points:
         depth.check()
@@ -394,7 +403,7 @@ def _look(points: list[Point], evidence: Evidence, inspector: Inspector, depth: 
 
 
 def _refused(target: Series, name: str, too_new: Collection[str]) -> Verdict:
-    """Of a point that cannot be read."""
+    """Return the verdict on a point that cannot be read."""
     return Verdict(target.domain, name, None if name in too_new else verdict.DAMAGED, None)
 
 
