@@ -1,6 +1,7 @@
 """copy and compare between stores with different keys, and stores that are not sealed, as they are called."""
 
 import json
+import os
 
 import pytest
 import schemas
@@ -10,6 +11,7 @@ from identities import path, recipient
 from sealed import KIB, Vm, filled
 
 from nbdpull.crypto import identity_files
+from nbdpull.pulling import journal_files
 
 MINE, THEIRS = ("--identity", path("age1")), ("--dest-identity", path("age2"))
 
@@ -148,7 +150,35 @@ def test_a_key_that_somebody_put_there(vm, dest, tmp_path, capsys):
         each.unlink()
     for each in thief.glob("@keys/*"):
         (dest / "@keys" / each.name).write_bytes(each.read_bytes())
+    os.unlink(os.path.join(journal_files.folder(), "known-stores"))  # another host would not have it, either
     before = stores.files(dest)
     code, _, told = answered(capsys, "copy", vm.root, dest, "--point", "all", *MINE, *THEIRS)
     assert code == 11 and "not made with the key of this store" in told
     assert stores.files(dest) == before
+
+
+def test_a_store_that_somebody_put_there(plain, dest, tmp_path, capsys):
+    """With the right recipient, and no points that would tell: this host has sealed for another key there. Or with none
+    at all."""
+    said("copy", plain.root, dest, *THEIRS)
+    for name, words in (("thief", ("--recipient", recipient("age2"))), ("plain", ())):
+        said("init", tmp_path / name, *words)
+        dest.rename(tmp_path / f"away-{name}")
+        (tmp_path / name).rename(dest)
+        code, _, told = answered(capsys, "copy", plain.root, dest, *(THEIRS if words else ()))
+        assert code == 11 and f"{dest} was sealed with key" in told and told.count("\n") == 1
+        assert not (dest / "vm1").exists()
+    dest.rename(tmp_path / "away")
+    code, _, told = answered(capsys, "copy", plain.root, dest)
+    assert code == 11 and "nothing is there" in told and not dest.exists()
+
+
+def test_a_destination_that_is_no_store_yet(vm, plain, tmp_path, capsys):
+    """It would get the key of DIR, or none: what it is to have, only init can tell."""
+    for source, mine in ((vm, MINE), (plain, ())):
+        code, _, told = answered(capsys, "copy", source.root, tmp_path / "new", *mine, *THEIRS)
+        assert code == 2 and told == (
+            f"nbdpull: {tmp_path}/new is no store yet, and a copy makes none with another key: first run nbdpull init "
+            f"{tmp_path}/new --recipient …, or name no identity for it ({path('age2')})\n"
+        )
+        assert not (tmp_path / "new").exists()

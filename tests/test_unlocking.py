@@ -357,7 +357,7 @@ def test_a_store_that_somebody_sealed_with_another_key(known, tmp_path):
     new = marker.master_of(marker.open_store(str(known)))
     line = f"{new} {known}"
     assert refused(known, path("age1")) == (
-        f"{known} was sealed with key {old} when this host last pulled to it, and now it is sealed with key {new}: "
+        f"{known} was sealed with key {old} when this host last wrote to it, and now it is sealed with key {new}: "
         f"somebody may have replaced it; if that is as you want it, add the line '{line}' to "
         f"{tmp_path}/state/known-stores"
     )

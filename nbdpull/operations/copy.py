@@ -20,6 +20,7 @@ from ..core.errors import Check, Report
 from ..core.throttle import Throttle
 from ..crypto.seal import PLAIN
 from ..format import findings
+from ..pulling import known_stores
 from ..repository import (
     crossing,
     foreign,
@@ -137,18 +138,35 @@ def _destination(options: Options, source: Store) -> Store:
         if source.seal.id is None:
             raise errors.UsageError(f"--unseal: {options.store} is not sealed")
         source.seal.require()  # before a DEST is made
+    _require_there(options, source)
     dest, seal = _opened(options, source)
     if options.unseal and dest.seal.id is not None:
         raise errors.UsageError(f"--unseal: {options.dest} is sealed: leave the option out, or name another DEST")
     if options.dest_identities:
         unlocking.unlock(dest, options.dest_identities)
+    if dest.seal.id is None or dest.seal.id != source.seal.id:
+        known_stores.require(dest)  # what is sealed for its key, or not at all, may be for somebody else
     if dest.seal.id != source.seal.id:
         _require_both(dest, source, options)
+        if not options.dry_run:
+            known_stores.note(dest)
         return dest
     dest.seal = source.seal
     if seal and not options.dry_run:
         key_changes.bring(seal, dest)
     return dest
+
+
+def _require_there(options: Options, source: Store) -> None:
+    """Of a DEST that is no store yet, and would be another one than is meant: UsageError, Foreign."""
+    if options.dest_identities and marker.is_new(options.dest, sealed=True):
+        raise errors.UsageError(
+            f"{options.dest} is no store yet, and a copy makes none with another key: first run nbdpull init "
+            f"{shlex.quote(options.dest)} --recipient …, or name no identity for it ({options.dest_identities[0]})"
+        )
+    is_plain = source.seal.id is None or options.unseal
+    if is_plain and known_stores.has(here := place.opened(options.dest)) and marker.is_new(options.dest, sealed=True):
+        raise known_stores.gone(here)
 
 
 def _opened(options: Options, source: Store) -> tuple[Store, Optional[NewSeal]]:

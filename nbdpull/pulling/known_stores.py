@@ -1,4 +1,4 @@
-"""Which sealed stores this host has pulled to, and with which master key: as ssh knows hosts.
+"""Which sealed stores this host has pulled to, or sealed copies for, and with which master key: as ssh knows hosts.
 
 Whoever can write to a store can put another one in its place, sealed with a key that he has, or not at all; and nothing
 in it tells. Owns: the file of what is known, and what is said where a store is another one. Must not know: how a store
@@ -53,13 +53,13 @@ def _lines(known: dict[str, list[str]]) -> str:
 def _other(known: dict[str, list[str]], now: str, way: str) -> errors.Foreign:
     where, keys = next(iter(known.items()))
     return errors.Foreign(
-        f"{where} was sealed with key {' or '.join(keys)} when this host last pulled to it, and now {now}: somebody "
+        f"{where} was sealed with key {' or '.join(keys)} when this host last wrote to it, and now {now}: somebody "
         f"may have replaced it; if that is as you want it, {way} {os.path.join(journal_files.folder(), _FILE)}"
     )
 
 
 def note(store: Store) -> None:
-    """Of a sealed store that is pulled to from now on. Who can keep nothing, as in a pod, knows nothing."""
+    """Of a sealed store that is written to from now on. Who can keep nothing, as in a pod, knows nothing."""
     if not _new_lines(store):
         return
     with suppress(errors.OutputError):
