@@ -1,7 +1,8 @@
-"""Extents and bytes of one disk in ascending order, to chunk files, index and directory. reader.py is its mirror.
+"""The writer of one disk: extents and bytes, in ascending order, to chunk files, index and directory. reader.py is its
+mirror.
 
-Owns: compression and digests on the way in, when a chunk file is full, and how records and seek table follow.
-Must not know: where the bytes come from, other disks, manifests' publishing.
+Owns: compression and digests on the way in, when a chunk file is full, and the records and the seek table at its end.
+Must not know: where the bytes come from, other disks, how a manifest is published.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from .directory import Directory
 from .index_writer import Disk, IndexWriter
 from .manifest import FileEntry
 
-MAX_CHUNK_RECORDS = 1 << 17  # bounds the memory of the records that a chunk file ends in: 10 MiB
+MAX_CHUNK_RECORDS = 1 << 17  # bounds the memory for the records at the end of a chunk file: 10 MiB
 MAX_UNSEALED = 2  # chunk files that wait for their fsync
-COSTLY_LEVEL = 13  # from here on zstd is slow even where nothing can be gained: 5 ms for 1 MiB, 120 ms at level 19
-WORTH_WHILE = 0.97  # what level 1 makes no smaller than this, no level does by much
-ZERO_BLOCK = 1 << 16  # zeros inside data are found by blocks of this many bytes, QEMU's usual cluster
+COSTLY_LEVEL = 13  # from this level zstd is slow even for incompressible data: 5 ms for 1 MiB, 120 ms at level 19
+WORTH_WHILE = 0.97  # ratio at level 1 above which no other level gains much
+ZERO_BLOCK = 1 << 16  # zeros inside data are found in blocks of this many bytes, QEMU's usual cluster
 
 
 class Known(Protocol):
@@ -50,9 +51,9 @@ class Kept(Protocol):
 class Encoded:
     """Some consecutive extents, ready to be written.
 
-    records: without a place in a chunk file yet; frames: those of records[new], in order; records[old] are references,
-    their chunk is a number in the directory that they were found in. levels: {zstd's level: bytes of data in frames
-    that were made at it}. again: (a record, one of records[new]) where both show parts of one frame.
+    records: new ones have no place in a chunk file yet; frames: of records[new], in order; records[old] are references,
+    whose chunk is a number in the directory in which they were found. levels: {zstd's level: bytes of data in frames
+    that were compressed at it}. again: (a record, one of records[new]), if both show parts of one frame.
     """
 
     records: layout.Records
@@ -71,9 +72,9 @@ class Encoded:
 class Encoder:
     """Turns extents and their bytes into records and frames; may be used by several threads at once.
 
-    known: object whose find(extents, digests) gives, for each data extent, whether an older point has that very frame
-    for that very range, and the records to refer to it with; None: every frame is stored. seal: of the store. level: of
-    zstd, or what tells it each time.
+    known: its find(records) returns which of these data records refer to frames that an older point has, and references
+    in place of these; None: every frame is stored. seal: of the store. level: of zstd, or a callable that returns it
+    for each batch.
     """
 
     def __init__(self, level: Union[int, Callable[[], int]], known: Optional[Known] = None, seal: Seal = PLAIN) -> None:
@@ -82,7 +83,10 @@ class Encoder:
         self._thread = threading.local()
 
     def encode(self, batch: extents.Extents, buffers: Sequence[extents.Buffer]) -> Encoded:
-        """batch: extents, data ones within one layout.MAX_FRAME block; buffers: the bytes of each data extent."""
+        """Return a batch of extents encoded. A data extent must be within one block of layout.MAX_FRAME bytes.
+
+        buffers: the bytes of each data extent.
+        """
         read_bytes = extents.total(batch, extents.DATA)
         batch, buffers = _zeros_found(batch, buffers)
         records = layout.zero_records(batch)
@@ -103,7 +107,7 @@ class Encoder:
         return Encoded(records, frames, read_bytes, data[~old], data[old], levels)
 
     def _refer_to_known(self, records: layout.Records, data: extents.Indexes) -> extents.Mask:
-        """Turn the records of frames that an older point has into references; return which of `data` they are."""
+        """Turn the records of frames that an older point has into references; return a mask of these in `data`."""
         if self._known is None or not len(data):
             return numpy.zeros(len(data), bool)
         old, references = self._known.find(records[data])
@@ -111,9 +115,10 @@ class Encoder:
         return old
 
     def _compressed(self, buffer: extents.Buffer, level: int) -> tuple[bytes, int]:
-        """One frame, and the level that it was made at. Up to level 12 zstd itself passes quickly over what cannot be
-        compressed (0.4 to 1 ms for 1 MiB), and a probe of ours would cost as much as it saves. Above it level 1 is the
-        probe, and good enough if it fails.
+        """Return a frame, and the level at which it was compressed.
+
+        Up to level 12 zstd itself is quick with incompressible data (0.4 to 1 ms for 1 MiB), and an own probe would
+        cost as much as it saves. Above that level 1 is the probe; if it gains little, its result is kept.
         """
         if level >= COSTLY_LEVEL:
             quick = self._compressor(1).compress(buffer)
@@ -129,14 +134,14 @@ class Encoder:
 
 
 def compressor(level: int) -> zstandard.ZstdCompressor:
-    """Of frames."""
+    """Return a compressor of frames."""
     return zstandard.ZstdCompressor(level=level, write_checksum=True)
 
 
 def _zeros_found(
     batch: extents.Extents, buffers: Sequence[extents.Buffer]
 ) -> tuple[extents.Extents, Sequence[extents.Buffer]]:
-    """Split data extents where whole blocks of them are zero: such blocks become zero extents."""
+    """Split data extents that contain blocks of zeros: such blocks become zero extents."""
     suspect = [_may_hold_zeros(memoryview(buffer)) for buffer in buffers]
     if not any(suspect):
         return batch, buffers
@@ -156,12 +161,12 @@ def _zeros_found(
 
 
 def _may_hold_zeros(view: memoryview) -> bool:
-    """A quick no for what is no zero block: a byte in each 4 KiB tells, as a rule at the first look."""
+    """Return False quickly if there is no zero block: one byte of each 4 KiB shows that, usually the first one."""
     return any(not any(view[start : start + ZERO_BLOCK : 4096]) for start in range(0, len(view), ZERO_BLOCK))
 
 
 def _runs(buffer: extents.Buffer) -> list[tuple[int, int, bool]]:
-    """[(start, stop, whether it is zero), …] of a buffer, cut at multiples of ZERO_BLOCK."""
+    """Return [(start, stop, whether all bytes are zero), …] of a buffer, cut at multiples of ZERO_BLOCK."""
     zero = _zero_blocks(buffer)
     starts = [0, *(numpy.flatnonzero(zero[1:] != zero[:-1]) + 1).tolist()]
     stops = [*(start * ZERO_BLOCK for start in starts[1:]), len(buffer)]
@@ -169,18 +174,18 @@ def _runs(buffer: extents.Buffer) -> list[tuple[int, int, bool]]:
 
 
 def _zero_blocks(buffer: extents.Buffer) -> extents.Mask:
-    """Which blocks of ZERO_BLOCK bytes are all zero, the last one perhaps short."""
+    """Return which blocks of ZERO_BLOCK bytes are all zero; the last block may be short."""
     view = numpy.frombuffer(buffer, "u1")
     whole = len(view) // ZERO_BLOCK
     blocks = view[: whole * ZERO_BLOCK].view("u8").reshape(whole, ZERO_BLOCK // 8)
-    maybe = cast("extents.Mask", ~blocks[:, ::512].any(axis=1))  # one look at each 4 KiB rules most blocks out
+    maybe = cast("extents.Mask", ~blocks[:, ::512].any(axis=1))  # 8 bytes of each 4 KiB rule most blocks out
     maybe[maybe] = ~blocks[maybe].any(axis=1)
     rest = view[whole * ZERO_BLOCK :]
     return numpy.append(maybe, not rest.any()) if len(rest) else maybe
 
 
 class DiskWriter:
-    """Writes one disk of one point. Give `add` everything in ascending order, then `close`."""
+    """Writes one disk of one point: `add` everything in ascending order, then `close`."""
 
     def __init__(
         self,
@@ -191,8 +196,9 @@ class DiskWriter:
         kept: Optional[Kept] = None,
         sealed: Callable[[str, FileEntry, int], None] = lambda *_: None,
     ) -> None:
-        """base: the directory that the references are of, and the records laid over; kept: what is there already;
-        sealed(disk, entry, read_bytes): told of each chunk file that is durable, in a thread, see the journal."""
+        """base: the directory that references are from, and over which the records are laid; kept: the files that exist
+        already; sealed(disk, entry, read_bytes): called in a thread for each chunk file once it is durable, for the
+        journal."""
         self._store, self._disk, self._chunk_size = store, disk, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
         self._sealed: list[Future[Writer]] = []
@@ -212,7 +218,7 @@ class DiskWriter:
             self._end_chunk(self._chunk)
 
     def number(self, path: str) -> int:
-        """That of a file that references lead to: of one of the base, or one that is kept."""
+        """Return the number of a file that references point into: one of the base, or one that was kept."""
         return self._index.number(path)
 
     def _new_chunk(self) -> Chunk:
@@ -226,16 +232,16 @@ class DiskWriter:
         self._chunk = None
         self._sealed.append(self._sealing.submit(self._seal, chunk, self._index.page(chunk.records())))
         for earlier in self._sealed[:-MAX_UNSEALED]:
-            earlier.result()  # bounds the records in memory; and a failed fsync ends the run now, not at its end
+            earlier.result()  # bounds the records in memory; a failed fsync ends the run early
 
     def _seal(self, chunk: Chunk, page: pages.Page) -> Writer:
-        """In the one thread for it, so that each one before it was told of."""
+        """Seal a chunk file and report it, in the only thread for this, so that files are reported in order."""
         file = chunk.seal(page)
         self._tell_sealed(self._disk.name, self._entry(file), chunk.read_bytes)
         return file
 
     def close(self) -> tuple[FileEntry, list[FileEntry]]:
-        """Seal everything; return FileEntry of the directory, and of the other files that were made, with paths
+        """Seal everything; return FileEntry of the directory, and of the other files that were written, with paths
         relative to the series."""
         if self._chunk is not None:
             self._end_chunk(self._chunk)
@@ -257,7 +263,7 @@ class DiskWriter:
 
 
 class Chunk:
-    """A chunk file being written. number: that of the file in the records' chunk; seal: of its store."""
+    """A chunk file being written. number: of the file, for the records' field `chunk`; seal: of the store."""
 
     def __init__(self, file: Writer, number: int, header: bytes, seal: Seal) -> None:
         self.file, self.number, self._seal = file, number, seal
@@ -267,7 +273,7 @@ class Chunk:
         file.write(header)
 
     def add(self, encoded: Encoded) -> None:
-        """Append the frames, and fill in the place of each in its record."""
+        """Append the frames, and enter the place of each in its record."""
         records, data = encoded.records, encoded.new
         stored = records["stored"][data].astype("u8")
         records["position"][data] = self.file.size + numpy.cumsum(stored) - stored
