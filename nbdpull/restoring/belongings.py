@@ -1,8 +1,8 @@
-"""What of a domain comes back besides its disks: its definition, with paths that fit, and the files that it needs.
+"""What a restore brings back besides the disks: the domain's definition, with the new paths, and the files it needs.
 
-Owns: what a point tells of its domain, which definition is written, what is to be told of it, and that what libvirt
-would refuse is refused before the first byte. Must not know: how a definition is rewritten (definitions/), how disks
-are copied. libvirt is imported only to define a domain.
+Owns: what a point records of its domain, which definition is written, the warnings about it, and that what libvirt
+would refuse is refused before the first byte is written. Must not know: how a definition is rewritten (definitions/),
+how disks are copied. libvirt is imported only to define a domain.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from . import loss
 from .destination import is_as
 from .loss import Loss
 
-_IN_A_DEFINITION = {places.NEW: "file", places.EXISTING: "file", places.DEVICE: "block"}  # a kind of place as a disk's
+_IN_A_DEFINITION = {places.NEW: "file", places.EXISTING: "file", places.DEVICE: "block"}  # types of <disk>
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a point tells of its domain. xml: the definition with every disk of the point, None where it cannot be read
-    (the proof tells that) or is none; extra: texts that name what the domain had besides as it ran; lost: disks of the
-    point that no definition has."""
+    """What a point records of its domain.
+
+    xml: the definition with every disk of the point, None if it cannot be read (the proof reports that) or is invalid;
+    extra: texts that name what else the running domain had; lost: disks of the point that are in no definition.
+    """
 
     xml: Optional[str] = None
     extra: list[str] = field(default_factory=list)
@@ -45,14 +47,17 @@ class Stored:
 
     @property
     def disks(self) -> dict[str, domain_xml.Disk]:
-        """By target."""
+        """The disks of the definition, by target."""
         return _disks(self.xml)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of the restored domain. define: that libvirt has it in the end; name, new_uuid: another one than it
-    had; force: it may replace a definition; trusted: it may name what no host offers."""
+    """What the user asked for the restored domain.
+
+    define: define it in libvirt; name: another name than it had, or None; new_uuid: give it another UUID; force: it may
+    replace a definition; trusted: the definition is the user's own, and may name paths of this host.
+    """
 
     define: bool
     name: Optional[str]
@@ -67,21 +72,21 @@ class Asked:
 
 
 class Planned(NamedTuple):
-    """xml: the definition to write, None where it stays what it was or there is none."""
+    """xml: the definition to write, None if it is unchanged or there is none."""
 
     xml: Optional[str]
     warnings: list[str]
 
 
 class Written(NamedTuple):
-    """paths: of the files that came back, by name; lost: those that are damaged."""
+    """paths: of the restored files, by name; lost: the damaged files."""
 
     paths: dict[str, str]
     lost: list[Loss]
 
 
 class Defined(NamedTuple):
-    """domain: its name, uuid and uri."""
+    """domain: its members name, uuid and uri."""
 
     domain: dict[str, str]
     warnings: list[str]
@@ -93,9 +98,9 @@ class Defined(NamedTuple):
 def stored(series: Series, point: Point) -> Stored:
     try:
         xml = series.definition(point)
-        if not definition.identity(xml)[0].strip():  # libvirt takes none of that kind
+        if not definition.identity(xml)[0].strip():  # libvirt refuses an empty name
             return Stored()
-        with suppress(errors.Damaged):  # of the other one, which only adds to it
+        with suppress(errors.Damaged):  # in the live definition, which only adds to it
             return Stored(*hot_plug.joined(xml, series.live_definition(point), point.disks))
         return Stored(*hot_plug.joined(xml, None, point.disks))
     except errors.Damaged:
@@ -103,19 +108,22 @@ def stored(series: Series, point: Point) -> Stored:
 
 
 def beside(point: Point, folder: Optional[str]) -> dict[str, str]:
-    """{name: path} of the point's files that belong to the domain and come back; none where no folder is given."""
+    """Return {name: path} of the point's files that belong to the domain and are restored; {} if there is no folder."""
     if folder is None:
         return {}
     return {name: os.path.join(folder, name) for name in point.files if layout.belongs_to_domain(name)}
 
 
-# What is to be written
+# Before the disks are copied
 
 
 def planned(
     series: Series, point: Point, known: Stored, taken: Mapping[str, Place], folder: Optional[str], asked: Asked
 ) -> Planned:
-    """taken: where each disk goes; folder: of what comes back beside them. What libvirt would refuse, this does."""
+    """Return the definition to write; raise if libvirt would refuse it.
+
+    taken: where each disk goes; folder: for the files beside the disks, None: none are restored.
+    """
     if folder is None:
         return Planned(None, [])
     if known.xml is None:
@@ -142,12 +150,12 @@ def _unadapted(series: Series, point: Point, asked: Asked) -> list[str]:
     flaw = series.file_flaw(entry) if entry else f"point {point.id} has no {layout.DOMAIN_XML}"
     if asked.is_any:
         raise errors.Damaged(flaw or f"{layout.DOMAIN_XML} of point {point.id} is not a domain definition")
-    # A flaw is for the proof to tell, or for `written`.
+    # The proof reports a flaw, or `written` does.
     return [] if flaw else ["domain.xml is not a domain definition: it is unchanged"]
 
 
 def _sources(taken: Mapping[str, Place]) -> dict[str, definition.Source]:
-    """{disk: Source} of what can be told in a definition."""
+    """Return {disk: Source} of the disks whose place a definition can name."""
     return {
         disk: definition.Source(_IN_A_DEFINITION[at.kind], os.path.abspath(at.path), at.format, bool(at.secret))
         for disk, at in taken.items()
@@ -156,7 +164,7 @@ def _sources(taken: Mapping[str, Place]) -> dict[str, definition.Source]:
 
 
 def _of_the_running_domain(known: Stored) -> Iterator[str]:
-    """What to tell of devices that were plugged in without --config."""
+    """Yield warnings about devices that were plugged in without --config."""
     yield from (f"disk {disk} is in no definition of the point: the domain is without it" for disk in known.lost)
     for each in known.extra:
         yield f"{each} was plugged into the running domain only: only {layout.LIVE_XML} has it"
@@ -170,8 +178,10 @@ def _for_libvirt(xml: str, original: str, own: list[str], asked: Asked) -> tuple
 
 
 def _for_a_folder(xml: str, own: Iterable[str]) -> tuple[str, list[str]]:
-    """And what to tell of what it names of the host; of disks that were not restored it is told already. Nothing there
-    is looked at: no file is opened because a store names it."""
+    """Return the definition, and warnings about the things of a host that it names.
+
+    There are warnings about disks that were not restored already. No file is opened only because a store names it.
+    """
     xml, told = host_fit.loosened(xml, os.path.exists)
     found = host_fit.foreign(xml, host_reach.Packaged(), lambda _path: host_fit.UNKNOWN, own)
     named = [each for each in found if not each.what.startswith("disk ")]
@@ -182,14 +192,16 @@ def _for_a_folder(xml: str, own: Iterable[str]) -> tuple[str, list[str]]:
     return xml, told
 
 
-# What is written
+# After the disks are copied
 
 
 def written(
     series: Series, point: Point, folder: Optional[str], xml: Optional[str], force: bool, salvage: bool, report: Report
 ) -> Written:
-    """Write the files; xml: the definition, None where it is as it was stored. Damaged, but for a salvage, where a file
-    is not what was stored."""
+    """Write the files. xml: the definition, None: as stored.
+
+    Damaged if a file is not what was stored; with `salvage`, such a file is lost instead.
+    """
     paths, lost = {}, []
     for name, path in beside(point, folder).items():
         flaw = series.file_flaw(point.files[name])
@@ -198,7 +210,7 @@ def written(
         if flaw:
             lost.append(loss.of_file(report, flaw))
             continue
-        plain = cast(bytes, series.read_file(point, name))  # which is there
+        plain = cast(bytes, series.read_file(point, name))  # not None: the point has it
         _write(path, xml.encode() if xml and name == layout.DOMAIN_XML else plain, force)
         paths[name] = path
     return Written(paths, lost)
@@ -210,7 +222,7 @@ def _write(path: str, data: bytes, force: bool) -> None:
 
 
 def misplaced(xml: Optional[str], taken: Mapping[str, Place]) -> list[str]:
-    """The disks that a definition does not have where and as they are now."""
+    """Return the disks for which the definition does not name the place and the format that they have now."""
     known = _disks(xml)
     return [disk for disk, place in taken.items() if not is_as(known.get(disk), place)]
 

@@ -1,7 +1,8 @@
-"""The disks of a restore on their way, all at once.
+"""The copy of all disks of a restore, at the same time.
 
-Owns: that one pipeline has them all, as its threads are the whole budget, and that no new image gets its name before
-all of them are whole. Must not know: how one disk is cut into work (targets/disk_restore.py), files beside the disks.
+Owns: that one pipeline copies all disks, as its threads are the whole budget, and that no new image gets its name
+before all disks are complete. Must not know: how the work on one disk is split (targets/disk_restore.py), files beside
+the disks.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from ..targets.places import Place
 from . import loss
 from .loss import Loss
 
-AHEAD_PER_THREAD = 8 << 20  # bytes of guest data under way for each thread
+AHEAD_PER_THREAD = 8 << 20  # bytes of guest data in progress for each thread
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class How:
-    """force: what is there may be overwritten; delta: write only what differs from it; salvage: go on where a frame is
+    """force: existing data may be overwritten; delta: write only what differs from it; salvage: continue if a frame is
     damaged."""
 
     threads: int
@@ -37,7 +38,7 @@ class How:
 
 
 class Copied(NamedTuple):
-    """written_bytes: by disk; lost: what was damaged on the way."""
+    """written_bytes: by disk; lost: ranges that could not be restored because of damage."""
 
     written_bytes: dict[str, int]
     lost: list[Loss]
@@ -46,8 +47,8 @@ class Copied(NamedTuple):
 def copied(
     images: Mapping[str, Image], places: Mapping[str, Place], outputs: ExitStack, how: How, report: Report, check: Check
 ) -> Copied:
-    """Write every disk to its place. What is new has its name when `outputs` ends without an exception, and is gone
-    where it ends by one."""
+    """Write every disk to its place. New images get their names when `outputs` ends without an exception; if it ends
+    with one, they are removed."""
     copies = []
     for disk, image in images.items():
         output = opening.open_target(places[disk], image.size, how.threads, how.force, check)
@@ -87,7 +88,7 @@ def _items(copy: DiskRestore) -> Iterator[tuple[DiskRestore, Batch]]:
 
 
 def _in_turn(iterators: list[Iterator[_Item]]) -> Iterator[_Item]:
-    """One item of each in turn, until all are at their end."""
+    """Yield one item of each iterator in turn, until all are exhausted."""
     while iterators:
         left = []
         for iterator in iterators:

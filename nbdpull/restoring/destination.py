@@ -1,7 +1,7 @@
-"""Where each disk of a restore goes, and in which format: what the user says, what the name says, what the domain has.
+"""Where each disk of a restore goes, and in which format: from the options, from the name, or from the definition.
 
-Owns: the names of new images, and the rule that a restored disk is of the format that its domain takes it for. Must not
-know: points, how a target is written.
+Owns: the names of new images, and the rule that a restored disk has the format that its domain expects. Must not know:
+points, how a target is written.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ _BY_NAME = {".raw": RAW, ".qcow2": QCOW2}
 
 @dataclass(frozen=True)
 class Destinations:
-    """output: a folder, or what a disk of `to` may name; kind: QCOW2, RAW, or None: see `_format`; options: of new
-    qcow2 images; in_place: images are there; disks: those of the domain's definition, by target; secrets: {disk: path
-    of a file with the secret by which it is to be encrypted}."""
+    """Where the disks go.
+
+    output: a folder, or any target that `to` may name; to: {disk: target}; kind: QCOW2, RAW, or None: see `_format`;
+    options: of new qcow2 images; in_place: the images exist already; disks: those of the domain's definition, by
+    target; secrets: {disk: path of a file with the secret that encrypts the restored disk}.
+    """
 
     output: Optional[str]
     to: Mapping[str, str]
@@ -37,7 +40,7 @@ class Destinations:
 
     @property
     def folder(self) -> Optional[str]:
-        """Where the domain's other files go, None if nowhere."""
+        """The folder for the domain's other files, None if they are not restored."""
         return None if self.output is None or self.is_one_place else self.output
 
     @property
@@ -46,7 +49,7 @@ class Destinations:
         return self.output is not None and places.is_raw(self.output)
 
     def text(self, disk: str) -> str:
-        """Where a disk goes, as the user would name it."""
+        """Return where a disk goes, as the user would write it. UsageError if no target is given."""
         if disk in self.to:
             return self.to[disk]
         if self.output is None:
@@ -58,7 +61,7 @@ class Destinations:
         return os.path.join(self.output, f"{layout.encoded(disk)}.{ending}")
 
     def place(self, disk: str) -> places.Place:
-        """The places.Place of a disk; UsageError where its domain would take what is put there for something else."""
+        """Return the places.Place of a disk; UsageError if its domain would expect another format there."""
         text = self.text(disk)
         known, secret = self.disks.get(disk), self.secrets.get(disk)
         if secret:
@@ -72,8 +75,8 @@ class Destinations:
         return place
 
     def _format(self, disk: str, text: str) -> Optional[str]:
-        """What a file is to be: what the user said, else what the domain's definition says of this very file, else what
-        the name says, else what the domain's disk is. None where all of them are silent."""
+        """Return the format of a file: the one that the user gave, else that of this file in the domain's definition,
+        else that of the name's ending, else that of the domain's disk. None if none of them defines it."""
         if self.kind or places.is_raw(text):
             return self.kind
         own = self._usual(disk) if is_at(self.disks.get(disk), text) else None
@@ -86,12 +89,12 @@ class Destinations:
         return known.format if known and known.format in (RAW, QCOW2) else None
 
     def warnings(self, disk: str, place: places.Place) -> list[str]:
-        """What the user should know of how a disk comes back."""
+        """Return warnings about the format and the encryption of the restored disk."""
         return [*self._of_format(disk, place), *self._of_encryption(disk, place)]
 
     def _of_encryption(self, disk: str, place: places.Place) -> Iterator[str]:
         known = self.disks.get(disk)
-        if place.secret and known:  # else it is refused
+        if place.secret and known:  # a secret without a definition is refused
             yield f"disk {disk} is encrypted: the domain starts if libvirt has the secret {known.secret} for it"
             if Path(place.secret).read_bytes().endswith(b"\n"):
                 yield f"{place.secret} ends in a newline, which is taken as part of the secret"
@@ -100,7 +103,7 @@ class Destinations:
             yield f"disk {disk} was encrypted on its host and is restored unencrypted; {how}"
 
     def _of_format(self, disk: str, place: places.Place) -> Iterable[str]:
-        """Of one that nobody chose."""
+        """Return a warning about a format that neither the user nor the domain's definition chose."""
         chosen = self.kind or (disk in self.to and os.path.splitext(place.path)[1] in _BY_NAME) or self._usual(disk)
         if chosen or place.kind != places.NEW:
             return []
@@ -122,12 +125,12 @@ def _require_usable(disk: str, known: Optional[Disk], secret: str) -> None:
 
 
 def is_as(known: Optional[Disk], place: places.Place) -> bool:
-    """Whether the Disk of a definition is at that Place, as it is there."""
+    """Return whether the Disk of a definition is at this Place, with the same format and encryption."""
     if known is None or not is_at(known, place.path):
         return False
     return (known.format, known.encrypted) == (place.format, bool(place.secret))
 
 
 def is_at(known: Optional[Disk], path: str) -> bool:
-    """Whether the Disk of a definition, None where it has none, is at that path."""
+    """Return whether the Disk of a definition is at this path. None: the definition has no such disk."""
     return known is not None and bool(known.source) and os.path.realpath(known.source) == os.path.realpath(path)

@@ -1,7 +1,7 @@
-"""Whether everything that comes back fits where it is to go: looked at before the first byte is written.
+"""The check, before the first byte is written, that everything to be restored fits where it goes.
 
-Owns: that each place takes its disk and may lose what is there, that no two disks go to one place, and that there is
-room for all of them together. Must not know: how a place is looked at (targets/), how it is written.
+Owns: that each place can hold its disk and may be overwritten, that no two disks go to one place, and that there is
+room for all of them together. Must not know: how a place is inspected (targets/), how it is written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .destination import Destinations
 
 
 class Allowed(NamedTuple):
-    """force: what is there may be overwritten; in_place: it is the state to begin with; space_check: room is needed."""
+    """force: existing data may be overwritten; in_place: existing images are the base; space_check: require space."""
 
     force: bool
     in_place: bool
@@ -36,8 +36,10 @@ def require_fit(
     allowed: Allowed,
     check: Check,
 ) -> list[str]:
-    """Raise where a disk cannot go to its place; return what to tell of how each comes back. beside: paths of the
-    domain's other files."""
+    """Raise if a disk cannot go to its place; return warnings about the restored disks.
+
+    taken: the place of each disk; beside: paths of the domain's other files.
+    """
     warnings = []
     for disk, place in taken.items():
         warnings += where.warnings(disk, place)
@@ -65,12 +67,12 @@ def _require_place(where: Destinations, image: Image, place: Place, allowed: All
 def _head(image: Image) -> Optional[bytes]:
     try:
         return image.head(image_header.SIZE)
-    except errors.Damaged:  # which is for the proof to tell
+    except errors.Damaged:  # the proof reports it
         return b""
 
 
 def _need(image: Image, place: Place) -> tuple[Place, Callable[[], int], int]:
-    """(where, how many bytes of room it takes there, at most how many)."""
+    """Return (place, callable that returns the bytes needed there, upper bound of these bytes)."""
     if "preallocation=f" in place.options or (place.secret and place.format == image_header.RAW):  # falloc or full
         return place, lambda: image.size, image.size
     return place, lambda: _data_bytes(image, places.block_size(place)), image.size
@@ -79,5 +81,5 @@ def _need(image: Image, place: Place) -> tuple[Place, Callable[[], int], int]:
 def _data_bytes(image: Image, block: int) -> int:
     try:
         return image.data_bytes(block)
-    except errors.Damaged:  # which is for the proof to tell
+    except errors.Damaged:  # the proof reports it
         return 0

@@ -1,6 +1,6 @@
-"""What a restore that goes on around damage could not bring back.
+"""What a restore with --salvage could not bring back because of damage.
 
-Owns: how a loss is told, and that it is told at once. Must not know: what damage is, who finds it.
+Owns: how a loss is reported, and that it is reported at once. Must not know: what damage is, how it is found.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..core.errors import Report
 
 @dataclass(frozen=True)
 class Loss:
-    """A range of a disk in bytes, or a file of the point (then disk is None)."""
+    """A lost range of a disk, in bytes, or a lost file of the point; then disk, offset and length are None."""
 
     disk: Optional[str]
     offset: Optional[int]

@@ -1,8 +1,8 @@
-"""Where restored disks come from: a point with all that its disks refer to, read only when it is proved.
+"""Where restored disks come from: a point with all that its disks refer to, which is proved before it is read.
 
-Owns: which files of a store a disk is made from, the proof that each is what was stored, or that a frame will tell, and
-which disks of a damaged point can be salvaged at all. Must not know: where a disk goes, what else of the domain comes
-back.
+Owns: which files of a store a disk is made from, the proof that each is what was stored (or the decision that the proof
+of each frame is enough), and which disks of a damaged point can be salvaged at all. Must not know: where a disk goes,
+what else of the domain is restored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_AN_INDEX = "nbdpull index --rebuild may rebuild it"
 
 @dataclass(frozen=True)
 class Origin:
-    """A point of a series. onto: its disks need not be whole; threads: files looked at at once."""
+    """A point of a series. onto: its disks need not be whole; threads: how many files are checked at the same time."""
 
     series: Series
     point: Point
@@ -45,20 +45,20 @@ class Origin:
 
 
 class Salvaged(NamedTuple):
-    """images: of the disks that come back, in part at least; lost: the others."""
+    """images: of the disks that can be restored, at least in part; lost: the other disks."""
 
     images: dict[str, Image]
     lost: list[Loss]
 
 
 def images(origin: Origin, disks: Iterable[str], opened: ExitStack) -> dict[str, Image]:
-    """The Image of each disk, closed with `opened`. Damaged, PartialPoint."""
+    """Return the Image of each disk, to be closed by `opened`. Damaged, PartialPoint."""
     return {disk: opened.enter_context(origin.image(disk)) for disk in disks}
 
 
 def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: Report) -> Salvaged:
-    """The same, but a disk of which the directory or an index is damaged is lost as a whole. PartialPoint, and Damaged
-    where no disk is left."""
+    """Return the Image of each disk whose directory and indexes are sound, to be closed by `opened`; the other disks
+    are lost as a whole. PartialPoint; Damaged if no disk is left."""
     found: dict[str, Image] = {}
     lost = []
     for disk in disks:
@@ -76,12 +76,11 @@ def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: 
 
 
 def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], whole: bool = True) -> None:
-    """Damaged where a file that the disks are made from is not what was stored, by sizes and digests, from the manifest
-    down, or one of those beside them.
+    """Raise Damaged if a file that the disks are made from, or one beside them, is not what was stored. Sizes and
+    digests are compared, starting from the manifest.
 
-    whole: False: of chunk files only sizes are looked at, for who writes to where nothing counts before all is
-    written. Each frame is proved before a byte of it is written, and to prove the files, too, is to read the store
-    twice.
+    whole: False: compare only the sizes of chunk files. This is for targets that count only when everything is written:
+    each frame is proved before a byte of it is written, and proving the files, too, means reading the store twice.
     """
     entries = list(beside)
     for disk in disks:
@@ -101,7 +100,10 @@ def _require_sizes(origin: Origin, entries: Iterable[FileEntry]) -> None:
 
 @contextmanager
 def leaving_nothing() -> Iterator[None]:
-    """While new images are written: what is found damaged then leaves none of them."""
+    """Add to the message of a Damaged from the block that nothing was restored.
+
+    Use it while new images are written: an error removes these.
+    """
     try:
         yield
     except errors.Damaged as error:
@@ -109,7 +111,7 @@ def leaving_nothing() -> Iterator[None]:
 
 
 def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:
-    """Damaged where a file is not what was stored."""
+    """Raise Damaged if a file is not what was stored."""
     flaws = pipeline.ordered(
         FileFlaws(origin.series, origin.check).of,
         dict.fromkeys(entries),
