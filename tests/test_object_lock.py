@@ -12,6 +12,7 @@ import object_store as object_stores
 import pytest
 import stores
 from command import answered, answered_json, said
+from hours import Hours
 from identities import path, recipient
 from worn import HALF, mostly_hidden, pruned
 
@@ -469,7 +470,13 @@ def test_moved_files_are_locked_where_they_are(place, tmp_path, monkeypatch):
     assert not [each for each in gone if lock_of(place, each[0])]
 
 
-def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch):
+@pytest.fixture
+def hours():
+    with Hours(S3Store, resolution=1.1) as passing:
+        yield passing
+
+
+def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch, hours):
     """It would be there twice. What was moved is locked with what it stands for."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     made = mostly_hidden(tmp_path / "store")
@@ -477,6 +484,7 @@ def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch):
         removal.remove(made.series, point)
     removal.sweep(made.series, 0)
     copy.copy(copy.Options(str(made.root), place.url))
+    hours.let_pass(27)
     vm = stores.Vm(place.url)
     vm.disks, vm.points, vm.images = made.disks, [*made.points], made.images
     half = repack.would_repack(vm.series, [], HALF)

@@ -79,10 +79,11 @@ def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repac
     of its disk, and where there is no room all ends: those are problems, not errors. Damaged where a directory cannot
     be read."""
     with series.store.looking(series.folder, anew=True):
-        points, staying = _shown(series)
-        found = list(mostly_dead(series, points, staying, wanted.below, check))
+        found = list(mostly_dead(series, *_shown(series), wanted.below, check)) if _may_move(series) else []
         pending = sum(_pending(series).values())
     chosen, rest = _chosen(series, found, wanted.limit)
+    if chosen and not series.store.has_locks:  # points that are made until the old files go count on these locks
+        immutable.begin(series.store, timedelta(seconds=2 * graces.of(series.store)))
     run = _Run(series, check, _problems(found))
     chunk_size = min(wanted.chunk_size, series.store.chunk_size or wanted.chunk_size)
     try:
@@ -113,6 +114,15 @@ def _shown(series: Series) -> tuple[list[Point], set[str]]:
     """(points whose frames live, ids of those that are there)."""
     committed = series.points()
     return [*committed, *half_points.removed_points(series).values()], {point.id for point in committed}
+
+
+def _may_move(series: Series) -> bool:
+    """Whether to look. Without locks all that a point stored lives until its time is over; and a file is moved once."""
+    if series.store.has_locks:
+        return True
+    names = [name for name in half_points.removed(series) if not _is_late(series, name)]
+    held = {f"{name}/{file}" for name in names for file in series.store.files(f"{series.folder}/{name}")}
+    return any(layout.CHUNK_PATH.match(path) and moved.path_of(path) not in held for path in held)
 
 
 def _pending(series: Series, least: float = 0.0) -> dict[str, int]:
@@ -147,7 +157,7 @@ def _is_late(series: Series, name: str) -> bool:
 def _chosen(series: Series, found: Iterable[Disk], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
     """(those to be emptied, the rest). What a lock keeps would only take room twice."""
     olds = [old for disk in found for old in disk.olds]
-    free = [old for old in olds if not _is_locked(series, old)] if immutable.may_be(series.store) else olds
+    free = [old for old in olds if not _is_locked(series, old)] if olds and immutable.may_be(series.store) else olds
     chosen, rest = _within(free, limit)
     return chosen, [*rest, *_without(olds, free)]
 
@@ -220,8 +230,6 @@ class _Run:
         self._series, self._store, self._check = series, series.store, check
         self._folder = ""  # of new files: its name
         self._files: dict[str, int] = {}  # of each disk there, how many
-        if not self._store.has_locks:  # points that are made until the old files go are locked by these
-            immutable.begin(self._store, timedelta(seconds=2 * graces.of(self._store)))
 
     def end(self) -> None:
         """Remove directories of moved frames in which there are none any more. Without locks another run may have made
