@@ -86,13 +86,13 @@ def test_firmware_that_the_user_chose_stays():
 
 @pytest.mark.parametrize("drive, source, told", [
     (("file", "cdrom"), "file='/disc'", None),
-    (("file", "cdrom"), "file='/gone'", "cdrom sda is without its medium: /gone is not here"),
-    (("file", "cdrom"), "file='/etc/shadow'", "cdrom sda is without its medium: /etc/shadow is no image of a disc"),
+    (("file", "cdrom"), "file='/gone'", "cdrom sda has no medium: /gone does not exist here"),
+    (("file", "cdrom"), "file='/etc/shadow'", "cdrom sda has no medium: /etc/shadow is not an image of a disc"),
     (("file", "cdrom"), "file='/gone' startupPolicy='optional'", None),
     (("file", "cdrom"), "file='/unknown'", None),
     (("file", "floppy"), "file='/image'", None),
-    (("file", "floppy"), "file='/gone'", "floppy sda is without its medium: /gone is not here"),
-    (("block", "cdrom"), "dev='/gone'", "cdrom sda is without its medium: /gone is not here"),
+    (("file", "floppy"), "file='/gone'", "floppy sda has no medium: /gone does not exist here"),
+    (("block", "cdrom"), "dev='/gone'", "cdrom sda has no medium: /gone does not exist here"),
     (("block", "cdrom"), "dev='/dev/sr0'", None),
     (("network", "cdrom"), "protocol='http' name='a.iso'", None),
     (("file", "disk"), "file='/gone'", None),

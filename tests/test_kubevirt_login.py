@@ -75,7 +75,7 @@ def test_a_token_of_the_pod_that_is_gone(pod, renewing, tmp_path, lost):
 
 def test_neither_kubeconfig_nor_pod(pod, monkeypatch, tmp_path):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
-    with pytest.raises(errors.UsageError, match="no way to the cluster: .*--kubeconfig"):
+    with pytest.raises(errors.UsageError, match="cannot reach the cluster: .*--kubeconfig"):
         pull(pod, kubeconfig=None)
     assert not store_of(pod).exists()
 

@@ -66,8 +66,8 @@ def test_doctor_of_a_domain(pulled):
     before.assert_same()
     assert code == 0 and found["libvirt"]["state"] == found["incremental"]["state"] == found["jobs"]["state"] == "good"
     ours = found[f"checkpoint {made}"]["text"]
-    assert "of nbdpull run" in ours and f"once its store is gone, nbdpull release {vm.name}" in ours
-    assert "not of nbdpull" in found["checkpoint theirs"]["text"]
+    assert "made by nbdpull run" in ours and f"once its store is gone, nbdpull release {vm.name}" in ours
+    assert "not made by nbdpull" in found["checkpoint theirs"]["text"]
     assert found["disk vda"]["state"] == "good" and "qcow2" in found["disk vdb"]["advice"]
     assert "compat=1.1" in found["disk vdc"]["advice"] and "channel" in found["guest agent"]["text"]
     vm.kill()

@@ -33,7 +33,7 @@ def test_what_an_exception_leaves_is_what_was_there(tmp_path):
 
 def test_two_cannot_write_one_draft(tmp_path):
     path = tmp_path / "image"
-    told = "image.partial exists: another restore writes it"
+    told = "image.partial exists: another restore is writing it"
     with replace.whole(str(path)), pytest.raises(errors.OutputExists, match=told), replace.whole(str(path)):
         pass
     assert os.listdir(tmp_path) == ["image"]

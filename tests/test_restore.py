@@ -184,7 +184,7 @@ def test_nothing_is_restored_into_the_store(vm, tmp_path, inside):
     before = sorted(Path(vm.root).rglob("*"))
     for place in (vm.root / inside, tmp_path / "link" / inside):
         how = {"to": {"vda": str(place)}} if inside.endswith("raw") else {"output": str(place)}
-        with pytest.raises(errors.UsageError, match="is inside the store .*: name a place outside it"):
+        with pytest.raises(errors.UsageError, match="is inside the store .*: choose a place outside it"):
             restore(Options(str(vm.root), **how))
     assert sorted(Path(vm.root).rglob("*")) == before
     do(vm, tmp_path / "store-of-images", kind="raw")
@@ -331,7 +331,7 @@ def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
     (left,) = os.listdir(tmp_path / "out")
     assert left.endswith(".partial")
     again = subprocess.run(words, capture_output=True, env=package_environment())
-    assert again.returncode == 9 and b"another restore writes it, or was killed; use --force" in again.stderr
+    assert again.returncode == 9 and b"another restore is writing it, or was killed; use --force" in again.stderr
     subprocess.run([*words, "--force"], check=True, capture_output=True, env=package_environment())
     (image,) = (tmp_path / "out").glob("vda.*")
     assert raw_of(str(image)) == vm.images[vm.points[-1].id]["vda"]
@@ -520,7 +520,7 @@ def test_two_restores_of_one_image_at_once(vm, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     with opening.open_target(places.place(str(out / "vda.raw"), "raw"), 1000, 1) as image:
-        with pytest.raises(errors.OutputExists, match="another restore writes it"):
+        with pytest.raises(errors.OutputExists, match="another restore is writing it"):
             do(vm, out, kind="raw")
         image.write([(0, b"first")])
     assert os.listdir(out) == ["vda.raw"]

@@ -131,7 +131,7 @@ def test_a_tpm_that_has_state_already_is_left_alone(tpm_root, tmp_path):
     state.parent.mkdir(parents=True)
     state.write_bytes(b"its own")
     warnings = domain_files.place_tpm(XML, "the-uuid", "qemu:///system", {"tpm.tpm2-00.permall": "/nowhere"})
-    assert "left alone" in warnings[0] and state.read_bytes() == b"its own"
+    assert "was kept" in warnings[0] and state.read_bytes() == b"its own"
 
 
 def test_a_tpm_without_state_is_told(tpm_root):

@@ -297,9 +297,9 @@ def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
     drive = f"<disk type='file' device='cdrom'><source file='{iso}'/><target dev='hda' bus='ide'/><readonly/></disk>"
     vm = point_of(tmp_path, drive)
     done = define(private_libvirt, vm, tmp_path)
-    why = {"gone": "is not here", "a file": "is no image of a disc"}.get(medium)
+    why = {"gone": "does not exist here", "a file": "is not an image of a disc"}.get(medium)
     told = json.loads(done.stdout.splitlines()[-1])["warnings"]
-    assert told == ([f"cdrom hda is without its medium: {iso} {why}"] if why else [])
+    assert told == ([f"cdrom hda has no medium: {iso} {why}"] if why else [])
     assert (str(iso) in starts(private_libvirt, done)) is (medium == "a disc")
 
 
@@ -368,7 +368,7 @@ def test_a_definition_that_a_killed_restore_left_is_removed(private_libvirt, tmp
         DOMAIN.format(kind="qemu", name=theirs, memory=16, cpus=1, boot="", devices="")
     )
     [told, _] = json.loads(define(private_libvirt, vm, tmp_path).stdout.splitlines()[-1])["warnings"]
-    assert told == f"domain '{left}' was left by a restore that was killed, and is removed"
+    assert told == f"domain '{left}' was left by a killed restore, and was removed"
     assert sorted(private_libvirt.virsh("list", "--all", "--name").split()) == [theirs, "of-old"]
     for name in (theirs, "of-old"):
         private_libvirt.connection().lookupByName(name).undefine()

@@ -141,7 +141,7 @@ def test_a_command_that_fails(script):
     for command, why in (
         (["sh", "-c", "exit 7"], "exit code 7"),
         (["sh", "-c", "kill -KILL $$"], "killed by SIGKILL"),
-        (["/nowhere/take"], "is not found"),
+        (["/nowhere/take"], "was not found"),
         (["/etc/passwd"], "may not be executed"),
     ):
         result = mine.run(*command, exit_code=14)

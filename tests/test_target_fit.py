@@ -49,7 +49,7 @@ def test_a_dangling_link_is_something(tmp_path):
     refused(errors.OutputExists, "link exists", fit.require_fit, Place(NEW, str(tmp_path / "link")), MIB)
 
 
-@pytest.mark.parametrize("make, says", [(os.mkdir, "is a folder"), (os.mkfifo, "is no regular file")])
+@pytest.mark.parametrize("make, says", [(os.mkdir, "is a folder"), (os.mkfifo, "is not a regular file")])
 def test_what_is_no_image_is_never_replaced(tmp_path, make, says):
     make(tmp_path / "there")
     refused(errors.OutputExists, says, fit.require_fit, Place(NEW, str(tmp_path / "there")), MIB, force=True)

@@ -32,8 +32,8 @@ _GUARD = """exec 3<&0; {
 def require_there(words: Sequence[str]) -> None:
     """Raise CommandFailed if the program does not exist, or may not be executed."""
     if shutil.which(words[0]) is None:
-        why = "may not be executed" if os.path.exists(words[0]) else "is not found"
-        raise errors.CommandFailed(f"command {words[0]!r} {why}: nothing was begun")
+        why = "may not be executed" if os.path.exists(words[0]) else "was not found"
+        raise errors.CommandFailed(f"command {words[0]!r} {why}: nothing was started")
 
 
 def run(words: Sequence[str], environment: Mapping[str, str], output: Optional[int], check: Check) -> int:

@@ -82,8 +82,8 @@ def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:
     if found != NOTHING and not no_disc:
         return []
     drive.remove(source)
-    why = "is no image of a disc" if no_disc else "is not here"
-    return [f"{kind} {definition.target_of(drive)} is without its medium: {path} {why}"]
+    why = "is not an image of a disc" if no_disc else "does not exist here"
+    return [f"{kind} {definition.target_of(drive)} has no medium: {path} {why}"]
 
 
 def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach] = ()) -> list[Reach]:

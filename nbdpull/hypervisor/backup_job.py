@@ -119,7 +119,7 @@ class Job:
             raise self._explained(error) from error.__cause__
         if self._jobs.backup() != self._traces.asked:
             raise self._vm.ended() or errors.HypervisorError(
-                f"domain '{self._vm.name}': libvirt started another backup than requested"
+                f"domain '{self._vm.name}': libvirt did not start the requested backup"
             )
         if spec.checkpoint is not None:
             self.checkpoint = self._checkpoints.get(spec.checkpoint)

@@ -68,7 +68,7 @@ def _without_trials(connection: Any) -> list[str]:
             is_named_so = dom.name().startswith(definition.TRIAL)
             if is_named_so and definition.is_trial(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
                 _undefine(dom)
-                told.append(f"domain '{dom.name()}' was left by a restore that was killed, and is removed")
+                told.append(f"domain '{dom.name()}' was left by a killed restore, and was removed")
     return told
 
 

@@ -70,7 +70,7 @@ def place_tpm(xml: str, uuid: str, uri: str, restored: Mapping[str, str]) -> lis
         return []
     home = os.path.join(_tpm_root(uri), uuid, folder)
     if os.path.isdir(home) and os.listdir(home):
-        return [f"{home} holds a TPM's state already and is left alone; the point's is {', '.join(states.values())}"]
+        return [f"{home} already has a TPM's state, which was kept; the point's is {', '.join(states.values())}"]
     try:
         os.makedirs(home, mode=0o711, exist_ok=True)
         for name, path in states.items():

@@ -90,9 +90,9 @@ class Jobs:
 
 def _owner(backup: Backup) -> str:
     if backup.run_id:
-        return f"of nbdpull run {backup.run_id}"
+        return f"started by nbdpull run {backup.run_id}"
     where = backup.socket or (backup.tcp and "{}:{}".format(*backup.tcp))
-    return f"not of nbdpull ({backup.mode}, NBD server at {where})" if where else "not of nbdpull"
+    return f"not started by nbdpull ({backup.mode}, NBD server at {where})" if where else "not started by nbdpull"
 
 
 def _way_out(name: str, backup: Backup) -> str:

@@ -72,9 +72,9 @@ def warnings(vm: Pulled, disks: Iterable[Disk], with_tls: bool) -> list[str]:
     named = f"QEMU {'.'.join(map(str, version))} may crash, with its guest,"
     told = []
     if threaded and pause(version):
-        told.append(f"disk {', '.join(threaded)}: {named} if that is paused or rebooted during the pull (a disk in an "
-                    "I/O thread)")  # fmt: skip
+        told.append(f"disk {', '.join(threaded)}: {named} if the guest is paused or rebooted during the pull (a disk "
+                    "in an I/O thread)")  # fmt: skip
     if with_tls and tls_handshake(version):
-        told.append(f"--tls: {named} if anything looks at its disks (virsh domstats) while a connection is being made; "
+        told.append(f"--tls: {named} if anything queries its disks (virsh domstats) while a connection is being made; "
                     "reach its socket through ssh instead")  # fmt: skip
     return told

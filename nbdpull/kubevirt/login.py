@@ -37,7 +37,7 @@ class Login:
                     config.load_kube_config(named, context, self._settings, persist_config=False)
         except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
             raise errors.UsageError(
-                f"no way to the cluster: {_line(error)}; name a kubeconfig with --kubeconfig"
+                f"cannot reach the cluster: {_line(error)}; give a kubeconfig with --kubeconfig"
             ) from None
         self._failures = (config.ConfigException, OSError, ValueError)
 

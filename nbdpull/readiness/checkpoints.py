@@ -29,8 +29,8 @@ def found(vm: Domain) -> Iterator[Finding]:
 
 def _checkpoint(vm: Domain, name: str) -> Iterator[Finding]:
     checkpoint = vm.checkpoints.get(name)
-    ours = f"of nbdpull run {checkpoint.run_id}; once its store is gone, nbdpull release {vm.name} removes it"
-    owner = ours if checkpoint.run_id else "not of nbdpull"
+    ours = f"made by nbdpull run {checkpoint.run_id}; once its store is gone, nbdpull release {vm.name} removes it"
+    owner = ours if checkpoint.run_id else "not made by nbdpull"
     lost = [target for target, fit in checkpoint.disks.items() if fit is False]
     subject, covered = f"checkpoint {name}", f"on {', '.join(checkpoint.disks) or 'no disk'}"
     if checkpoint.run_id in _interrupted_runs(vm):
@@ -53,12 +53,12 @@ def _strays(vm: Domain) -> Iterator[Finding]:
     exist."""
     ours = strays.checkpoints(vm)
     if len(ours) > 1:
-        yield Finding(WARN, "checkpoints", f"{len(ours)} of nbdpull's: a store needs only its newest one",
+        yield Finding(WARN, "checkpoints", f"{len(ours)} made by nbdpull: a store needs only its newest one",
                       f"unless there are as many stores: nbdpull release {vm.name}, or virsh checkpoint-delete "
                       f"{vm.name} for one")  # fmt: skip
     orphans, flaws = strays.orphans(vm)
     for each in orphans:
-        yield Finding(WARN, f"bitmap {each.name}", f"of disk {', '.join(each.disks)}: it belongs to no checkpoint",
+        yield Finding(WARN, f"bitmap {each.name}", f"on disk {', '.join(each.disks)}: it belongs to no checkpoint",
                       f"nbdpull release {vm.name}")  # fmt: skip
     for flaw in flaws:
         yield Finding(WARN, "bitmaps", flaw, "see the text")

@@ -52,7 +52,7 @@ def _require_replaceable(path: str) -> None:
     if not os.path.exists(path):
         return
     if not os.path.isfile(path):
-        what = "a folder" if os.path.isdir(path) else "no regular file"
+        what = "a folder" if os.path.isdir(path) else "not a regular file"
         raise errors.OutputExists(f"{path} is {what}")
     with translated("open", path):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)

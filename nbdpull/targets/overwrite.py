@@ -42,7 +42,7 @@ def require_overwritable(
         raise errors.EncryptedTarget(
             f"{place.path} is encrypted (LUKS), what would be written there is not, and would destroy it; nothing "
             "was written: restore through the encryption (--encrypt-disk) or to another place, or remove what is there "
-            "first if it is of no more use"
+            "first if you no longer need it"
         )
     if in_place and place.format == image_header.RAW and not (found.encrypted or same):
         raise errors.UsageError(
@@ -59,4 +59,4 @@ def _require_encrypted(place: Place, in_place: bool, is_plain: bool) -> None:
 def _advice(place: Place, found: image_header.Header) -> str:
     if found.format == image_header.QCOW2 and place.kind == EXISTING:
         return "use --format qcow2"
-    return "restore to another place, or with --force instead, which overwrites all that is there"
+    return "restore to another place, or with --force instead, which overwrites everything there"

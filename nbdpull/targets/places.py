@@ -62,7 +62,7 @@ def require_outside(text: str, store: str) -> None:
         return
     path, root = os.path.realpath(text), os.path.realpath(store)
     if os.path.commonpath([path, root]) == root:
-        raise errors.UsageError(f"{text} is inside the store {store}: name a place outside it")
+        raise errors.UsageError(f"{text} is inside the store {store}: choose a place outside it")
 
 
 def place(
@@ -74,9 +74,9 @@ def place(
     """
     if is_raw(text):
         if kind == "qcow2" or options:
-            raise errors.UsageError(f"{text}: only raw can be written there, give no other format and no image options")
+            raise errors.UsageError(f"{text}: only raw data can be written there; omit format and image options")
         if secret and not is_device(text):
-            raise errors.UsageError(f"{text}: what goes there cannot be encrypted on the way")
+            raise errors.UsageError(f"{text}: what is written there cannot be encrypted")
         return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text, secret=secret)
     path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # a link itself is not replaced
     if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
@@ -88,10 +88,10 @@ def place(
 
 def _require_sensible(options: str, made_by_qemu_img: bool) -> None:
     if options and not made_by_qemu_img:
-        raise errors.UsageError("--image-options are those of qcow2, not of raw")
+        raise errors.UsageError("--image-options are for qcow2, not for raw")
     for name in [option.partition("=")[0].strip() for option in options.split(",")]:
         if name in _REFUSED_OPTIONS:
-            raise errors.UsageError(f"--image-options: not {name}: the image is one file, of the disk's size")
+            raise errors.UsageError(f"--image-options: {name} is refused: the image is one file, of the disk's size")
 
 
 def block_size(place: Place) -> int:

@@ -44,7 +44,7 @@ def _claim(draft: str, force: bool) -> None:
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if force else os.O_EXCL), 0o600))
     except errors.OutputExists:
         raise errors.OutputExists(
-            f"{draft} exists: another restore writes it, or was killed; use --force to overwrite it"
+            f"{draft} exists: another restore is writing it, or was killed; use --force to overwrite it"
         ) from None
 
 

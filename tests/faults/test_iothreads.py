@@ -330,7 +330,7 @@ def test_pull_and_plan_warn_of_a_pause_that_they_cannot_prevent(private_libvirt,
         for done in (rig.run(*quiet), rig.run("plan", vm.name, "-c", vm.bed.uri)):
             assert done.returncode == 0
             told += done.stderr.splitlines()
-        found = re.findall(r"disk (.*QEMU) .* may crash, with its guest, if that is paused", "\n".join(told))
+        found = re.findall(r"disk (.*QEMU) .* may crash, with its guest, if the guest is paused", "\n".join(told))
         assert found == 3 * expected
         vm.stop()
         assert not any("may crash" in each for each in rig.pull("--offline=start-paused")["warnings"])

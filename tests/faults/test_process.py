@@ -180,7 +180,7 @@ def test_a_foreign_job_is_left_alone(rig, tmp_path):
     )
     try:
         done = rig.run(*rig.words())
-        assert done.returncode == 5 and "not of nbdpull" in done.stderr
+        assert done.returncode == 5 and "not started by nbdpull" in done.stderr
         code, result = rig.cleanup()
         assert code == 5 and [item["left"] for item in result["found"]] == ["it is not nbdpull's"]
         assert rig.vm.job_active()

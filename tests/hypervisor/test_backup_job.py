@@ -140,7 +140,10 @@ def test_begin_of_something_else_than_asked(vm, scratch):
 
     real = vm.dom
     vm.dom = Meddled(real, backupGetXMLDesc=told)
-    with pytest.raises(errors.HypervisorError, match="another backup than requested"), vm.backups.begun(plan(scratch)):
+    with (
+        pytest.raises(errors.HypervisorError, match="did not start the requested backup"),
+        vm.backups.begun(plan(scratch)),
+    ):
         pass
     assert os.listdir(scratch) == []
 

@@ -19,7 +19,7 @@ def test_backup_of_somebody_else_is_found_at_once(vm, shared, scratch):
     shared.domain.backupBegin(FOREIGN.format(scratch), None)
     before = time.monotonic()
     for call in (vm.jobs.require_idle, vm.backups.begun(plan(scratch)).__enter__):
-        with pytest.raises(errors.Busy, match=f"not of nbdpull .*{scratch}/foreign.sock"):
+        with pytest.raises(errors.Busy, match=f"not started by nbdpull .*{scratch}/foreign.sock"):
             call()
     assert time.monotonic() - before < 2
     assert vm.jobs.backup().run_id is None
@@ -28,7 +28,10 @@ def test_backup_of_somebody_else_is_found_at_once(vm, shared, scratch):
 
 def test_backup_of_ours_is_named(vm, scratch):
     with vm.backups.begun(plan(scratch)) as job:
-        with pytest.raises(errors.Busy, match=f"of nbdpull run {RUN}"), vm.backups.begun(plan(scratch, run_id="R2")):
+        with (
+            pytest.raises(errors.Busy, match=f"started by nbdpull run {RUN}"),
+            vm.backups.begun(plan(scratch, run_id="R2")),
+        ):
             pass
         job.require_alive()
 
