@@ -113,7 +113,7 @@ def test_another_format_where_the_domain_has_its_own(tmp_path, domain, other):
     placed(vm, "vda", path)
     path.write_bytes(b"old")
     how = {"to": {"vda": str(path)}, "kind": other, "force": True}
-    with pytest.raises(errors.UsageError, match=f"is {domain} at {path}, a {other} one would be taken for that"):
+    with pytest.raises(errors.UsageError, match=f"is {domain} at {path}, and would be .* if it were {other}:"):
         restore(Options(str(vm.root), **how))
     assert path.read_bytes() == b"old"
     result = restore(Options(str(vm.root), str(tmp_path / "out"), **how))
@@ -128,7 +128,7 @@ def test_a_device_that_the_domain_takes_for_a_qcow2_image(tmp_path):
     vm = store_of(tmp_path / "store", {"vda": "qcow2"})
     with loop_device(str(tmp_path / "image")) as device:
         placed(vm, "vda", device)
-        with pytest.raises(errors.UsageError, match="give -o|a folder by -o"):
+        with pytest.raises(errors.UsageError, match="give -o|a folder with -o"):
             restore(Options(str(vm.root), to={"vda": device}, force=True))
         assert (tmp_path / "image").read_bytes() == bytes(8 * MIB)
         restore(Options(str(vm.root), str(tmp_path / "out"), to={"vda": device}, force=True))

@@ -101,7 +101,7 @@ def test_it_is_one_whole_frame(vm, how):
 def test_what_it_may_not_tell(vm):
     raw = pages.decompressed((vm.folder / vm.points[0].disk("vda").directory.path).read_bytes(), 1 << 20)
     redirected(vm, compressed(raw.replace(b"vda.index", b"vdb.index")))
-    with pytest.raises(errors.Damaged, match="vda.directory: not .*what is no file of the disk"):
+    with pytest.raises(errors.Damaged, match="vda.directory: not .*a path that is not a file of the disk"):
         directory_of(vm, point_of(vm), "vda")
 
 

@@ -110,7 +110,7 @@ def test_no_pull_is_written_in_clear_beside_what_is_sealed(tmp_path):
     store = unlocking.for_pull(str(root), None, [])
     target = series_choice.of_domain(store, "vm1", UUID)
     with (
-        pytest.raises(errors.Foreign, match="of a sealed store, and nbdpull.json does not say"),
+        pytest.raises(errors.Foreign, match="made in a sealed store, but nbdpull.json says that this one is not"),
         held_series.for_new_point(target),
     ):
         pass

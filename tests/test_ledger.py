@@ -476,7 +476,7 @@ def test_a_store_that_cannot_be_written_to(vm, monkeypatch):
 
     monkeypatch.setattr(type(vm.store), "publish", full)
     found = oldest(vm)
-    assert found.warnings == ["what was proved is not kept: no space left"] and not found.damages
+    assert found.warnings == ["the proofs are not kept: no space left"] and not found.damages
 
 
 def test_an_interrupted_run_keeps_what_it_proved(vm, one_by_one):

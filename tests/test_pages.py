@@ -151,13 +151,13 @@ def test_a_directory_of_nothing():
 
 
 @pytest.mark.parametrize("row, values, told", [
-    (2, {"offset": 2 * GIB - 1}, "a page of no window"),
-    (2, {"offset": 3 * GIB}, "a page of no window"),
-    (2, {"offset": 1 << 63}, "a page of no window"),
+    (2, {"offset": 2 * GIB - 1}, "a page outside any window"),
+    (2, {"offset": 3 * GIB}, "a page outside any window"),
+    (2, {"offset": 1 << 63}, "a page outside any window"),
     (0, {"offset": GIB}, "out of order"),
-    (0, {"file": 4}, "in what is no index file"),
-    (0, {"file": 0}, "in what is no index file"),
-    (0, {"file": (1 << 32) - 1}, "in what is no index file"),
+    (0, {"file": 4}, "in a file that is not an index"),
+    (0, {"file": 0}, "in a file that is not an index"),
+    (0, {"file": (1 << 32) - 1}, "in a file that is not an index"),
     (0, {"stored": 0}, "of impossible size"),
     (0, {"records": 0}, "of impossible size"),
     (0, {"records": (1 << 21) + 1}, "of impossible size"),
@@ -198,7 +198,7 @@ def test_the_seventeenth_page_of_a_window():
     lambda data: b"\5" + data[1:], lambda data: data[:4] + b"\4" + data[5:], lambda data: data[:8] + b"\0" + data[9:],
 ])  # fmt: skip
 def test_a_directory_of_another_size_than_it_says(change):
-    with pytest.raises(ValueError, match="cut short|another size"):
+    with pytest.raises(ValueError, match="cut short|does not have the size"):
         pages.decode_directory(change(pages.encode_directory(some_directory())), "vda", DISK)
 
 
@@ -208,7 +208,7 @@ def test_a_directory_of_another_size_than_it_says(change):
 def test_names_that_a_directory_must_not_have(name):
     directory = some_directory()
     directory.files[2] = FileEntry(name, 3000, "02" * 32)
-    with pytest.raises(ValueError, match="names what is no file of the disk|not as many as there are files"):
+    with pytest.raises(ValueError, match="names a path that is not a file of the disk|not one for each file"):
         pages.decode_directory(pages.encode_directory(directory), "vda", DISK)
 
 

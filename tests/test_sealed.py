@@ -444,7 +444,7 @@ def test_a_point_under_the_name_of_another_is_refused(vm):
 def test_a_marker_that_says_the_store_is_not_sealed_is_found(vm, tmp_path):
     plain = sealed.chain(tmp_path / "plain", 1, None)
     shutil.copy(plain.root / "nbdpull.json", vm.root / "nbdpull.json")
-    with pytest.raises(errors.Damaged, match="of a sealed store, and nbdpull.json does not say that this one is"):
+    with pytest.raises(errors.Damaged, match="made in a sealed store, but nbdpull.json says that this one is not"):
         series.Series(marker.open_store(str(vm.root)), "vm1").points()
     assert_refused(vm.root, "is not sealed, this is key")
 

@@ -156,7 +156,7 @@ def test_what_was_not_read_again_is_never_committed(tmp_path):
     about = Disk(vm.series.folder, layout.new_point_id(), "vda", part.size, True)
     vm.store.make_folder(f"{vm.series.folder}/{about.point}", fresh=True)
     writer = IndexWriter(vm.store, about, part)
-    with pytest.raises(errors.NbdpullError, match="not all was read again"):
+    with pytest.raises(errors.NbdpullError, match="not all data in damaged files was read again"):
         writer.close({})
     writer.abandon()
 

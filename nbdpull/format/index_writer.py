@@ -167,7 +167,7 @@ class IndexWriter:
     def _written(self, records: layout.Records, start: int) -> Any:
         """Write records of a window to the index file; return their PAGE, as an array of one."""
         if flaw := pages.density_flaw(records):
-            raise errors.Unsupported(f"disk {self._disk.name} has {flaw}, which the format does not hold")
+            raise errors.Unsupported(f"disk {self._disk.name} has {flaw}, which the format does not allow")
         if self._index is None:
             name = layout.index_name(self._disk.name)
             self._index = self._store.create(f"{self._disk.series}/{self._disk.folder}/{name}")
@@ -210,7 +210,7 @@ class IndexWriter:
         needed |= {n for n, path in enumerate(self._files) if path in made or (is_chunk(path) and self._live[n] > 0)}
         kept = sorted(needed)
         if self._base and not self._base.bad.isdisjoint(self._files[number] for number in kept):
-            raise errors.NbdpullError(f"disk {self._disk.name}: not all was read again that damaged files answer for")
+            raise errors.NbdpullError(f"disk {self._disk.name}: not all data in damaged files was read again")
         places = numpy.zeros(len(self._files), "u4")
         places[kept] = numpy.arange(len(kept))
         refs["file"] = places[refs["file"]]

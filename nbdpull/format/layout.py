@@ -181,7 +181,7 @@ def seal_with_mac(document: Document, mac: Mac) -> bytes:
     blank = _blank({**document, "mac": _ZEROS, "digest": _ZEROS})
     made = mac(blank)
     if made is None:
-        raise ValueError("there is no key for it")
+        raise ValueError("there is no key for the MAC")
     return _digested(_MAC.sub(f'\n "mac": "{made.hex()}",\n "digest": "{_ZEROS}"\n}}\n'.encode(), blank))
 
 
@@ -258,7 +258,7 @@ def parse_object(data: bytes) -> Document:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError("no object")
+        raise ValueError("not an object")
     return found
 
 
@@ -285,7 +285,7 @@ def _number(kind: Callable[[str], _N]) -> Callable[[str], _N]:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 _MAX_DIGITS = 100

@@ -163,11 +163,11 @@ def record(target: SeriesLike, document: Document, superseded: Collection[Docume
     written to, or if the ledger is too large for readers."""
     path, data = f"{target.folder}/{layout.new_point_id()}.{KIND}.json", _sealed(document)
     if len(data) > layout.MAX_DOCUMENT:
-        return [f"what was proved is not kept: the ledger would have {len(data)} bytes; remove points"]
+        return [f"the proofs are not kept: the ledger would have {len(data)} bytes; remove points"]
     try:
         target.store.publish(path, data)
     except (errors.OutputError, errors.StoreError) as error:
-        return [f"what was proved is not kept: {error}"]
+        return [f"the proofs are not kept: {error}"]
     for each in superseded:
         target.store.remove_file(f"{target.folder}/{each['name']}")
     return []

@@ -187,9 +187,9 @@ def decode(data: bytes, what: str, seal: Seal = PLAIN) -> Manifest:
 
 def _seal_flaw(is_sealed: bool, data: bytes, seal: Seal) -> Optional[str]:
     if is_sealed and seal.id is None:
-        return f"of a sealed store, and {layout.MARKER} does not say that this one is; restore that file from a copy"
+        return f"made in a sealed store, but {layout.MARKER} says that this one is not; restore that file from a copy"
     if seal.id is not None and not (is_sealed and layout.has_mac(data, seal.mac)):
-        return "not made with the key of this store: it was changed by somebody who has not the key, or made elsewhere"
+        return "not made with the key of this store: it was changed by somebody without the key, or made elsewhere"
     return None
 
 

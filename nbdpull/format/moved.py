@@ -92,9 +92,9 @@ def decode(data: bytes, old: FileEntry) -> Table:
         raise ValueError("its digest does not match")
     files, _, moves = pages.split(pages.decompressed(frame, layout.MAX_DIRECTORY), MOVE)
     if files[:1] != [old]:
-        raise ValueError("it is of another file")
+        raise ValueError("it belongs to another file")
     if len({_disk_of(entry.path) for entry in files}) != 1:
-        raise ValueError("it names what is no chunk file of the disk")
+        raise ValueError("it names a path that is not a chunk file of the disk")
     flaw = _flaw(moves, numpy.array([entry.size for entry in files], "u8"))
     if flaw:
         raise ValueError(flaw)
@@ -109,13 +109,13 @@ def _disk_of(path: str) -> Optional[str]:
 
 def _flaw(moves: Moves, sizes: pages.Numbers) -> Optional[str]:
     if not moves["file"].all() or (moves["file"] >= len(sizes)).any():
-        return "a move to no new file"
+        return "a move to a file that is not listed"
     if not moves["stored"].all() or (moves["stored"] > layout.MAX_STORED).any():
         return "a frame of impossible size"
     if pages.reach_past(moves["position"], moves["stored"], sizes[:1].repeat(len(moves))):
-        return "a move from past the end of the file"
+        return "a move from beyond the end of the file"
     if pages.reach_past(moves["to"], moves["stored"], sizes[moves["file"]]):
-        return "a move to past the end of a file"
+        return "a move to beyond the end of a file"
     if (moves["position"][1:] < moves["position"][:-1] + moves["stored"][:-1]).any():
         return "moves that are out of order"
     return None

@@ -82,7 +82,7 @@ def decode_page(data: bytes, disk: str) -> Page:
     start = _PAGE_HEAD.size + size
     names = _split(data[_PAGE_HEAD.size : start], count, size)
     if _names_flaw(names, disk) or not all(map(layout.CHUNK_PATH.match, names)):
-        raise ValueError("a page that names what is no chunk file of the disk")
+        raise ValueError("a page that names a path that is not a chunk file of the disk")
     if (len(data) - start) % layout.RECORD.itemsize:
         raise ValueError("a page that ends inside a record")
     return Page(names, numpy.frombuffer(data, layout.RECORD, offset=start))
@@ -95,7 +95,7 @@ def _joined(names: Iterable[str]) -> bytes:
 def _split(data: bytes, count: int, size: int) -> list[str]:
     names = data.decode("ascii").split("\n") if size <= MAX_NAMES else []
     if len(data) != size or len(names) != count + 1 or names.pop() or len({*names}) != count:
-        raise ValueError("names that are not as many as there are files, or not all different")
+        raise ValueError("the names are not one for each file, all different")
     return names
 
 
@@ -148,7 +148,7 @@ def split(data: bytes, row: numpy.dtype[numpy.void]) -> tuple[list[FileEntry], N
     count, rows, size = _DIRECTORY_HEAD.unpack_from(data)
     at = _DIRECTORY_HEAD.size
     if len(data) != at + count * _FILE.itemsize + rows * row.itemsize + size:
-        raise ValueError("it has another size than it says")
+        raise ValueError("it does not have the size that it states")
     files = numpy.frombuffer(data, _FILE, count, at)
     found = numpy.frombuffer(data, row, rows, at + files.nbytes)
     names = _split(data[at + files.nbytes + found.nbytes :], count, size)
@@ -171,7 +171,7 @@ def reach_past(position: Numbers, stored: NDArray[numpy.integer[Any]], sizes: Nu
 
 def _names_flaw(names: Sequence[str], disk: str) -> Optional[str]:
     others = {*map(_disk_of, names)} - {layout.encoded(disk)}
-    return "it names what is no file of the disk" if others else None
+    return "it names a path that is not a file of the disk" if others else None
 
 
 @functools.lru_cache(1 << 16)  # as for _entry
@@ -185,9 +185,9 @@ def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: 
     if not len(refs):
         return None
     if (refs["file"] >= len(names)).any() or any(not names[n].endswith(".index") for n in {*refs["file"].tolist()}):
-        return "a page in what is no index file"
+        return "a page in a file that is not an index"
     if (refs["offset"] % layout.WINDOW).any() or (refs["offset"] >= disk_size).any():
-        return "a page of no window"
+        return "a page outside any window"
     if (refs["offset"][1:] < refs["offset"][:-1]).any():
         return "pages that are out of order"
     if (refs["offset"][layout.MAX_PAGES :] == refs["offset"][: -layout.MAX_PAGES]).any():
@@ -227,7 +227,7 @@ def decompressed(data: bytes, limit: int) -> bytes:
             parts.append(stream.decompress(data[start : start + _STEP]))
             size += len(parts[-1])
             if size > limit:
-                raise ValueError("more than it says")
+                raise ValueError("longer than it states")
     except zstandard.ZstdError as error:
         raise ValueError(f"it cannot be decompressed: {error}") from error
     if not stream.eof or stream.unused_data:

@@ -43,7 +43,7 @@ def _page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
             raise ValueError("its digest is not the stored one")
         found = pages.decode_page(data, disk)
         if len(found.records) != ref["records"]:
-            raise ValueError("it has not as many records as were stored")
+            raise ValueError("it does not have as many records as were stored")
         return found
     except ValueError as error:
         raise errors.Damaged(f"{store.path(path)}: a page of the index is damaged ({error})") from None

@@ -69,8 +69,8 @@ class Destinations:
         place = places.place(text, self._format(disk, text), self.options, self.in_place, secret)
         if known and is_at(known, place.path) and place.format != known.format and self.folder is None:
             raise errors.UsageError(
-                f"disk {disk} of the domain is {known.format} at {place.path}, a {place.format} one would be taken for "
-                "that: name another place, or also a folder by -o, for a definition that fits"
+                f"disk {disk} of the domain is {known.format} at {place.path}, and would be read as that even if it "
+                f"were {place.format}: name another place, or also a folder with -o, for a definition that fits"
             )
         return place
 
