@@ -79,12 +79,12 @@ class Directory:
 
     @property
     def chunks(self) -> list[FileEntry]:
-        """FileEntry of the chunk files."""
+        """The FileEntry of each chunk file."""
         return [entry for entry in self.files if layout.CHUNK_PATH.match(entry.path)]
 
     @property
     def indexes(self) -> list[FileEntry]:
-        """FileEntry of the index files."""
+        """The FileEntry of each index file."""
         return [entry for entry in self.files if layout.INDEX_PATH.match(entry.path)]
 
     def starts(self) -> list[int]:

@@ -140,7 +140,7 @@ def _sealed(document: Document) -> bytes:
 def _told(known: Proofs, room: int) -> list[Document]:
     """Return the proofs grouped by their times, as a run proves many files.
 
-    room: bytes that they may take; the oldest proofs are left out if there are more.
+    room: bytes that they may take; if all proofs need more, the oldest are left out.
     """
     newest_first = sorted(known.items(), key=lambda each: each[1].files or "", reverse=True)
     groups: dict[tuple[str, str], dict[str, str]] = {}

@@ -49,8 +49,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """old: the file that was repacked; files: the new chunk files, with paths relative to the series; moves: MOVE,
-    sorted by position."""
+    """A moved table.
+
+    old: the file that was repacked; files: the new chunk files, with paths relative to the series; moves: MOVE, sorted
+    by position.
+    """
 
     old: FileEntry
     files: Sequence[FileEntry]

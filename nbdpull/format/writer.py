@@ -117,7 +117,7 @@ class Encoder:
     def _compressed(self, buffer: extents.Buffer, level: int) -> tuple[bytes, int]:
         """Return a frame, and the level at which it was compressed.
 
-        Up to level 12 zstd itself is quick with incompressible data (0.4 to 1 ms for 1 MiB), and an own probe would
+        Up to level 12 zstd itself is quick with incompressible data (0.4 to 1 ms for 1 MiB), and a probe here would
         cost as much as it saves. Above that level 1 is the probe; if it gains little, its result is kept.
         """
         if level >= COSTLY_LEVEL:

@@ -180,7 +180,8 @@ def _for_libvirt(xml: str, original: str, own: list[str], asked: Asked) -> tuple
 def _for_a_folder(xml: str, own: Iterable[str]) -> tuple[str, list[str]]:
     """Return the definition, and warnings about the things of a host that it names.
 
-    There are warnings about disks that were not restored already. No file is opened only because a store names it.
+    Disks that were not restored are left out: definition.adapted warns about them. No file is opened only because a
+    store names it.
     """
     xml, told = host_fit.loosened(xml, os.path.exists)
     found = host_fit.foreign(xml, host_reach.Packaged(), lambda _path: host_fit.UNKNOWN, own)
