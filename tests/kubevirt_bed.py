@@ -8,7 +8,8 @@ from kubevirt_stub import CLUSTER
 
 from nbdpull.kubevirt import backup, cluster, endpoint, given, remains
 from nbdpull.operations import kubevirt, restore
-from nbdpull.operations.options import KubevirtOptions, RestoreOptions
+from nbdpull.operations.options.pulls import KubevirtOptions
+from nbdpull.operations.options.restores import RestoreOptions
 from nbdpull.repository import marker, series_choice
 
 DOMAIN = "kubevirt:ns1/vm1"

@@ -20,7 +20,8 @@ from stores import KIB, MIB, Vm, directory_of, scribble, shown, verify_store
 from nbdpull.core import errors
 from nbdpull.format import layout, manifest, moved
 from nbdpull.operations import pin, prune, remove, unpin
-from nbdpull.operations.options import PinOptions, PruneOptions, RemoveOptions
+from nbdpull.operations.options.points import PinOptions, RemoveOptions
+from nbdpull.operations.options.stores import PruneOptions
 from nbdpull.repository import grace, half_points, live_frames, pins, removal
 from nbdpull.repository.image import Image
 from nbdpull.repository.series import Point

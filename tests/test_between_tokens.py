@@ -3,7 +3,8 @@
 import pytest
 
 from nbdpull.core import errors
-from nbdpull.operations import between_tokens, options
+from nbdpull.operations import between_tokens
+from nbdpull.operations.options.pulls import ExposeOptions, RunOptions
 from nbdpull.pulling import token_file
 from nbdpull.pulling.token import Token
 
@@ -54,10 +55,10 @@ def test_only_the_token_that_was_read_is_replaced(path, tmp_path):
 def test_fields_of_one_name_are_handed_on():
     """But for those that mean something else."""
     tokens = between_tokens.between(OLD, None, None)
-    asked = options.ExposeOptions("vm1", "unix:s", "secret", since="file", tls="dir", disks=["vdb"], quiesce="never")
+    asked = ExposeOptions("vm1", "unix:s", "secret", since="file", tls="dir", disks=["vdb"], quiesce="never")
     wanted = between_tokens.wanted(asked, tokens, tls=None)
     assert (wanted.domain, wanted.since, wanted.tls, wanted.checkpoint) == ("vm1", OLD, None, True)
     assert (wanted.disks, wanted.quiesce) == (["vdb"], "never")
-    asked = options.RunOptions("vm1", ["true"], tls="dir", max_duration=5.0, nbd="tcp:127.0.0.1:1")
+    asked = RunOptions("vm1", ["true"], tls="dir", max_duration=5.0, nbd="tcp:127.0.0.1:1")
     wanted = between_tokens.wanted(asked, tokens, checkpoint=False)
     assert (wanted.tls, wanted.max_duration, wanted.nbd, wanted.checkpoint) == ("dir", 5.0, "tcp:127.0.0.1:1", False)

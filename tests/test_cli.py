@@ -22,7 +22,7 @@ from nbdpull import __version__
 from nbdpull.cli import commands, signals, types, usage
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
-from nbdpull.operations import options
+from nbdpull.operations.options import pulls, restores
 from nbdpull.repository import image
 
 
@@ -109,12 +109,12 @@ def test_the_list_of_verbs_is_that_of_the_files():
 
 def test_defaults():
     assert vars(parsed("vm1", "-o", "dir").args) == {"domain": "vm1", "output": "dir"}, "they are those of the Options"
-    made = usage.options(options.PullOptions, parsed("vm1", "-o", "dir").args)
-    assert made == options.PullOptions("vm1", "dir")
+    made = usage.options(pulls.PullOptions, parsed("vm1", "-o", "dir").args)
+    assert made == pulls.PullOptions("vm1", "dir")
     assert (made.full, made.since, made.checkpoint, made.make_checkpoint) == (False, None, None, True)
     assert (made.disks, made.exclude, made.level, made.dedupe) == ([], [], 1, True)
     assert (made.frame_size, made.chunk_size) == (MIB, 256 * MIB)
-    made = usage.options(options.RestoreOptions, parsed("restore", "dir", "-o", "out").args)
+    made = usage.options(restores.RestoreOptions, parsed("restore", "dir", "-o", "out").args)
     assert (made.point, made.kind, made.force, made.verify) == ("latest", None, False, True)
 
 

@@ -26,7 +26,7 @@ from nbdpull.core import errors
 from nbdpull.crypto import identity_files
 from nbdpull.kubevirt import backup, given, objects, ours
 from nbdpull.operations import kubevirt
-from nbdpull.operations.options import KubevirtOptions as Options
+from nbdpull.operations.options.pulls import KubevirtOptions as Options
 from nbdpull.repository import key_changes, marker, policies, series_choice
 from nbdpull.repository.retention import Policy
 

@@ -17,8 +17,8 @@ from nbdpull.core import errors
 from nbdpull.core.choices import BackupType
 from nbdpull.kubevirt import endpoint, given
 from nbdpull.operations import kubevirt, restore, verify
-from nbdpull.operations.options import KubevirtOptions as Options
-from nbdpull.operations.options import RestoreOptions, VerifyOptions
+from nbdpull.operations.options.pulls import KubevirtOptions as Options
+from nbdpull.operations.options.restores import RestoreOptions, VerifyOptions
 from nbdpull.repository import marker, series_choice
 
 pytestmark = pytest.mark.e2e  # servers

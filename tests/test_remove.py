@@ -12,7 +12,7 @@ from command import answered_json as run
 from stores import KIB, Vm, chain, daily, damaged, files, ids, restored, small_disk
 
 from nbdpull.format import findings
-from nbdpull.operations.options import PinOptions
+from nbdpull.operations.options.points import PinOptions
 from nbdpull.operations.pin import pin
 from nbdpull.repository import half_points, removal, retention
 from nbdpull.storage.directory import DirectoryStore

@@ -23,7 +23,7 @@ from ..nbd import qemu_nbd, source
 from ..repository import lookup, series, series_choice
 from ..repository.part import Part
 from . import earlier, unlocking
-from .options import AgainstOptions as Options
+from .options.restores import AgainstOptions as Options
 
 BLOCK = layout.MAX_FRAME
 SECTOR = 512

@@ -17,7 +17,7 @@ from ..repository.matching import Matched
 from ..repository.series import Point, Series
 from ..storage.base import Store
 from . import store_choice
-from .options import CompareOptions as Options
+from .options.stores import CompareOptions as Options
 
 BOTH, DIFFERENT, STORE, DEST = "both", "different", "dir", "dest"
 

@@ -43,7 +43,7 @@ from ..repository.series import Point, Series
 from ..storage import place
 from ..storage.base import Store
 from . import policy, prune, store_choice, unlocking
-from .options import CopyOptions as Options
+from .options.stores import CopyOptions as Options
 
 
 class Refused(NamedTuple):

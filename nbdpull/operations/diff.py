@@ -14,7 +14,7 @@ from ..core.errors import Check, Report
 from ..repository import changes
 from ..repository.series import Point, Series
 from . import store_choice
-from .options import DiffOptions as Options
+from .options.points import DiffOptions as Options
 
 
 class Range(NamedTuple):

@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..format import findings, layout, reader
 from ..repository import lookup, series, series_choice
 from . import unlocking
-from .options import DigestOptions as Options
+from .options.restores import DigestOptions as Options
 
 BLOCK = layout.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16

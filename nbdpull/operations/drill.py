@@ -28,7 +28,7 @@ from ..repository import series_choice
 from ..repository.series import Point, Series
 from ..serving.nbd_server import Export, Request, Server
 from . import unlocking
-from .options import DrillOptions as Options
+from .options.restores import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a result contains

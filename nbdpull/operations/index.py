@@ -14,7 +14,7 @@ from ..core.errors import Check, Report
 from ..format.directory import Directory
 from . import store_choice
 from .description import Described
-from .options import IndexOptions as Options
+from .options.points import IndexOptions as Options
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..core.errors import Check, Report
 from ..repository import immutable, key_changes, marker, policies
 from ..repository.policies import Immutability
 from . import key, policy
-from .options import InitOptions as Options
+from .options.stores import InitOptions as Options
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..crypto.recipients import AGE, SSH
 from ..repository import key_changes, key_files, keyring, marker
 from ..repository.key_files import KeyFile
 from ..storage.base import Store
-from .options import KeyOptions as Options
+from .options.stores import KeyOptions as Options
 
 _NOBODY = "say who is to open the store: --recipient age1…, --recipient 'ssh-ed25519 …', or --passphrase-file FILE"
 _KEPT = (

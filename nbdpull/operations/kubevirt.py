@@ -16,7 +16,7 @@ from ..kubevirt import given
 from ..pulling.copies import Healed
 from ..repository.series import Point
 from . import kubevirt_cluster, kubevirt_urls, prune
-from .options import KubevirtOptions as Options
+from .options.pulls import KubevirtOptions as Options
 from .prune import Pruned
 
 

@@ -27,7 +27,7 @@ from ..volumes.machine_run import Done, Run
 from ..volumes.new_point import Backup
 from ..volumes.start import Start
 from . import unlocking
-from .options import KubevirtOptions as Options
+from .options.pulls import KubevirtOptions as Options
 
 TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
 

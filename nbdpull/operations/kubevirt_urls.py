@@ -25,7 +25,7 @@ from ..volumes.machine_run import Done, Run
 from ..volumes.new_point import Backup
 from ..volumes.start import Start
 from . import unlocking
-from .options import KubevirtOptions as Options
+from .options.pulls import KubevirtOptions as Options
 
 
 def pulled(options: Options, machine: Machine, report: Report, check: Check) -> Done:

@@ -12,7 +12,7 @@ from ..core.errors import Check, Report
 from ..repository import marker, point_choice, series_choice
 from . import description, earlier
 from .description import Described
-from .options import ListOptions as Options
+from .options.points import ListOptions as Options
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..core.errors import Check, Report
 from ..repository import pins
 from . import store_choice
-from .options import PinOptions as Options
+from .options.points import PinOptions as Options
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from ..repository.policies import Immutability, Standing
 from ..repository.retention import Policy
 from ..storage import place
 from ..storage.base import Store
-from .options import InitOptions
-from .options import PolicyOptions as Options
+from .options.stores import InitOptions
+from .options.stores import PolicyOptions as Options
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from ..repository.retention import Candidate, Decision
 from ..repository.series import Point, Series
 from ..repository.soundness import Soundness
 from . import policy, remove, store_choice, unlocking
-from .options import PruneOptions as Options
+from .options.stores import PruneOptions as Options
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ from ..repository import marker, series_choice
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
 from . import unlocking
-from .options import PullOptions as Options
+from .options.pulls import PullOptions as Options
 
 if TYPE_CHECKING:
     from .prune import Pruned

@@ -24,7 +24,7 @@ from ..repository import immutable
 from ..repository.series import Point, Series
 from ..storage.base import Store
 from . import store_choice
-from .options import IndexOptions as Options
+from .options.points import IndexOptions as Options
 
 
 @dataclass(frozen=True)

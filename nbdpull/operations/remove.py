@@ -16,7 +16,7 @@ from ..repository import half_points, pins, removal
 from ..repository.removal import Swept
 from ..repository.series import Point, Series
 from . import store_choice
-from .options import RemoveOptions as Options
+from .options.points import RemoveOptions as Options
 
 
 class Gone(Protocol):

@@ -28,7 +28,7 @@ from ..storage import access, folders
 from ..targets import places
 from ..targets.places import Place
 from . import earlier, unlocking
-from .options import RestoreOptions as Options
+from .options.restores import RestoreOptions as Options
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..core import errors
 from ..core.errors import Check, Report
 from ..crypto import identity_files
 from ..serving import nbd_server
-from .options import ServeOptions as Options
+from .options.restores import ServeOptions as Options
 
 if TYPE_CHECKING:
     from ..serving.http import point_server

@@ -12,7 +12,7 @@ from typing import Optional
 from ..core.errors import Check, Report
 from . import description, store_choice
 from .description import Described
-from .options import ShowOptions as Options
+from .options.points import ShowOptions as Options
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ..repository import (
 from ..repository.policies import Immutability
 from ..repository.soundness import Proved, Soundness
 from ..storage.base import Store
-from .options import StatusOptions as Options
+from .options.points import StatusOptions as Options
 
 # What can be wrong, the worst first.
 NO_POINT, UNREADABLE, NONE_SOUND, DAMAGED = "no-point", "unreadable", "none-sound", "damaged"

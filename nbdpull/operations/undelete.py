@@ -21,7 +21,7 @@ from ..repository.series import Point, Series
 from ..storage import place
 from ..storage.place import Versioned
 from . import earlier, store_choice
-from .options import UndeleteOptions as Options
+from .options.points import UndeleteOptions as Options
 
 _SECOND = timedelta(seconds=1, microseconds=-1)  # servers give times in whole seconds
 

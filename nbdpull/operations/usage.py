@@ -15,7 +15,7 @@ from ..repository import point_choice
 from ..repository import usage as repository_usage
 from ..repository.usage import Usage
 from . import store_choice
-from .options import UsageOptions as Options
+from .options.points import UsageOptions as Options
 
 
 @dataclass(frozen=True)

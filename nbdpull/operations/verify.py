@@ -27,7 +27,7 @@ from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point, Series
 from ..storage.base import Store
 from . import earlier, unlocking
-from .options import VerifyOptions as Options
+from .options.restores import VerifyOptions as Options
 
 _UNPROVED = (
     "{} is sealed, and there is no identity: it was not proved that its manifests were made with its key, only that "

@@ -15,7 +15,7 @@ from blake3 import blake3
 from nbdpull.core import extents, freed_memory
 from nbdpull.format import layout
 from nbdpull.nbd import source
-from nbdpull.operations.options import PullOptions
+from nbdpull.operations.options.pulls import PullOptions
 
 IN_FLIGHT = 8
 READ_SIZE = 1 << 20

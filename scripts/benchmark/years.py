@@ -26,7 +26,7 @@ import tools
 from bed.machine import MIB, Disk, Machine
 
 from nbdpull.format import stack
-from nbdpull.operations.options import PruneOptions
+from nbdpull.operations.options.stores import PruneOptions
 from nbdpull.operations.prune import prune as pruned
 from nbdpull.repository import marker, series_choice
 

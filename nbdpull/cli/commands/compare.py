@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...core import errors
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import CompareOptions as Options
+from ...operations.options.stores import CompareOptions as Options
 from .. import terminal, usage
 from ..output import Outcome
 

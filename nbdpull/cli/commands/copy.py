@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import CopyOptions as Options
+from ...operations.options.stores import CopyOptions as Options
 from .. import rules, terminal, types, usage
 from ..output import Outcome
 

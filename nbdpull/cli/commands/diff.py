@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import DiffOptions as Options
+from ...operations.options.points import DiffOptions as Options
 from .. import terminal, usage
 from ..output import Outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...core.errors import Check, Report
-from ...operations.options import DigestOptions as Options
+from ...operations.options.restores import DigestOptions as Options
 from .. import terminal, usage
 from ..output import Outcome
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from ...core import errors
 from ...core.errors import Check, Report
-from ...operations.options import DrillOptions as Options
+from ...operations.options.restores import DrillOptions as Options
 from .. import types, usage
 from ..output import Outcome
 

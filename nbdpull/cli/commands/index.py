@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 
 from ...core.errors import Check, Report
-from ...operations.options import IndexOptions as Options
+from ...operations.options.points import IndexOptions as Options
 from .. import usage
 from ..output import Outcome
 

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Optional
 
 from ...core.errors import Check, Report
-from ...operations.options import InitOptions as Options
+from ...operations.options.stores import InitOptions as Options
 from .. import locks, usage
 from ..output import Outcome
 

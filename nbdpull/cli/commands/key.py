@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.choices import KeyAction
 from ...core.errors import Check, Report
-from ...operations.options import KeyOptions as Options
+from ...operations.options.stores import KeyOptions as Options
 from .. import terminal, usage
 from ..output import Outcome
 

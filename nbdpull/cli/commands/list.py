@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import ListOptions as Options
+from ...operations.options.points import ListOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...core.errors import Check, Report
-from ...operations.options import PolicyOptions as Options
+from ...operations.options.stores import PolicyOptions as Options
 from .. import locks, rules, usage
 from ..output import Outcome
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...core import errors
 from ...core.errors import Check, Report
-from ...operations.options import PruneOptions as Options
+from ...operations.options.stores import PruneOptions as Options
 from .. import pruned, removed, rules, terminal, types, usage
 from ..output import Outcome
 

@@ -14,8 +14,8 @@ from ...core import freed_memory
 from ...core.choices import BackupType, Offline, OnLostBase, Quiesce, Resume
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import KubevirtOptions as Kubevirt
-from ...operations.options import PullOptions as Options
+from ...operations.options.pulls import KubevirtOptions as Kubevirt
+from ...operations.options.pulls import PullOptions as Options
 from .. import machines, pruned, terminal, types, usage
 from ..output import Outcome
 from . import RESERVED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...core.errors import Check, Report
-from ...operations.options import RemoveOptions as Options
+from ...operations.options.points import RemoveOptions as Options
 from .. import removed, usage
 from ..output import Outcome
 

@@ -11,7 +11,7 @@ from ...core import errors, freed_memory
 from ...core.choices import IMAGE_KINDS
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import RestoreOptions as Options
+from ...operations.options.restores import RestoreOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
 

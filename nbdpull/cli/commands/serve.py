@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import ServeOptions as Options
+from ...operations.options.restores import ServeOptions as Options
 from .. import output, types, usage
 from ..output import Outcome
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...core.errors import Check, Report
-from ...operations.options import ShowOptions as Options
+from ...operations.options.points import ShowOptions as Options
 from .. import terminal, usage
 from ..output import Outcome
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from ...core import errors
 from ...core.errors import Check, Report
-from ...operations.options import StatusOptions as Options
+from ...operations.options.points import StatusOptions as Options
 from .. import locks, terminal, types, usage
 from ..output import Outcome
 

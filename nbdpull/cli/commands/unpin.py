@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...core.errors import Check, Report
-from ...operations.options import PinOptions as Options
+from ...operations.options.points import PinOptions as Options
 from .. import usage
 from ..output import Outcome
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import UsageOptions as Options
+from ...operations.options.points import UsageOptions as Options
 from .. import terminal, usage
 from ..output import Outcome
 

@@ -10,8 +10,8 @@ from ...core import errors
 from ...core.choices import IMAGE_KINDS, Level
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import AgainstOptions
-from ...operations.options import VerifyOptions as Options
+from ...operations.options.restores import AgainstOptions
+from ...operations.options.restores import VerifyOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
 
