@@ -19,12 +19,15 @@ class Device:
     def __init__(self, folder, below, size):
         self.folder = Path(folder)
         self.folder.mkdir()
-        image = Path(below) / "image"
-        with open(image, "wb") as file:
+        self._image = Path(below) / "image"
+        with open(self._image, "wb") as file:
             file.truncate(size)
-        run("mkfs.ext4", "-q", "-F", image)
-        self._loop = run("losetup", "--find", "--show", image).strip()
+        run("mkfs.ext4", "-q", "-F", self._image)
+        self._attach()
         self._mount()
+
+    def _attach(self):
+        self._loop = run("losetup", "--find", "--show", self._image).strip()
 
     def _mount(self):
         run("mount", "-o", "errors=remount-ro", self._loop, self.folder)
@@ -40,8 +43,13 @@ class Device:
         Path("/sys/fs/ext4", Path(self._loop).name, "trigger_fs_error").write_text("on order")
 
     def mend(self):
-        """Check and mount it anew, as an administrator would."""
+        """Check and mount it anew, as an administrator would.
+
+        On another loop device: a mount namespace that somebody else made meanwhile still holds the mount of this one.
+        """
         run("umount", self.folder)
+        run("losetup", "--detach", self._loop)
+        self._attach()
         run("e2fsck", "-fy", self._loop, codes=(0, 1))
         self._mount()
 
