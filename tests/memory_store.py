@@ -35,7 +35,7 @@ class MemoryStore:
     def read(self, path, limit=MAX_READ):
         data = self._data(path)
         if len(data) > limit:
-            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, the maximum for its kind")
         return data
 
     def find(self, path, limit=MAX_READ):

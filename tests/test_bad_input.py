@@ -416,7 +416,7 @@ def test_links_in_a_store_are_not_written_through(witness, tmp_path):
     os.mkfifo(folder / "20300101T000000Z-aaaaaa.fifo")  # is nobody's
     (folder / "20300101T000000Z-bbbbbb").mkdir()
     os.mkfifo(folder / "20300101T000000Z-bbbbbb" / "run.json")
-    assert_refused(witness, DAMAGE, "damaged", "run.json: cannot be read: it is a FIFO, no file")
+    assert_refused(witness, DAMAGE, "damaged", "run.json: cannot be read: it is a FIFO, not a file")
     folder.rename(outside)
     folder.symlink_to(outside)
     held = sorted(path for path in outside.rglob("*"))

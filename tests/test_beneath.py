@@ -97,9 +97,9 @@ def test_no_folder_is_reached_by_a_link(store, tmp_path):
 
 def test_no_path_leads_up(store, tmp_path):
     for path in ("../elsewhere/file", "vm/../../elsewhere/file", "./vm/../../elsewhere/file"):
-        with pytest.raises(errors.Damaged, match="is no name"):
+        with pytest.raises(errors.Damaged, match="is not a name"):
             store.read(path)
-        with pytest.raises(errors.OutputError, match="is no name"):
+        with pytest.raises(errors.OutputError, match="is not a name"):
             store.create(f"{path}.new")
         store.remove_file(path)
         store.remove_folder(path.rpartition("/")[0])

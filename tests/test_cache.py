@@ -184,7 +184,7 @@ def failing(call):
 
 
 UNFIT = [
-    (others, "yours alone"),
+    (others, "only you may have access"),
     (filled, "not empty"),
     (failing("makedirs"), "Read-only"),
     (failing("listdir"), "Read-only"),

@@ -232,7 +232,7 @@ def test_without_the_cache_a_verb_goes_on(copied, tmp_path):
     (tmp_path / "cache").mkdir(mode=0o755)
     found = listing.listing(listing.Options(copied))
     [warning] = found.warnings
-    assert len(found.points) == POINTS and "yours alone (chmod 700)" in warning and "it is not used" in warning
+    assert len(found.points) == POINTS and "access to it (chmod 700)" in warning and "it is not used" in warning
 
 
 def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
@@ -240,7 +240,7 @@ def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
     (tmp_path / "cache").mkdir(mode=0o755)
     with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"), cached=True)) as server:
         [trouble] = server.troubles()
-    assert "yours alone (chmod 700)" in trouble
+    assert "access to it (chmod 700)" in trouble
 
 
 def test_a_drill_serves_from_the_bucket_itself(copied, tmp_path):

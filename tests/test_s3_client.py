@@ -350,7 +350,7 @@ def test_a_program_for_the_credentials_that_is_not_there(website, tmp_path, monk
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    with pytest.raises(errors.AccessDenied, match="cannot run /nonexistent, which is to tell the credentials"):
+    with pytest.raises(errors.AccessDenied, match="cannot run /nonexistent, which should supply the credentials"):
         bucket.head("key")
 
 

@@ -83,7 +83,7 @@ def test_what_was_deleted_and_overwritten_since(store, monkeypatch):
     then = store.as_it_was(past, ["top", "vm/small", "vm/deep/file"])
     assert [each.bring_back(then) for each in (store, store, S3Store(store.root))] == [3, 0, 0]
     assert [store.find(path) for path in ("top", "vm/small")] == [b"top", b"vm/small"]
-    with pytest.raises(errors.Damaged, match="some files of then are missing"):
+    with pytest.raises(errors.Damaged, match="some files of that time are missing"):
         store.as_it_was(past, ["vm/gone"])
 
 
@@ -173,7 +173,7 @@ def test_what_was_there_and_was_deleted(store, object_store):
 
 
 def test_only_a_bucket_tells(tmp_path):
-    with pytest.raises(errors.UsageError, match="is a directory, and only a bucket that keeps old versions tells"):
+    with pytest.raises(errors.UsageError, match="is a directory, and only a bucket that keeps old versions has a past"):
         place.as_of(str(tmp_path), datetime.datetime.now(UTC))
     with pytest.raises(errors.UsageError, match="not a time"):
         S3Store("s3://bucket?as-of=then")

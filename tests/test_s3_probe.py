@@ -167,7 +167,7 @@ class Lying(Bucket):
     "lie, told",
     [
         ("two winners", "of 4 writers of one name, 4 were told that they created it"),
-        ("clock", "the server's clock says .*, and of what was just written"),
+        ("clock", "the server's clock says .*, but it dates a new object"),
         ("late list", "does not list at once what was written"),
         ("undead", "still shows what was deleted"),
     ],

@@ -70,7 +70,7 @@ def _opened_folder(root: str, path: str) -> int:
 
 def _entered(folder: int, name: str, flags: int) -> int:
     if name in (".", ".."):
-        raise Strange(EINVAL, f"{name} is no name")
+        raise Strange(EINVAL, f"{name} is not a name")
     try:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
     except NotADirectoryError:
@@ -117,7 +117,7 @@ def require_file(found: os.stat_result) -> None:
         raise _link()
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-    raise Strange(EINVAL, f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, no file")
+    raise Strange(EINVAL, f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, not a file")
 
 
 def require_folder(found: os.stat_result) -> None:

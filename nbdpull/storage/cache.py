@@ -91,12 +91,12 @@ class Cache:
     def _prepare(self) -> None:
         found = os.fstat(self._root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise OSError(errno.EACCES, "it has to be yours alone (chmod 700), as whoever can enter it can read it")
+            raise OSError(errno.EACCES, "only you may have access to it (chmod 700), or others can read it")
         names = os.listdir(self._root)
         if TAG in names:
             return
         if names:
-            raise OSError(errno.ENOTEMPTY, "it is not empty, and no cache of nbdpull")
+            raise OSError(errno.ENOTEMPTY, "it is not empty, and not a cache of nbdpull")
         with open(TAG, "w", encoding="ascii", opener=partial(os.open, mode=0o600, dir_fd=self._root)) as file:
             file.write(TAG_TEXT)
 

@@ -231,7 +231,7 @@ class DirectoryStore:
         finally:
             os.close(descriptor)
         if len(data) > limit:
-            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, the maximum for its kind")
         return data
 
     def reopen(self, path: str) -> DirectoryWriter:

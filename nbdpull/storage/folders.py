@@ -41,7 +41,7 @@ def entries(path: str) -> list[str]:
 
 def let_in(path: str, wanted: Access) -> None:
     """Give a folder, which the operator may have created, to the group of the files that will be created in it."""
-    with translated("give to that group", path):
+    with translated("change the group of", path):
         os.chown(path, -1, wanted.group)
         os.chmod(path, wanted.folder)
 

@@ -71,7 +71,7 @@ def had(store: Store, path: str) -> bool:
 def as_of(word: str, when: datetime) -> str:
     """Return the name of a place as of an earlier time. UsageError for a directory, which has no past."""
     if not is_url(word):
-        raise errors.UsageError(f"--as-of: {word} is a directory, and only a bucket that keeps old versions tells")
+        raise errors.UsageError(f"--as-of: {word} is a directory, and only a bucket that keeps old versions has a past")
     from .s3 import normal
 
     return normal(word)._replace(when=when).name

@@ -34,11 +34,11 @@ class Probed:
     def warnings(self) -> list[str]:
         """Return what the owner of the store should know, one text per warning."""
         told = {
-            f"the bucket locks each object for {self.default_retention} days: what is removed takes room until then":
+            f"the bucket locks each object for {self.default_retention} days: removed files take up space until then":
                 self.default_retention is not None,
             f"a lifecycle rule of the bucket deletes objects after {self.expires} days, and points would lose files: "
                 "remove it, or limit it to old versions": self.expires is not None,
-            "the bucket keeps old versions: what is removed takes room until a lifecycle rule deletes them":
+            "the bucket keeps old versions: removed files take up space until a lifecycle rule deletes them":
                 self.versions == "Enabled" and self.old_expire is None,
             f"the clock of this host is {abs(self.clock_ahead):.0f} s "
                 f"{'ahead of' if self.clock_ahead > 0 else 'behind'} that of the server: set it":

@@ -57,7 +57,7 @@ def normal(word: str) -> Place:
     match = _URL.match(url)
     prefix = (match[2] or "") if match else ""
     if match is None or any(each in ("", ".", "..") for each in prefix.split("/") if prefix):
-        raise errors.UsageError(f"{url}: no place in an object store; name it as s3://BUCKET or s3://BUCKET/PREFIX")
+        raise errors.UsageError(f"{url}: not a place in an object store; name it as s3://BUCKET or s3://BUCKET/PREFIX")
     try:
         return Place(f"{SCHEME}{match[1]}/{prefix}".rstrip("/"), datetime.fromisoformat(when) if when else None)
     except ValueError:
@@ -140,7 +140,7 @@ class S3Store:
             except Absent:
                 return None
         if len(data) > limit:
-            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, the maximum for its kind")
         self._listed.keep(path, data)
         return data
 
@@ -316,7 +316,7 @@ class S3Store:
         try:
             return {path: bucket.past(self._key(path)).id for path in paths}
         except Absent:
-            raise errors.Damaged(f"{self.path()}: some files of then are missing") from None
+            raise errors.Damaged(f"{self.path()}: some files of that time are missing") from None
 
     def holding(self, files: Mapping[str, tuple[int, str]], check: Check) -> dict[str, str]:
         """Return {path: id of the version that has this size and SHA-256}; Damaged if there is none."""

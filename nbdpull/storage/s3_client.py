@@ -301,7 +301,7 @@ class Bucket:
             if not error.filename:
                 raise
             raise errors.AccessDenied(
-                f"s3://{self.name}: cannot run {error.filename}, which is to tell the credentials: {error.strerror}"
+                f"s3://{self.name}: cannot run {error.filename}, which should supply the credentials: {error.strerror}"
             ) from error
 
     def _made(self, call: str, what: dict[str, Any]) -> dict[str, Any]:

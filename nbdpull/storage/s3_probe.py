@@ -58,7 +58,7 @@ def require_locks(bucket: Bucket, prefix: str) -> None:
     where, settings = f"s3://{bucket.name}", _settings(bucket, prefix)
     if settings["object_lock"] is None or settings["versions"] is None:
         raise errors.AccessDenied(
-            f"{where}: it is not told whether the bucket locks objects: allow s3:GetBucketObjectLockConfiguration and "
+            f"{where}: cannot find out whether the bucket locks objects: allow s3:GetBucketObjectLockConfiguration and "
             "s3:GetBucketVersioning on it to these credentials"
         )
     if not settings["object_lock"] or settings["versions"] != "Enabled":
@@ -150,7 +150,7 @@ class _Trial:
         now = parsedate_to_datetime(headers["date"])
         if abs((now - answer["LastModified"]).total_seconds()) > _MARGIN:
             raise errors.StoreError(
-                f"{self._where}: the server's clock says {now}, and of what was just written {answer['LastModified']}"
+                f"{self._where}: the server's clock says {now}, but it dates a new object {answer['LastModified']}"
             )
         ahead = (datetime.now(timezone.utc) - now).total_seconds()
         return _Clocks(headers.get("server", ""), round(ahead, 1))
