@@ -1,1 +1,1 @@
-"""What a pull is made of: what a disk starts from, its way into files, what dead runs left, the room for scratch."""
+"""The parts of a pull: what a disk starts from, its way into files, what dead runs left, the space for scratch."""

@@ -1,4 +1,4 @@
-"""What is told of a pull, whatever it reads from: the event `start`, and the members of a manifest that are of the run.
+"""What a pull from any source reports: the event `start`, and the members of a manifest that describe the run.
 
 Must not know: how a pull is done, what is printed.
 """
@@ -20,7 +20,7 @@ from .held_series import Held
 
 
 class Cut(NamedTuple):
-    """The instant that a point shows. as_of: ISO 8601, or None: it is not known; checkpoint: the one made then."""
+    """The instant that a point shows. as_of: ISO 8601, None: unknown; checkpoint: the one made at that instant."""
 
     as_of: Optional[str]
     checkpoint: Optional[CheckpointEntry]
@@ -29,7 +29,7 @@ class Cut(NamedTuple):
 
 
 class Whose(NamedTuple):
-    """What is pulled."""
+    """The identity of the domain that is pulled. domain: its name."""
 
     domain: str
     uuid: str
@@ -63,7 +63,11 @@ def members(
     versions: Mapping[str, str] = {},  # noqa: B006
     passwords: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """versions: of what was read by, but for nbdpull's own."""
+    """Return the members of a manifest that describe the run.
+
+    versions: of the programs and libraries that were used to read, except nbdpull's own; passwords: types of the
+    displays that have one.
+    """
     parent = choice.parent
     return {
         "sequence": held.sequence,

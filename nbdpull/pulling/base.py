@@ -1,9 +1,10 @@
-"""Which state each disk of a pull starts from: the checkpoint of a committed point, or nothing.
+"""The state that each disk of a pull starts from: the checkpoint of a committed point, or nothing.
 
-Owns: the rule that a base is never wrong. An incremental is allowed only where the checkpoint is the very one made with
-a point of our store (or one that the user named), its bitmap recorded all the time, and the disk is the one that the
-point holds. In doubt a disk is pulled in full, with a reason code. A checkpoint whose metadata libvirt lost (transient
-or migrated domain) is given back to it from the XML in the point, and libvirt then looks at each bitmap.
+Owns: the rule that a base is never wrong. An incremental is allowed only if the checkpoint is the very one made with a
+point of our store (or one that the user named), its bitmap has recorded without a gap, and the disk is the one that the
+point holds. In doubt a disk is pulled in full, with a reason code. If libvirt lost the metadata of a checkpoint
+(transient or migrated domain), the checkpoint is defined again from the XML in the point; libvirt then checks each
+bitmap.
 
 Must not know: NBD, how a backup runs, what is printed.
 """
@@ -24,12 +25,12 @@ from ..repository import series, verdict
 from ..repository.points import Points
 from .token import Before
 
-if TYPE_CHECKING:  # what the store says of a base is asked where no libvirt is, too
+if TYPE_CHECKING:  # Proof is also used where libvirt is not installed
     from ..hypervisor import domain
 
 Decision = tuple[str, str]  # mode, reason
 
-# Why a disk is pulled in full though the series led to expect an incremental: what --on-lost-base is about.
+# Reasons for which a disk is pulled in full although an incremental was expected: --on-lost-base applies to these.
 LOST = {
     "checkpoint-lost": "the checkpoint of the newest point is gone",
     "checkpoint-replaced": "the checkpoint of the newest point was replaced",
@@ -43,78 +44,86 @@ LOST = {
 
 @dataclass(frozen=True)
 class Base:
-    """What incremental disks start from: a checkpoint, the point made with it where the series has one, and the disks
-    as they were then, where that is known."""
+    """The state that incremental disks start from.
+
+    point: the one made with the checkpoint, None if the series has none; before: the disks at that time, by target,
+    None if unknown.
+    """
 
     checkpoint: Checkpoint
     point: Optional[series.Point]
     before: Optional[Mapping[str, Before]] = None
-    whole: frozenset[str] = frozenset()  # disks that the point has as whole images, but for what is bad
-    broken: frozenset[str] = frozenset()  # disks of it whose directory cannot be read
-    damaged: frozenset[str] = frozenset()  # disks of it of which a verification found more damage than is on record
-    bad: Mapping[str, frozenset[str]] = field(default_factory=dict)  # damaged and missing files of others, by disk
+    whole: frozenset[str] = frozenset()  # disks of the point that are whole images, except for the files in `bad`
+    broken: frozenset[str] = frozenset()  # disks of the point whose directory cannot be read
+    damaged: frozenset[str] = frozenset()  # disks in which a verification found more damage than it recorded
+    bad: Mapping[str, frozenset[str]] = field(default_factory=dict)  # damaged and missing files of the others, by disk
 
     def size(self, target: str) -> Optional[int]:
-        """Bytes of that disk then, None where that is not known."""
+        """Return the size of a disk at that time, in bytes; None if unknown."""
         known = self.before.get(target) if self.before else None
         return known.size if known else None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """base: None if every disk is pulled in full; decisions: (mode, reason) by target; like: then the newest point that
-    can tell what of it is stored already."""
+    """What each disk starts from.
+
+    base: None if every disk is pulled in full; decisions: (mode, reason) by target; like: if base is None, the newest
+    point with which the disks are compared, so that data that is stored already is not stored again.
+    """
 
     base: Optional[Base]
     decisions: dict[str, Decision]
     warnings: list[str] = field(default_factory=list)
-    given_back: list[str] = field(default_factory=list)  # checkpoints that libvirt had lost and knows again
+    given_back: list[str] = field(default_factory=list)  # checkpoints that libvirt had lost and that were redefined
     like: Optional[Base] = None
 
     @property
     def parent(self) -> Optional[series.Point]:
-        """The Point that the new one is laid over, or None."""
+        """The Point over which the new one is laid, or None."""
         known = self.base or self.like
         return known.point if known else None
 
     def below(self, target: str) -> Optional[series.Point]:
-        """The same for one disk: None where that has nothing of it, or nothing sound."""
+        """Return the Point over which one disk is laid, or None. A disk that is pulled in full is laid only over an
+        intact whole image."""
         known = self.base or self.like
         if self.start(target) or known is None or target in known.whole - known.damaged:
             return self.parent
         return None
 
     def bad(self, target: str) -> frozenset[str]:
-        """Paths of the files of what it is laid over that are damaged or missing."""
+        """Return the paths of the damaged and missing files of the point over which a disk is laid."""
         known = self.base or self.like
         return known.bad.get(target, frozenset()) if known else frozenset()
 
     @property
     def since(self) -> Optional[str]:
-        """Name of the checkpoint that incrementals start from; None where there are none, or it is not known."""
+        """The name of the checkpoint that incrementals start from; None if there are none, or if it is unknown."""
         return (self.base.checkpoint.name or None) if self.base else None
 
     @property
     def is_foreign(self) -> bool:
-        """Whether incrementals start from a checkpoint of which nothing is known but its name."""
+        """Whether incrementals start from a checkpoint of which only the name is known."""
         return self.base is not None and self.base.before is None
 
     def start(self, target: str) -> Optional[str]:
-        """Name of the checkpoint that a disk starts from, None = full."""
+        """Return the name of the checkpoint that a disk starts from; None if it is pulled in full."""
         incremental = self.base and self.decisions[target][0] == INCREMENTAL
         return self.base.checkpoint.name if self.base and incremental else None
 
     def dirty_from(self, disk: Disk) -> int:
-        """Offset from which a bitmap says nothing: what a disk grew by has no bits set, and no base either."""
+        """Return the offset from which the bitmap is meaningless: the part by which a disk grew has no bits set, and no
+        base either."""
         before = self.base.size(disk.target) if self.base else None
         return min(before, disk.size) if before is not None else disk.size
 
     def whole_parent(self, target: str) -> Optional[series.Point]:
-        """The Point whose image of that disk an incremental changes; None if there is none, or it is not whole."""
+        """Return the Point with the whole image that an incremental of this disk changes, or None."""
         return self.parent if self.base and target in self.base.whole and self.start(target) else None
 
     def told(self, disks: Iterable[Disk]) -> list[dict[str, Any]]:
-        """The disks as the event "start" has them."""
+        """Return the disks as the event "start" lists them."""
         return [
             {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
             for disk in disks
@@ -123,7 +132,7 @@ class Choice:
 
     @property
     def lost(self) -> dict[str, str]:
-        """{target: reason} of the disks that are in full because their base was lost."""
+        """{target: reason} of the disks that are pulled in full because their base was lost."""
         return {target: reason for target, (_, reason) in self.decisions.items() if reason in LOST}
 
     def lost_warnings(self) -> list[str]:
@@ -133,7 +142,7 @@ class Choice:
         ]
 
     def require_not_lost(self) -> None:
-        """CheckpointUnusable if there is one."""
+        """Raise CheckpointUnusable if the base of a disk was lost."""
         lost = [f"{target} ({reason})" for target, reason in self.lost.items()]
         if lost:
             raise errors.CheckpointUnusable(
@@ -150,10 +159,11 @@ def choose(
     full: bool = False,
     check: Check = lambda: None,
 ) -> Choice:
-    """Decide for each Disk of `disks`. points: those of the Series `target`.
-    check() is called while files are proved.
+    """Decide what each Disk of `disks` starts from.
 
-    NoSuchCheckpoint, Unsupported: of a checkpoint named by `since` only.
+    points: those of the Series `target`; since: name of the checkpoint to start from, None: that of the newest point
+    that has one. check() is called while files are verified. NoSuchCheckpoint and Unsupported are raised only for a
+    checkpoint named by `since`.
     """
     finder = _Finder(vm, target, points, disks, check)
     base, why_none = (None, "requested") if full else finder.named(since) if since is not None else finder.newest()
@@ -170,7 +180,7 @@ def choose(
 
 
 def decide(disk: Disk, base: Optional[Base], why_none: str) -> Decision:
-    """(mode, reason) of one disk. base: a Base, or None, then `why_none` is the reason."""
+    """Return (mode, reason) for one disk. base: if None, the reason is `why_none`."""
     if disk.format != "qcow2":
         return FULL, f"{disk.format}-has-no-bitmaps" if base or why_none in LOST else why_none
     if disk.bitmaps is False:
@@ -203,20 +213,23 @@ def _decide_by_before(disk: Disk, base: Base, before: Optional[Before]) -> Decis
 
 
 def of_point(checkpoint: Checkpoint, point: series.Point) -> Base:
-    """What a checkpoint is that was made with a Point. What of its files is there is not looked at yet, see Proof."""
+    """Return the Base of a checkpoint that was made with a Point. Its files are not checked yet, see Proof."""
     return Base(checkpoint, point, {disk.name: Before(disk.size, disk.source) for disk in point.manifest.disks})
 
 
 def why_unfit(checkpoint: Checkpoint, disks: list[Disk]) -> str:
-    """Why a checkpoint can be a base of none of the disks, as a code word; "" if it can."""
+    """Return the reason code if a checkpoint cannot be the base of any of the disks, "" if it can."""
     if any(checkpoint.disks.get(disk.target) for disk in disks):
         return ""
     return "bitmap-lost" if any(disk.target in checkpoint.disks for disk in disks) else "not-in-checkpoint"
 
 
 class _Stored(NamedTuple):
-    """What the store has of a disk of a point. is_whole: not only what changed since a state that nobody stored; flaw:
-    why nothing is known of it; bad: why some of its files cannot be used, by their paths."""
+    """What the store has of a disk of a point.
+
+    is_whole: not only the changes since a state that is not stored; flaw: why the disk cannot be used at all, or "";
+    bad: why some of its files cannot be used, by path.
+    """
 
     is_whole: bool
     flaw: str = ""
@@ -224,7 +237,8 @@ class _Stored(NamedTuple):
 
 
 class Proof:
-    """What the store says of a base, whoever made its checkpoint. warnings: what the operator should know of it."""
+    """What the store says about a base, whoever made its checkpoint. warnings: what the operator should know about the
+    base."""
 
     def __init__(self, target: Optional[series.Series], check: Check) -> None:
         self._target, self._check = target, check
@@ -232,13 +246,13 @@ class Proof:
 
     @property
     def _series(self) -> series.Series:
-        """For who has a point of it."""
+        """The series, for callers that have one of its points."""
         if self._target is None:
             raise errors.StoreError("there is no store yet")
         return self._target
 
     def looked_through(self, base: Base) -> Base:
-        """The Base with what is known of its files: what is laid over a lost file could not be restored."""
+        """Return the Base with what is known of its files: a point laid over a lost file could not be restored."""
         if base.point is None:
             return base
         point, known = base.point, verdict.Known([base.point], findings.load(self._series))
@@ -271,7 +285,7 @@ class Proof:
             self.warnings.append(f"point {point.id} is damaged, in what the new point does without")
 
     def _stored(self, point: series.Point, disk: str, recorded: Collection[str]) -> _Stored:
-        """Of the chunk files, sizes only. recorded: paths of files that are on record as damaged."""
+        """Check the files of a disk; of chunk files, only the sizes. recorded: paths of files recorded as damaged."""
         try:
             found = self._series.directory(point, disk, partial=True)
         except errors.NbdpullError as error:
@@ -290,7 +304,7 @@ class Proof:
 
 
 class _Finder(Proof):
-    """Looks for a base."""
+    """A search for a base."""
 
     def __init__(
         self,
@@ -305,6 +319,7 @@ class _Finder(Proof):
         self.given_back: list[str] = []
 
     def named(self, name: str) -> tuple[Base, str]:
+        """Return (Base of the checkpoint of this name, "")."""
         if not self._vm.supports_checkpoints:
             raise errors.Unsupported(
                 f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
@@ -320,8 +335,11 @@ class _Finder(Proof):
         return Base(checkpoint, None), ""
 
     def newest(self) -> tuple[Optional[Base], str]:
-        """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
-        are none: a series must not continue with what cannot be restored by itself."""
+        """Return (Base of the newest point whose checkpoint still exists, "") or (None, why there is none).
+
+        Points without whole images are considered only if there are no others: a series must not continue with points
+        that cannot be restored by themselves.
+        """
         if self._points.newest is None:
             return None, "first-point"
         if not self._vm.supports_checkpoints:
@@ -333,30 +351,30 @@ class _Finder(Proof):
             base, why = self._of_point(point, made.name)
             if base:
                 return base, ""
-            none = none if number else (None, why)  # why the newest one is not
+            none = none if number else (None, why)  # report why the newest one is unusable
         return none
 
     def like(self) -> Optional[Base]:
-        """The newest point with whole images, as something to compare with what is read in full."""
+        """Return the newest point with whole images, with which disks that are read in full are compared; or None."""
         newest = self._newest_whole()
         if newest is None or not {disk.target for disk in self._disks} & {*newest.disks}:
             return None
         return self.looked_through(of_point(Checkpoint("", 0, "", {}, ""), newest))
 
     def sound(self, like: Optional[Base]) -> Optional[Base]:
-        """The same if it has anything sound of the disks."""
+        """Return `like` if it has an intact image of any of the disks, else None."""
         sound = like.whole - like.damaged if like else frozenset()
         return like if sound & {disk.target for disk in self._disks} else None
 
     def _whole(self) -> Iterator[series.Point]:
-        """The points with whole images of all their disks, the newest first."""
+        """Return the points with whole images of all their disks, the newest first."""
         return (point for point in self._points.newest_first() if not point.manifest.partial)
 
     def _newest_whole(self) -> Optional[series.Point]:
         return next(self._whole(), None)
 
     def tell_of_partial(self, base: Base, decisions: dict[str, Decision]) -> None:
-        """The next point will be one of which no whole image can be made, in a series that has such."""
+        """Warn if the next point will be partial, in a series that has points with whole images."""
         partial = base.point.manifest.partial if base.point else set(decisions)
         chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
         if chosen and (whole := self._newest_whole()):
@@ -366,7 +384,7 @@ class _Finder(Proof):
             )
 
     def _of_point(self, point: series.Point, name: str) -> tuple[Optional[Base], str]:
-        """Return (Base of a point with a checkpoint, "") or (None, why it can be none)."""
+        """Return (Base of a point with a checkpoint, "") or (None, why it cannot be a base)."""
         if name not in self._existing and not self._given_back(point, name):
             return None, "checkpoint-lost"
         checkpoint = self._vm.checkpoints.get(name)
@@ -377,7 +395,7 @@ class _Finder(Proof):
         return of_point(checkpoint, point), ""
 
     def _given_back(self, point: series.Point, name: str) -> bool:
-        """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
+        """Define a checkpoint that libvirt lost again, from the XML in the point; return whether that succeeded."""
         xml = stored_checkpoint(self._series, point)
         if xml is None or not self._vm.checkpoints.redefine(xml):
             return False
@@ -391,8 +409,8 @@ def _with_checkpoint(points: Iterable[series.Point]) -> Iterator[tuple[series.Po
 
 
 def stored_checkpoint(target: series.Series, point: series.Point) -> Optional[str]:
-    """The definition of its checkpoint that a Point of the Series keeps, None where it has none, or another one's:
-    whoever can write to the store may have written it."""
+    """Return the checkpoint definition that a Point of the Series contains; None if it has none, or if that defines
+    another checkpoint: anybody who can write to the store may have written it."""
     try:
         xml = (target.read_file(point, layout.CHECKPOINT_XML) or b"").decode()
         return xml if is_of(point, domain_xml.parse_checkpoint(xml, with_size=False)) else None
@@ -401,9 +419,9 @@ def stored_checkpoint(target: series.Series, point: series.Point) -> Optional[st
 
 
 def is_of(point: series.Point, checkpoint: Checkpoint) -> bool:
-    """Whether this is the very checkpoint made with the point, not one of its name from another time.
+    """Return whether this is the very checkpoint made with the point, not one of the same name from another time.
 
-    The time alone is not enough: it is in whole seconds, and a name can be reused within one.
+    Comparing the time is not enough: it is in whole seconds, and a name can be reused within one.
     """
     made = point.manifest.checkpoint
     return made is not None and (

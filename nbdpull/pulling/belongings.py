@@ -1,7 +1,7 @@
-"""What of a domain goes into a point besides its disks: its definitions, what it keeps in files of this machine.
+"""The parts of a domain that go into a point besides its disks: its definitions, and its files on this machine.
 
-Owns: which files these are, and the warnings about what cannot be there: disks that were left out, devices
-that hold data, passwords. Must not know: a point's layout, how a domain is restored.
+Owns: which files these are, and the warnings about what is not in the point: disks that were left out, devices that
+hold data, passwords. Must not know: a point's layout, how a domain is restored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .preparation import Subject
 
 @dataclass(frozen=True)
 class Added:
-    """passwords: types of the displays that have one, which is not in the point, or may have."""
+    """passwords: types of the displays that have, or may have, a password; it is not in the point."""
 
     passwords: list[str]
     warnings: list[str]
@@ -41,8 +41,11 @@ def add(
     asked: Collection[str],
     timeout: float,
 ) -> Added:
-    """Add the files to a NewPoint. checkpoint: that was made; asked: disks that the operator wants to be left out;
-    timeout: seconds that a file may take to be read."""
+    """Add the files to a NewPoint.
+
+    checkpoint: the one that was made; asked: disks that the operator wants left out; timeout: seconds that reading a
+    file may take.
+    """
     vm, warnings = subject.vm, []
     xml, live = vm.domain_xml(), vm.live_xml()
     new.add_file(layout.DOMAIN_XML, xml.encode())
@@ -60,7 +63,8 @@ def add(
 def _add_local_files(
     vm: Domain, new: NewPoint, xml: str, live: Optional[str], parent: Optional[Point], timeout: float
 ) -> list[str]:
-    """What the domain needs besides its disks; most of it never changes, and is then stored once."""
+    """Add the local files that the domain needs besides its disks; return warnings. Most of these files never change,
+    and are stored only once."""
     files, warnings = domain_files.found(xml, live, vm.uuid, vm.uri)
     for name, path in files:
         try:
@@ -74,8 +78,8 @@ def _add_local_files(
 
 
 def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], asked: Collection[str]) -> Iterator[str]:
-    """Warnings about what holds data and is not in the point, unless given before. A device is reported when it is
-    new: no option says that one knows."""
+    """Yield warnings about things that hold data and are not in the point, except those that the operator was warned of
+    before. A device is reported only when it is new: there is no option to acknowledge it."""
     names, last = [disk.target for disk in subject.disks], subject.points.newest
     known = {each.what for each in (omissions.of_point(series, last) if last else None) or []}
     for each in omissions.found(xml, live, names, [] if subject.vm.is_remote else None, asked):
@@ -86,7 +90,7 @@ def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], ask
 
 
 def _passwords(vm: Domain, xml: str, live: Optional[str], last: Optional[Point]) -> tuple[list[str], list[str]]:
-    """(types of the displays, warnings about those that are new)."""
+    """Return (types of the displays with passwords, warnings about new ones)."""
     try:
         found, why = vm.passwords(), ""
     except errors.AccessDenied as error:

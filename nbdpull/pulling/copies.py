@@ -1,6 +1,7 @@
-"""The disks of a run on their way into files together.
+"""The copy of all disks of a run into files.
 
-Owns: that they share one pipeline. Must not know: where they are read from, libvirt, why a disk starts from which base.
+Owns: that the disks share one pipeline. Must not know: where they are read from, libvirt, why a disk starts from which
+base.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from .base import Choice
 from .disk_copy import DiskCopy, Item
 from .level import LEVELS
 
-AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
+AHEAD_PER_THREAD = 8 << 20  # bytes of data in progress for each thread
 
 
 class Healed(NamedTuple):
-    """What the new point does without. files: damaged or missing ones of older points, by their paths; bytes: of the
-    disk that they answered for, which were read again; mended: files that are what was stored again."""
+    """The damage that the new point healed on a disk.
+
+    bytes: bytes of the disk that were read again; files: paths of the damaged or missing files of older points that
+    held them; mended: paths of the files that were made again with their original content.
+    """
 
     disk: str
     bytes: int
@@ -37,7 +41,7 @@ class Healed(NamedTuple):
 
 
 def base_of(series: Series, choice: Choice, target: str, check: Check = lambda: None) -> Optional[Directory]:
-    """What a disk is laid over, if the store has it."""
+    """Return the Directory over which a disk is laid, without its damaged files; None if the store has none."""
     below, bad = choice.below(target), choice.bad(target)
     if below is None:
         return None
@@ -48,19 +52,20 @@ def base_of(series: Series, choice: Choice, target: str, check: Check = lambda: 
 
 
 def held(base: Optional[Directory], choice: Choice, target: str, check: Check) -> Optional[DataRanges]:
-    """Where the image has data that an incremental changes; base: what base_of gives. None where nobody knows it."""
+    """Return where the image that an incremental changes has data, None if unknown. base: from base_of."""
     return DataRanges(base, check) if base and choice.whole_parent(target) else None
 
 
 def healed(bases: Iterable[Optional[Directory]]) -> list[Healed]:
-    """Of what base_of gives for each disk."""
+    """Return a Healed for each disk with damaged files. bases: from base_of."""
     return [Healed(each.disk, extents.total(each.again), sorted(each.bad), []) for each in bases if each and each.bad]
 
 
 def mended(
     now: tuple[Series, Point], choice: Choice, found: Sequence[Healed], level: Optional[int], check: Check
 ) -> tuple[list[Healed], list[str]]:
-    """(the same with the files that could be made again by a new point, which is there whatever hinders; warnings)."""
+    """Make damaged files of older points again from the new point, if possible; return (`found` with the mended files,
+    warnings). No problem here makes the new point fail: it is committed already."""
     series, point = now
     done, warnings = [], []
     for each in found:
@@ -81,7 +86,7 @@ def mended(
 
 
 def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:
-    """Read all of the disks, and write it."""
+    """Read and write all disks."""
 
     def work(of_copy: tuple[DiskCopy, Item]) -> tuple[DiskCopy, list[writer.Encoded]]:
         copy, item = of_copy
@@ -97,7 +102,7 @@ def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Chec
         weight=lambda of_copy: sum(extents.total(batch, extents.DATA) for batch in of_copy[1]),
         check=check,
     )
-    # Closed at once where `add` fails: threads that continue to read open connections that nobody closes, and QEMU
+    # Closed at once if `add` fails: threads that continue to read would open connections that nobody closes, and QEMU
     # hangs, together with its guest, if its server is stopped while a client is busy.
     with closing(encoded), _store_lost():
         for copy, results in encoded:
@@ -109,7 +114,8 @@ def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Chec
 
 @contextmanager
 def _store_lost() -> Iterator[None]:
-    """What a point below has was proved before: what cannot be read of it now is where the new one is written to."""
+    """Turn Damaged into OutputError: the older points were checked before, so data that cannot be read now is a problem
+    of the store, to which the new point is written, too."""
     try:
         yield
     except errors.Damaged as error:
@@ -117,7 +123,8 @@ def _store_lost() -> Iterator[None]:
 
 
 def close_all(copies: Sequence[DiskCopy], check: Check) -> list[Stored]:
-    """At once: what takes time here is the disk's, which does better with all of it to do."""
+    """Close all copies at the same time: they mostly wait for the storage, which is faster if it gets all of the work
+    at once."""
     closed = pipeline.ordered(
         DiskCopy.close, copies, threads=len(copies), budget=len(copies), weight=lambda _: 0, check=check
     )

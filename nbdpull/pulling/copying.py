@@ -1,7 +1,7 @@
-"""All disks of a run, from the job that stands into the files of a new point.
+"""The copy of all disks of a run, from a running backup job into the files of a new point.
 
-Owns: in which order connections and files are opened and closed, and what is kept of a dead run. Must not know: why a
-disk starts from which base, how the job was begun and will be ended.
+Owns: the order in which connections and files are opened and closed, and what is kept of a dead run. Must not know: why
+a disk starts from which base, how the job is begun and ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .run_record import UnderWay
 
 @dataclass(frozen=True)
 class How:
-    """dedupe: what a parent holds already is not stored again."""
+    """How the disks are copied. dedupe: do not store again what the parent holds already."""
 
     reading: Reading
     storing: Storing
@@ -38,7 +38,7 @@ class How:
 
 
 class Copied(NamedTuple):
-    """kept_bytes: of an interrupted run's files, not read again."""
+    """kept_bytes: size of the files of an interrupted run that were kept."""
 
     disks: list[Stored]
     kept_bytes: int
@@ -55,7 +55,7 @@ def copied(
     lookout: Lookout,
     report: Report,
 ) -> Copied:
-    """Read every disk. JobLost where the job did not last until all was read."""
+    """Read every disk. JobLost if the job ended before everything was read."""
     with standing.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
         check, choice = lookout.check, prepared.choice
         bases = {disk.target: copies.base_of(series, choice, disk.target, check) for disk in subject.disks}
@@ -83,7 +83,8 @@ def _kept(
     bases: Mapping[str, Optional[Directory]],
     lookout: Lookout,
 ) -> dict[str, resume.Kept]:
-    """{target: what is kept of it} if an interrupted run is resumed; all else that it wrote is removed."""
+    """Return {target: what is kept of that disk} if an interrupted run is resumed, else {}; remove everything else that
+    the run wrote."""
     if not prepared.dead:
         return {}
     run = prepared.dead.run

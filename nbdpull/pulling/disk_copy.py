@@ -1,7 +1,7 @@
-"""One disk on its way from its source to its files: extents in, records and frames out.
+"""The copy of one disk from its source to its files: extents in, records and frames out.
 
-Owns: how the extents of a disk become items of work, and the counts of a disk. Must not know: other disks, where the
-bytes come from, libvirt, the order of a run's steps.
+Owns: how the extents of a disk are split into items of work, and the statistics of a disk. Must not know: other disks,
+where the bytes come from, libvirt, the order of a run's steps.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ..repository.new_point import Stored
 from ..repository.series import Series
 from .level import Level
 
-if TYPE_CHECKING:  # a source that is no libvirt domain needs no libvirt
+if TYPE_CHECKING:  # a source that is not a libvirt domain must not need libvirt
     from .base import Decision
     from .resume import Kept
 
-BATCH_DATA = 1 << 20  # bytes that are encoded and written as one
-READ_DATA = 2 << 20  # bytes that a thread reads at once: each time is some hand-overs, and each thread has a buffer
+BATCH_DATA = 1 << 20  # bytes that are encoded and written together
+READ_DATA = 2 << 20  # bytes that a thread reads at once: each read costs some hand-overs, and each thread has a buffer
 BATCH_EXTENTS = 1 << 10
 
 log = logging.getLogger("nbdpull.pull")
@@ -41,25 +41,28 @@ log = logging.getLogger("nbdpull.pull")
 
 @dataclass(frozen=True)
 class Storing:
-    """How disks are stored: bytes of a frame and of a chunk file at most, zstd's level."""
+    """How disks are stored. frame_size, chunk_size: maximum bytes of a frame and of a chunk file; level: of zstd."""
 
     frame_size: int
     chunk_size: int
     level: Level
 
 
-Item = Sequence["extents.Extents"]  # of work: some batches
+Item = Sequence["extents.Extents"]  # an item of work: some batches
 
 
 class Reader(Protocol):
-    """What one thread reads through."""
+    """A reader for one thread."""
 
     def read_batch(self, ranges: Sequence[tuple[int, int]]) -> Sequence[extents.Buffer]: ...
 
 
 class Source(Protocol):
-    """Where a disk is read from: a nbd.source.Source, for one. extents(start): arrays of them, ascending; presumed: see
-    there, of the extents that were given out."""
+    """What a disk is read from, such as an nbd.source.Source.
+
+    extents(start): yields arrays of extents in ascending order; presumed: as in nbd.source.Source, for the extents
+    yielded so far.
+    """
 
     presumed: int
 
@@ -69,11 +72,12 @@ class Source(Protocol):
 
 
 class DiskCopy:
-    """Pass what `items` yields to `read` and `encode`, in any thread; the results to `add`, in order; then `close`.
+    """The copy of one disk: pass what `items` yields to `read` and `encode`, in any thread; pass the results to `add`,
+    in order; then call `close`.
 
-    base: of the disk as it was, which an incremental is laid over; dedupe: what it has is not stored again; kept: what
-    an interrupted run made of the disk; sealed: see writer.DiskWriter; read_data: bytes of data that are one item of
-    work.
+    base: directory of the disk's previous image, over which an incremental is laid; dedupe: do not store again what
+    base has; kept: what an interrupted run made of the disk; sealed: see writer.DiskWriter; read_data: bytes of data
+    that make one item of work.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class DiskCopy:
         self._frame_size = storing.frame_size
         self._whole = mode == FULL or (base is not None and base.whole)
         if base is not None and base.whole != self._whole:
-            base = None  # what no record tells is not the same in both
+            base = None  # a range without a record means something different in each of them
         self._level = storing.level
         known = KnownFrames(base) if base and dedupe else None
         self._encoder = writer.Encoder(lambda: storing.level.now, known, series.store.seal)
@@ -121,7 +125,7 @@ class DiskCopy:
             self._deduped += int(data["length"][~mine].sum())
 
     def items(self) -> Iterator[Item]:
-        """Yield extents cut into frames, in batches, so many of these as make one item of work."""
+        """Yield items of work: lists of batches of extents, with the data cut into frames."""
         self._began = self._ended = time.monotonic()
         count = data = 0
         for found in self._source.extents(self._reached):
@@ -134,7 +138,7 @@ class DiskCopy:
         log.info("%s: map read, extents: %d, data: %s", self.disk.target, count, sizes.shown(data))
 
     def read(self, item: Item) -> Sequence[extents.Buffer]:
-        """In a thread of the pipeline: the bytes of each data extent, valid until the thread's next call."""
+        """Return the bytes of each data extent, valid until the thread's next call. Called in a pipeline thread."""
         data = [batch[batch["kind"] == extents.DATA] for batch in item]
         self._throttle.take(sum(map(extents.total, data)))
         ranges = [pair for each in data for pair in zip(each["offset"].tolist(), each["length"].tolist())]
@@ -142,14 +146,14 @@ class DiskCopy:
             return reader.read_batch(ranges)
 
     def encode(self, item: Item, buffers: Sequence[extents.Buffer]) -> list[writer.Encoded]:
-        """In the same thread: digest and compress what was read, batch by batch."""
+        """Digest and compress the bytes that were read, batch by batch. Called in the same thread."""
         left = iter(buffers)
         counts = [int((batch["kind"] == extents.DATA).sum()) for batch in item]
         with self._level.computing():
             return [self._encoder.encode(batch, list(islice(left, count))) for batch, count in zip(item, counts)]
 
     def add(self, encoded: writer.Encoded) -> None:
-        """In order, in one thread: write an encoded batch."""
+        """Write an encoded batch. Called in order, in one thread."""
         self._writer.add(encoded)
         records = encoded.records
         self._read += encoded.read_bytes

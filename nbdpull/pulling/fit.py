@@ -1,4 +1,4 @@
-"""Whether a pull fits: into the format, into the scratch directory, and into the store.
+"""Checks whether a pull fits: into the format, into the scratch directory, and into the store.
 
 Owns: what is refused at the start, because it could only fail later. Must not know: libvirt, how a disk is read.
 """
@@ -15,11 +15,11 @@ from ..storage.base import Store
 from . import scratch_watch
 
 STORE_RESERVE = 16 << 20  # bytes free without which a pull does not start
-BEST_RATIO = 10  # a full pull that needs better compression than this does not start
+BEST_RATIO = 10  # a full pull that would fit only with a better compression ratio does not start
 
 
 def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None:
-    """Raises where a reader would have to refuse the point. where: the series' directory."""
+    """Raise Unsupported or StoreError if a reader would have to refuse the point. where: directory of the series."""
     for disk in disks:
         if disk.size > layout.MAX_DISK:
             told = f"disk {disk.target} is larger than {sizes.shown(layout.MAX_DISK)}"
@@ -31,22 +31,23 @@ def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None
 
 
 def least_chunk_size(disks: Collection[Disk]) -> int:
-    """So large that not more chunk files are made than a manifest holds."""
+    """Return the smallest chunk size, in bytes, with which a manifest can list all chunk files."""
     return -(-sum(disk.size for disk in disks) // layout.MAX_CHUNK_FILES)
 
 
 def chunk_size(store: Store, wanted: int, least: int) -> int:
-    """Bytes of a chunk file in a store that may have a size of its own."""
+    """Return the size of a chunk file in bytes. wanted: at most this, nor more than the size that the store prefers,
+    if any; least: at least this."""
     return max(min(wanted, store.chunk_size or wanted), least)
 
 
 def require_scratch(folder: str, disks: Collection[Disk], limit: Optional[int] = None) -> None:
-    """ScratchFull where a job would have to end as soon as it began."""
+    """Raise ScratchFull if a job would have to end as soon as it began."""
     scratch_watch.require_room(folder, sum(disk.size for disk in disks), limit)
 
 
 def require_store(store: Store, in_full: Collection[Disk]) -> None:
-    """OutputFull where the store has no room for disks that are read in full, however well they compress."""
+    """Raise OutputFull if the store has no room for the disks that are read in full, even if they compress well."""
     expected = sum(disk.allocation for disk in in_full)
     free, wanted = store.free_bytes(), min(STORE_RESERVE, expected)
     wanted = max(wanted, expected // BEST_RATIO)

@@ -1,7 +1,7 @@
-"""A series that is held for one run, and where its new point comes.
+"""A series that is held for one run, and the number of its new point.
 
-Owns: that points which cannot be read are told of, and counted. Must not know: what a point is made of, which points
-nothing may be written beside (repository/foreign.py).
+Owns: that points which cannot be read are reported, and counted. Must not know: what a point is made of, beside which
+points nothing may be written (repository/foreign.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from ..repository.series import Point, Refused, Series
 
 @dataclass(frozen=True)
 class Held:
-    """refused: points that cannot be read; sequence: of the point to be made; findings: names of those that are there:
-    damages that are on record now are not built on."""
+    """A series that no other run can write to.
+
+    refused: points that cannot be read; sequence: number of the new point; findings: names of the findings that exist
+    already: no new point builds on damage that they record.
+    """
 
     series: Series
     points: Points
@@ -30,12 +33,12 @@ class Held:
     findings: frozenset[str] = frozenset()
 
     def told_later(self) -> list[str]:
-        """Warnings of points that were looked at since."""
+        """Return warnings about unreadable points that were found since."""
         return _warnings(self.points.refused)
 
     def found_since(self, made: Point) -> list[str]:
-        """A warning where a verification has found damages of the point that was made, which is there whatever
-        hinders."""
+        """Return a warning if a verification has found damage in the new point meanwhile. The point is committed, so an
+        error here is only a warning, too."""
         try:
             return crossing.tell_of_findings(self.series, [made], self.findings)
         except errors.NbdpullError as error:
@@ -44,8 +47,8 @@ class Held:
 
 @contextmanager
 def holding(target: Series, doing: str = "pull") -> Iterator[Held]:
-    """No other run writes to the series as long as the block lasts; Busy where one does. doing: the verb,
-    for the message."""
+    """Hold the series inside the block: no other run can write to it. Busy if one does. doing: the verb, for the
+    message."""
     with half_points.writing(target, doing):
         with target.store.looking(target.folder):
             known = frozenset(findings.names(target))
@@ -60,7 +63,8 @@ def _warnings(refused: Refused) -> list[str]:
 
 @contextmanager
 def for_new_point(target: Series) -> Iterator[Held]:
-    """The same of a series that gets a point. Foreign, Damaged where it, or the store, may be somebody else's."""
+    """Hold a series to which a point is added. Foreign or Damaged if the series or the store may belong to somebody
+    else."""
     with holding(target) as held:
         foreign.require_none(target, held.points, held.refused)
         forgotten = immutable.forgotten(target, held.points.newest)

@@ -1,7 +1,7 @@
-"""Who holds a domain on this machine: one nbdpull at a time, from before its first call until after its last.
+"""The lock of a domain on this machine: one nbdpull at a time holds it, from before its first call to after its last.
 
-Owns: the lock, and the note of a start that the domain has no mark of yet. Both end with the machine's uptime, so they
-are below /run. Must not know: what the holder does; its journal says that.
+Owns: the lock, and the note of a start with which the domain is not marked yet. Both end when the machine does, so
+they are below /run. Must not know: what the holder does; its journal records that.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ _STARTING = b"starting\n"
 
 
 class Hold:
-    """starting: whether an earlier holder, now dead, was about to start the domain, which has no mark of that."""
+    """The lock, held. starting: whether an earlier holder, now dead, was about to start the domain, and may have done
+    so without marking it."""
 
     def __init__(self, file: Optional[BinaryIO] = None) -> None:
         self._file = file
         self.starting = bool(file) and file.read() == _STARTING  # type: ignore[union-attr]
 
     def note_start(self) -> None:
-        """Write down that the domain is about to be started."""
+        """Record that the domain is about to be started."""
         self._replace(_STARTING)
 
     def clear_start(self) -> None:
-        """It has its mark, or was not started."""
+        """Remove that record: the domain is marked, or was not started."""
         self._replace(b"")
 
     def _replace(self, data: bytes) -> None:
@@ -43,7 +44,7 @@ class Hold:
 
 
 def look(uuid: str) -> Optional[Hold]:
-    """The Hold that a dead holder left; None where there is none, or one that lives. It must not be written to."""
+    """Return the Hold that a dead holder left, only for reading; None if there is none, or if its holder is alive."""
     with suppress(OSError), open(_path(uuid), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return Hold(file)
@@ -52,10 +53,10 @@ def look(uuid: str) -> Optional[Hold]:
 
 @contextmanager
 def holding(uuid: str, name: str) -> Iterator[Hold]:
-    """Give the Hold of a domain; Busy, saying who it is, if another process of this machine holds it.
+    """Yield the Hold of a domain; Busy, with the name of the holder, if another process on this machine holds it.
 
-    The lock ends with the process, however it dies. What is on other machines or of other users is told by the backup
-    job alone.
+    The lock ends with the process, however it dies. A run on another machine or of another user is recognized only by
+    its backup job.
     """
     file = _opened(uuid)
     try:
@@ -73,7 +74,7 @@ def _opened(uuid: str) -> Optional[BinaryIO]:
     folder = _folder()
     with suppress(OSError):
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        if os.stat(folder).st_uid == os.geteuid():  # in /tmp anybody can make a folder of this name
+        if os.stat(folder).st_uid == os.geteuid():  # in /tmp, anybody can make a folder of this name
             return os.fdopen(os.open(_path(uuid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+")
     return None
 

@@ -1,10 +1,10 @@
-"""What a run writes down before it begins a job: enough to find and remove all that it leaves if it dies.
+"""The journal that a run writes before it begins a job: enough to find and remove everything that it leaves if it dies.
 
-Owns: the form of a journal. Must not know: where it is kept (journal_files.py), or how what is left is removed
-(reclaim.py).
+Owns: the form of a journal. Must not know: where journals are kept (journal_files.py), or how the remains of a run are
+removed (reclaim.py).
 
-A journal is one JSON object a line: first the run, then what became of it. A file that is only appended to needs no
-overwriting, and a torn last line says nothing false.
+A journal has one JSON object per line: first the run, then the events of the run. A file that is only appended to needs
+no overwriting, and a torn last line states nothing false.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class Sealed(NamedTuple):
-    """A chunk file of a disk that became durable. path: relative to the series; read_bytes: read for it."""
+    """A durable chunk file of a disk. path: relative to the series; read_bytes: bytes of the disk read for it."""
 
     path: str
     size: int
@@ -36,14 +36,14 @@ class Sealed(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a pull, as names: everything it makes bears its id.
+    """One run of a pull: the names of everything that it makes, all of which contain its id.
 
     disks: target -> base checkpoint or None; parent: [id, SHA-256 of the manifest] of the point that it builds on;
-    guest_runs: whether the guest's CPUs ran before the job; store: absolute path or URL, None where no point is to be
-    made; server: of an object store, where that is known; folder: of the point, relative to the store.
-    What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
-    stay; sealed: by disk, in order; committed: whether what was read of it is somebody's
-    backup now; withdrawn: whether it never will be.
+    guest_runs: whether the guest's CPUs ran before the job; store: absolute path or URL, None if no point is made;
+    server: of an object store, None if unknown; folder: of the point, relative to the store.
+
+    From the events: freeze: (consistency, reason) of the point while the run can be resumed, else None; sealed: chunk
+    files by disk, in order; committed: whether the backup is committed; withdrawn: whether it never will be.
     """
 
     id: str
@@ -73,32 +73,32 @@ class Run:
 
     @property
     def where(self) -> Optional[str]:
-        """How a message names the store."""
+        """The name of the store in messages."""
         return f"{self.store} at {self.server}" if self.server else self.store
 
     @property
     def is_alive(self) -> Optional[bool]:
-        """Whether its process runs; None where that cannot be told from here."""
+        """Whether its process runs; None if that cannot be determined from here."""
         return self.process.is_alive
 
     def announced(self) -> Announcement:
-        """What the directory of its point says of it."""
+        """Return the announcement for the directory of its point."""
         assert self.store is not None
         return Announcement(self.id, self.domain, self.uuid, self.store, self.folder, self.process, self.begun)
 
 
 def of_this_process(**values: Any) -> Run:
-    """A Run of this process, from the other members."""
+    """Return a Run of this process that begins now. values: its other members."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Run(**values, process=process.of(), begun=now)
 
 
-_BECAME = ("freeze", "sealed", "committed", "withdrawn")  # members of a Run that the first line does not have
+_BECAME = ("freeze", "sealed", "committed", "withdrawn")  # members of a Run that are not in the first line
 _Files = dict[str, dict[Optional[str], Sealed]]  # by disk, and path of the run's own chunk file
 
 
 def encode(run: Run) -> bytes:
-    """The first line."""
+    """Return the first line of a journal."""
     left_out = {*_BECAME, *(() if run.server else ("server",))}
     return line({name: value for name, value in asdict(run).items() if name not in left_out})
 
@@ -108,7 +108,7 @@ def line(values: layout.Document) -> bytes:
 
 
 def begun(consistency: str, reason: str) -> bytes:
-    """The line of a job that is there as it was asked for: from now on another process can resume the run."""
+    """Return the line for a job that was begun as requested: from now on another process can resume the run."""
     return line({"event": "begun", "consistency": consistency, "reason": reason})
 
 
@@ -117,34 +117,34 @@ def sealed(disk: str, chunk: Sealed) -> bytes:
 
 
 def ending() -> bytes:
-    """The job is about to be ended: nobody can resume the run."""
+    """Return the line for a job that is about to be ended: from now on the run cannot be resumed."""
     return line({"event": "ending"})
 
 
 def committed() -> bytes:
-    """What was read is somebody's backup now, and the checkpoint its base."""
+    """Return the line for a backup that its owner has committed: the next one may start from its checkpoint."""
     return line({"event": "committed"})
 
 
 def withdrawn() -> bytes:
-    """The point will not be committed."""
+    """Return the line for a point that will not be committed."""
     return line({"event": "withdrawn"})
 
 
 def resumed() -> bytes:
-    """This process resumes the run. The line before may be torn."""
+    """Return the line for a run that this process resumes. It starts with a newline, as the line before may be torn."""
     return b"\n" + line({"event": "resumed", "process": asdict(process.of())})
 
 
 def decode(data: bytes) -> Optional[Run]:
-    """The Run in the bytes of a journal, None where they say nothing: torn, or of a later form."""
+    """Return the Run in the bytes of a journal; None if its first line is torn or of a later form."""
     lines = list(_objects(data))
     became: dict[str, Any] = {}
     files: _Files = {}
     try:
         run = _run(lines[0])
         for each in lines[1:]:
-            with suppress(KeyError, ValueError):  # it says less than it should, or what cannot be
+            with suppress(KeyError, ValueError):  # a member is missing or invalid
                 _follow(became, files, each, f"{run.id}/")
         return replace(run, sealed={disk: list(found.values()) for disk, found in files.items()}, **became)
     except (IndexError, ValueError):
@@ -152,7 +152,7 @@ def decode(data: bytes) -> Optional[Run]:
 
 
 def _run(first: layout.Document) -> Run:
-    """The Run of a first line; ValueError where it is none."""
+    """Return the Run in a first line; ValueError if it is not valid."""
     if not set(first) <= {*Run.__dataclass_fields__} - {*_BECAME}:
         raise ValueError("of a later form")
     run = members.build(Run, first)
@@ -162,16 +162,16 @@ def _run(first: layout.Document) -> Run:
 
 
 def _objects(data: bytes) -> Iterator[layout.Document]:
-    """The lines that are whole."""
+    """Yield the objects of the lines that are complete."""
     for each in data.splitlines():
         with suppress(ValueError):
             yield layout.parse_object(each)
 
 
 def _follow(became: dict[str, Any], files: _Files, each: layout.Document, own: str) -> None:
-    """Note what one more line says of the run; of an event that is not known, nothing.
+    """Apply the event in one line; ignore unknown events. KeyError or ValueError if the line is not valid.
 
-    files: by disk, {path of the run's own file: Sealed}; own: how such a path begins.
+    files: by disk, {path of the run's own file: Sealed}; own: the beginning of such a path.
     """
     event = each["event"]
     if event == "begun":
@@ -179,7 +179,7 @@ def _follow(became: dict[str, Any], files: _Files, each: layout.Document, own: s
     elif event == "sealed":
         chunk = _sealed(each)
         known = files.setdefault(_member(str, each, "disk"), {})
-        if chunk.path in known:  # made again, as it was not what it had been; so was all that came after
+        if chunk.path in known:  # made again, as its content had changed; so was everything after it
             while known.popitem()[0] != chunk.path:
                 pass
         known[chunk.path] = chunk
@@ -199,7 +199,7 @@ def _member(hint: type[_T], each: layout.Document, name: str) -> _T:
 
 
 def _sealed(each: layout.Document) -> Sealed:
-    """Of an event; ValueError where it is of no chunk file."""
+    """Return the Sealed of an event; ValueError if it is not one of a chunk file."""
     path, digest = _member(str, each, "path"), _member(str, each, "sha256")
     if not (layout.CHUNK_PATH.match(path) and layout.SHA256.match(digest)):
         raise ValueError("no chunk file")
