@@ -1,6 +1,6 @@
 """The lock of a domain on this machine: one nbdpull at a time holds it, from before its first call to after its last.
 
-Owns: the lock, and the note of a start with which the domain is not marked yet. Both end when the machine does, so
+Owns: the lock, and the note of a start with which the domain is not marked yet. Neither may survive a reboot, so
 they are below /run. Must not know: what the holder does; its journal records that.
 """
 

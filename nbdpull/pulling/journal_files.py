@@ -1,7 +1,7 @@
-"""The journals that this machine keeps: one file a run, until nothing of the run is left.
+"""The journals that this machine keeps: one file per run, until nothing of the run is left.
 
-A run's job is on this machine, its store may be anywhere; so its journal is here. Owns: where journals are, and that a
-journal is durable before its run begins anything. Must not know: what a journal says (journal.py).
+A run's job is on this machine, but its store may be anywhere; so its journal is here. Owns: where journals are, and
+that a journal is durable before its run begins anything. Must not know: the content of a journal (journal.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from . import journal
 from .journal import Run
 
 VARIABLE = "NBDPULL_STATE_DIR"
-_UNDER_WAY: set[str] = set()  # ids of runs of this process
+_UNDER_WAY: set[str] = set()  # ids of the runs in progress in this process
 
 
 def folder() -> str:
-    """Where this machine keeps what has to outlive a run: of root's runs or of another user's."""
+    """Return the folder for files that must outlive a run; root and each other user have their own."""
     named = os.environ.get(VARIABLE)
     if named:
         return named
@@ -35,7 +35,7 @@ def folder() -> str:
 
 
 class Journal:
-    """A journal being written; to be used by several threads at once. As long as it is open, its run is under way."""
+    """A journal that is being written; several threads may use it at once. While it is open, its run is in progress."""
 
     def __init__(self, file: DirectoryWriter, run: Run) -> None:
         self._lock = threading.Lock()
@@ -43,16 +43,16 @@ class Journal:
         _UNDER_WAY.add(run.id)
 
     def begun(self, consistency: str, reason: str) -> None:
-        """The job is there, as it was asked for: from now on another process can resume the run."""
+        """Record that the job was begun as requested: from now on another process can resume the run."""
         self._append(journal.begun(consistency, reason))
 
     def sealed(self, disk: str, entry: FileEntry, read_bytes: int) -> None:
-        """A chunk file of a disk is durable."""
+        """Record that a chunk file of a disk is durable."""
         self._append(journal.sealed(disk, journal.Sealed(entry.path, entry.size, entry.sha256, read_bytes)))
 
     @contextmanager
     def reading(self, consistency: str, reason: str) -> Iterator[None]:
-        """While the job is read from: if this process dies meanwhile, another one can resume the run."""
+        """Inside the block, the job is read from: if this process dies there, another one can resume the run."""
         self.begun(consistency, reason)
         try:
             yield
@@ -60,18 +60,18 @@ class Journal:
             self._append(journal.ending())
 
     def committed(self) -> None:
-        """The checkpoint is the base of somebody's backup from now on. Durably, or OutputError: else the next run would
-        delete it."""
+        """Record durably that the backup is committed, with its checkpoint as a base; OutputError if that is not
+        possible. Without this record, the next run would delete the checkpoint."""
         with _explained():
-            _add(self._run, journal.committed())  # not to the open file: an earlier line may have found no room in it
+            _add(self._run, journal.committed())  # not to the open file: an earlier write may have failed half-way
 
     def withdrawn(self) -> None:
-        """The point will not be committed, and its directory is gone, or of no use."""
+        """Record that the point will not be committed: its directory is removed or useless."""
         self._append(journal.withdrawn())
 
     def _append(self, data: bytes) -> None:
-        """Not durably: these lines are for a job that still is there, so for a host that has not gone down since. A
-        line that cannot be written fails no backup, and nor can those after it: of this run less can be resumed."""
+        """Append lines, not durably: they are only needed while the job exists, so on a host that has not gone down
+        since. If a line cannot be written, the backup does not fail: less of this run can be resumed."""
         with self._lock, suppress(errors.OutputError):
             self._file.write(data)
 
@@ -81,7 +81,7 @@ class Journal:
 
 
 def begin(run: Run) -> Journal:
-    """Write a run down, durably; OutputError where that cannot be done."""
+    """Create the journal of a run, durably; OutputError if that is not possible."""
     with _explained():
         found = _opened(make=True)
         found.make_folder(run.uuid)
@@ -97,7 +97,7 @@ def begin(run: Run) -> Journal:
 
 
 def resume(run: Run) -> Journal:
-    """The Journal of a dead run, which is this process's from now on; OutputError where it cannot be written."""
+    """Take over the Journal of a dead run; OutputError if it cannot be written."""
     with _explained():
         file = _opened().reopen(_path(run.uuid, run.id))
         try:
@@ -109,8 +109,8 @@ def resume(run: Run) -> Journal:
 
 
 def runs(uuid: str) -> list[Run]:
-    """Those that this machine knows of a domain, in the order of their begins. Where another process holds the domain,
-    one of them may be alive."""
+    """Return the runs of a domain that have a journal on this machine, in the order in which they began. If another
+    process holds the domain, one of them may be alive."""
     kept, found = _opened(), []
     for name in _names(kept, uuid):
         with suppress(errors.Damaged, errors.StoreError):
@@ -128,23 +128,24 @@ def _names(kept: DirectoryStore, uuid: str) -> list[str]:
 
 
 def is_alive(run: Run) -> Optional[bool]:
-    """Whether somebody works on a run; None where that cannot be told from here. A process may outlive its runs."""
+    """Return whether a process is working on a run; None if that cannot be determined from here. A process may outlive
+    its runs."""
     return run.id in _UNDER_WAY if run.process == process.of() else run.is_alive
 
 
 def remove(run: Run) -> None:
-    """Nothing of the run is left: no later one has to look for it."""
+    """Remove the journal of a run of which nothing is left."""
     _opened().remove_file(_path(run.uuid, run.id))
 
 
 def withdraw(run: Run) -> None:
-    """Note of a dead run that its point will never be committed."""
+    """Record of a dead run that its point will never be committed."""
     with suppress(errors.OutputError):
         _add(run, journal.withdrawn())
 
 
 def _add(run: Run, line: bytes) -> None:
-    """Durably, behind a line that may be torn."""
+    """Append a line durably, after one that may be torn."""
     with _opened().reopen(_path(run.uuid, run.id)) as file:
         file.write(b"\n" + line)
 

@@ -1,8 +1,8 @@
-"""Which sealed stores this host has pulled to, or sealed copies for, and with which master key: as ssh knows hosts.
+"""The sealed stores that this host has pulled to, or sealed copies for, and their master keys: like ssh's known hosts.
 
-Whoever can write to a store can put another one in its place, sealed with a key that he has, or not at all; and nothing
-in it tells. Owns: the file of what is known, and what is said where a store is another one. Must not know: how a store
-is opened.
+Anybody who can write to a store can replace it by another one, sealed with his own key or not sealed at all; and
+nothing in the store shows that. Owns: the file of known stores, and the errors for a store that was replaced. Must not
+know: how a store is opened.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..storage.base import Store
 from ..storage.directory import DirectoryStore
 from . import journal_files
 
-_FILE = "known-stores"  # each line is "KEY PLACE"; of one place several keys may be known, as of disks in turn
+_FILE = "known-stores"  # each line is "KEY PLACE"; a place may have several keys, as if disks are mounted in turn
 _LOCK = f"{_FILE}.lock"
 
 
 def has(store: Store) -> bool:
-    """Whether there was a sealed one at this place; OutputError."""
+    """Return whether this host knows a sealed store at this place; OutputError."""
     return bool(_known(store))
 
 
 def require(store: Store) -> None:
-    """Foreign where this host knows the store at this place as one that is sealed with another key; OutputError."""
+    """Raise Foreign if this host knows the store at this place with other keys only; OutputError."""
     key = store.seal.id
     others = {where: keys for where, keys in _known(store).items() if key not in keys}
     if others and key is None:
@@ -37,7 +37,7 @@ def require(store: Store) -> None:
 
 
 def gone(store: Store) -> errors.Foreign:
-    """Of a known place where no store is."""
+    """Return the error for a known place that has no store."""
     known = _known(store)
     return _other(known, "nothing is there", _remove(known))
 
@@ -59,7 +59,8 @@ def _other(known: dict[str, list[str]], now: str, way: str) -> errors.Foreign:
 
 
 def note(store: Store) -> None:
-    """Of a sealed store that is written to from now on. Who can keep nothing, as in a pod, knows nothing."""
+    """Remember a sealed store that is about to be written to. If the file cannot be written, as in a pod, the store is
+    not remembered."""
     if not _new_lines(store):
         return
     with suppress(errors.OutputError):
@@ -67,7 +68,7 @@ def note(store: Store) -> None:
         folder = DirectoryStore(journal_files.folder())
         with folder.alone(_LOCK):  # many first pulls may begin in one minute
             told = _read()
-            told += b"\n" if told and not told.endswith(b"\n") else b""  # somebody has edited it
+            told += b"\n" if told and not told.endswith(b"\n") else b""  # a user has edited the file
             folder.replace(_FILE, told + _new_lines(store))
 
 
@@ -78,7 +79,7 @@ def _new_lines(store: Store) -> bytes:
 
 
 def _known(store: Store) -> dict[str, list[str]]:
-    """{place: keys} of all that it is called and known as."""
+    """Return {place: keys} of all names of the store's place that are known."""
     told = [line.partition(" ") for line in _read().decode(errors="surrogateescape").split("\n") if line]
     places = place.told(store) if told else []
     keys = {where: [key for key, _, of in told if of == where] for where in places}

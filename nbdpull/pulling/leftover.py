@@ -1,4 +1,4 @@
-"""A thing that a run left behind, and what became of it.
+"""Something that a run left behind, and whether it was removed.
 
 Must not know: what it is, or how it is removed.
 """
@@ -15,7 +15,7 @@ DRY_RUN = "dry run"
 
 @dataclass(frozen=True)
 class Leftover:
-    """run: id, or None where it is nobody's of us; what: a text; left: why it is still there, "" if it was removed."""
+    """run: id, None if no run of nbdpull left it; what: a text; left: why it still exists, "" if it was removed."""
 
     run: Optional[str]
     what: str
@@ -23,7 +23,7 @@ class Leftover:
 
 
 def removed(run: Optional[str], what: str, remove: Callable[[], object], dry_run: bool) -> Leftover:
-    """Unless this is a dry run, remove it by a call that may raise."""
+    """Call `remove` unless this is a dry run; return a Leftover with the error, if any."""
     if dry_run:
         return Leftover(run, what, DRY_RUN)
     try:

@@ -1,11 +1,11 @@
-"""At which level zstd compresses what comes next: one that was chosen, or one that follows who waits for whom.
+"""The level at which zstd compresses the next data: chosen by the user, or adapted to how busy the compressors are.
 
 Owns: the rule. Must not know: threads, compressors, what is compressed.
 
-The measure is how busy those are that compress: if all of them work all the time, what was read waits for them, and a
-faster level saves time; if half of the time is enough, something else is waited for (a disk, a network, a limit of the
-rate), and a better level costs none. But for a processor that others use as well: those that compress then take longer
-than their CPU time is, and no better level is chosen.
+The measure is how busy the compressing threads are. If all of them work all the time, data waits for them, and a faster
+level saves time. If they work for half of the time, the pull waits for something else (a disk, a network, a rate
+limit), and a better level costs no time. There is one exception: if other processes use the processors, too,
+compression takes longer than its CPU time, and no better level is chosen.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Callable, Optional
 
 LEVELS = (-1, 1, 2, 3)  # each takes at most 1.5 times as long as the one before
 FIRST = 1
-WINDOW = 0.25  # seconds that are looked at together
-BUSY, IDLE = 0.9, 0.5  # shares of the time of all that may compress: from here on faster, below that better
-ALONE = 0.85  # of the time that compressing took was CPU time, at least, where nobody else wants the processors
+WINDOW = 0.25  # seconds over which the load is averaged
+BUSY, IDLE = 0.9, 0.5  # shares of the time of all compressing threads: above BUSY go faster, below IDLE better
+ALONE = 0.85  # least share of CPU time in the time that compression takes, if no other process needs the processors
 
 
 class Level:
-    """chosen: by the user, None: it follows. at_once: how many threads may compress now."""
+    """The level to use now. chosen: by the user, None: adapt it; at_once: returns how many threads may compress now."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Level:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Around what compresses, in any thread."""
+        """Measure the block, which compresses. Used in any thread."""
         began, cpu = self._clock(), self._cpu_clock()
         yield
         if self._follows:
@@ -58,6 +58,7 @@ class Level:
 
 
 def _next(level: int, share: float, alone: bool) -> int:
-    """The level after one at which those that compress were busy for a share of the time."""
+    """Return the next level. share: of the time for which the threads were busy at this level; alone: no other process
+    needed the processors."""
     place = LEVELS.index(level) + (-1 if share > BUSY else 1 if share < IDLE and alone else 0)
     return LEVELS[min(max(place, 0), len(LEVELS) - 1)]

@@ -1,7 +1,7 @@
-"""A disk of a job that stands, as something to read: its export, what is known of it beforehand, how many connections.
+"""A disk of a running backup job, ready to be read: its export, what is known beforehand, the number of connections.
 
-Owns: what a Source is asked for, which is the same where a disk is pulled and where it is only estimated. Must not
-know: what is done with what is read.
+Owns: the parameters of a Source, which are the same whether a disk is pulled or only estimated. Must not know: what is
+done with the data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Held = Callable[[int, int], Any]
 
 
 class Job(Protocol):
-    """What of a job is needed here. exports: by target."""
+    """The part of a job that is needed here. exports: by target."""
 
     exports: dict[str, Export]
 
@@ -38,7 +38,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """How disks are read: by so many threads, with so many reads under way in all, None = as many as there can be;
+    """How disks are read. max_in_flight: reads in progress at the same time in all threads, None: as many as possible;
     stall_timeout: seconds that the server may be silent."""
 
     threads: int
@@ -46,19 +46,20 @@ class Reading:
     stall_timeout: float = STALL_TIMEOUT
 
     def reads_at_once(self) -> int:
-        """How many reads each connection may have under way, where all of them together are bounded."""
+        """Return how many reads each connection may have in progress, so that all together stay within the limit."""
         if self.max_in_flight is None:
             return source.MAX_BATCH_READS
         return min(max(self.max_in_flight // self.threads, 1), source.MAX_BATCH_READS)
 
     def connections(self, disks: int) -> int:
-        """For readers and for the map; where the server has not so many for all disks, they share."""
+        """Return the number of connections for the readers and the map of a disk. If the server does not allow that
+        many for all disks, the readers share them."""
         wanted = min(self.threads, source.READERS) + 1
         return max(1, min(wanted, source.MAX_CONNECTIONS // disks))
 
 
 class Live(NamedTuple):
-    """What all disks of a run are read from, and how."""
+    """The server and the job from which all disks of a run are read, and how."""
 
     server: Server
     job: Job
@@ -66,7 +67,7 @@ class Live(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a disk without asking. dirty_from, held, again: see Source."""
+    """What is known of a disk before its server is asked. dirty_from, held, again: see Source."""
 
     dirty_from: int
     held: Optional[Held] = None
@@ -74,7 +75,7 @@ class Known(NamedTuple):
 
 
 def known(disk: Disk, choice: Choice, base: Optional[Directory], check: Check) -> Known:
-    """base: what copies.base_of gives."""
+    """Return what is known of a disk. base: from copies.base_of."""
     held = copies.held(base, choice, disk.target, check)
     return Known(choice.dirty_from(disk), held, base.again if base else extents.of([]))
 

@@ -1,7 +1,7 @@
-"""What looks after a backup job while it stands: its scratch, its domain, and the connections that QEMU must end first.
+"""The watchers of a backup job: of its scratch, its domain, and the connections that QEMU must close first.
 
-Owns: which of them there are and when each is on duty; all that may end a run is one check. Must not know: what is read
-from the job, what is made of it.
+Owns: which watchers there are, and when each is active; one check covers everything that may end a run. Must not know:
+what is read from the job, and what is done with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .live_disk import Server
 
 
 class Checks:
-    """One check made of several; the first is there from the start, others are added."""
+    """Several checks that are called as one; others than the first are added later."""
 
     def __init__(self, first: Check) -> None:
         self._all = [first]
@@ -35,9 +35,10 @@ class Checks:
 
 
 class Lookout:
-    """Around one job: `guarding` it from before its start until after its end, `watching` it while it is read.
+    """The watchers of one job: `guarding` is entered from before its start until after its end, `watching` while it is
+    read.
 
-    keeps_sockets: see socket_keeper.required; check: of the run, also what is seen here ends that.
+    keeps_sockets: see socket_keeper.required; check: that of the run; the checks of the watchers are added to it.
     """
 
     def __init__(
@@ -73,5 +74,5 @@ class Lookout:
             yield
 
     def kept(self, server: Union[str, address.Tcp]) -> Server:
-        """The same server, whose connections are kept where that is necessary."""
+        """Return the server; if QEMU must close its connections first, in a form that keeps them open."""
         return address.Kept(server, self._keeper) if self._keeper else server

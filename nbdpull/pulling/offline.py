@@ -1,6 +1,6 @@
-"""How a domain that is off is pulled: started with its CPUs paused, or its images read without a start.
+"""The way to pull a domain that is off: start it with its CPUs paused, or read its images without a start.
 
-Owns: which of the two, and the warnings about it. Must not know: how either is done, what is pulled.
+Owns: the choice between the two, and the warnings about it. Must not know: how either is done, what is pulled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .holder import Hold
 
 
 class Reached(NamedTuple):
-    """vm: the Domain to pull; way: START_PAUSED or READ, None where it is up; warnings: why it is not as usual."""
+    """vm: the Domain to pull; way: START_PAUSED or READ, None if it is running; warnings: why its images are read."""
 
     vm: domain.Domain
     way: Optional[str]
@@ -27,10 +27,10 @@ class Reached(NamedTuple):
 
 @contextlib.contextmanager
 def reached(vm: domain.Domain, how: str, hold: Hold, check: Check, stall_timeout: float) -> Iterator[Reached]:
-    """Inside, the domain can be pulled. hold: its holder.Hold.
+    """Make sure that the domain can be pulled inside the block. hold: its holder.Hold.
 
-    AUTO starts one that is off where that can be done and takes nothing but memory, and reads its images elsewhere.
-    Raises what Power.awake and offline_read.opened do.
+    AUTO starts a domain that is off if that is possible and costs only memory; otherwise it reads the images. Raises
+    what Power.awake and offline_read.opened raise.
     """
     why = ""
     with contextlib.ExitStack() as entered:
@@ -51,7 +51,7 @@ def reached(vm: domain.Domain, how: str, hold: Hold, check: Check, stall_timeout
 
 
 def _unwanted(vm: domain.Domain) -> str:
-    """Why a start should be asked for, "" if there is no reason."""
+    """Return why the domain should not be started unless the user asks for it, "" if there is no reason."""
     if vm.has_saved_state:
         return "the domain has a saved state, which a start would consume"
     return "the domain has devices of the host, which a start would take from it" if vm.has_host_devices else ""

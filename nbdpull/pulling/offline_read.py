@@ -1,8 +1,8 @@
-"""A domain that is off, read without a start: its images are opened beside it, and asked what QEMU would be asked.
+"""A domain that is off, read without a start: a storage daemon opens its images and answers in place of its QEMU.
 
-Owns: what of a Domain and of its job there is without QEMU, which disks can be read so, and that until all is read the
-domain stays off and its images what they are. No checkpoint is made, and nothing is written. Must not know: when a
-domain is read so, stores.
+Owns: which parts of a Domain and of its job exist without QEMU, which disks can be read in this way, and that until
+everything is read the domain remains off and its images unchanged. No checkpoint is made, and nothing is written. Must
+not know: when a domain is read in this way, stores.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _VOID = "what was read cannot be used, pull again"
 def opened(
     vm: domain.Domain, check: Check, stall_timeout: float = STALL_TIMEOUT, instead: str = ""
 ) -> Iterator[OffDomain]:
-    """Yield the OffDomain of a Domain that is off. instead: why it is not started, for errors by which it cannot be
-    read either: Unsupported, as its images are elsewhere; MissingSoftware."""
+    """Yield the OffDomain of a Domain that is off. instead: why it is not started, for the messages of errors. Raises
+    Unsupported if its images are on another host, or MissingSoftware."""
     with contextlib.ExitStack() as opened:
         with _explained(instead):
             if vm.is_remote:
@@ -56,13 +56,13 @@ def _explained(instead: str) -> Iterator[None]:
 
 
 class OffDomain(domain.Domain):
-    """A Domain that is off, as a pull sees it. Only disks that were looked_at can be pulled."""
+    """A Domain that is off, as a pull sees it. Only disks that were passed to looked_at can be pulled."""
 
     reads_images = True
-    supports_checkpoints = True  # those that are there can be read
+    supports_checkpoints = True  # existing ones can be read
 
     def __init__(self, vm: domain.Domain, daemon: StorageDaemon, opened: contextlib.ExitStack, instead: str):
-        """opened: what is to be closed when all is read; the daemon is in it."""
+        """opened: closed when everything is read; contains the daemon."""
         super().__init__(vm.connection, vm.dom, vm.link)
         self._daemon, self._opened, self._instead = daemon, opened, instead
         self._layers: dict[str, Layers] = {}
@@ -75,12 +75,13 @@ class OffDomain(domain.Domain):
         return {**super().versions, "qemu": self._daemon.version}
 
     def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
-        """Open their images, and keep everybody from writing to them. Busy where somebody does; Unsupported."""
+        """Open the images of disks, and lock them against writers; return the disks with facts about their images. Busy
+        if another process writes to one; Unsupported."""
         with self.seam("read the definition"):
             described = domain_xml.images(self.dom.XMLDesc(0))
         with _explained(self._instead):
             found = [self._with_layers(disk, described[disk.target]) for disk in disks]
-        self._require_off()  # it cannot be started any more
+        self._require_off()  # from here on the locks prevent a start
         return found
 
     def _with_layers(self, disk: Disk, images: domain_xml.Images) -> Disk:
@@ -99,7 +100,7 @@ class OffDomain(domain.Domain):
         return [warning for layers in self._layers.values() for warning in layers.warnings] + saved
 
     def require_there(self) -> None:
-        """JobLost where it was started, NoAnswer where libvirt's daemon is gone or hangs; nothing else."""
+        """Raise JobLost if the domain was started, NoAnswer if libvirt's daemon is gone or hangs; nothing else."""
         try:
             state = self.guest_state()
         except errors.NbdpullError:
@@ -110,7 +111,7 @@ class OffDomain(domain.Domain):
             raise self._started()
 
     def reading(self, spec: BackupSpec) -> Reading:
-        """The disks of the spec, served from their images."""
+        """Export the disks of the spec from their images."""
         bitmap = f"nbdpull-{spec.run_id}"
         exports = {
             target: Export(target, self._layers[target].export(base, bitmap)) for target, base in spec.disks.items()
@@ -118,7 +119,8 @@ class OffDomain(domain.Domain):
         return Reading(self, exports, self._daemon.socket)
 
     def _disks_of_the_saved_state(self) -> list[str]:
-        """A warning where it has disks that the definition does not have: they were plugged in live before that."""
+        """Return a warning if the saved state has disks that the definition lacks: they were plugged into the running
+        domain only, before it was saved."""
         with self.seam("read the definition of the saved state"):
             saved = domain_xml.parse_disks(self.dom.managedSaveGetXMLDesc(0))
         defined = {(disk.target, disk.source) for disk in self.disks()}
@@ -134,7 +136,7 @@ class OffDomain(domain.Domain):
         return errors.JobLost(f"domain '{self.name}' was started while its images were read: {_VOID}")
 
     def require_unchanged(self) -> None:
-        """JobLost unless what was read until now is the disks as they were when they were looked at."""
+        """Raise JobLost if the domain was started, or an image changed, since its disks were passed to looked_at."""
         self._daemon.require_alive()
         self._require_off()
         changed = next(filter(None, (layers.changed() for layers in self._layers.values())), "")
@@ -142,12 +144,12 @@ class OffDomain(domain.Domain):
             raise errors.JobLost(f"{changed} was changed while it was read: {_VOID}")
 
     def let_go(self) -> None:
-        """Close the images: from now on the domain can be started."""
+        """Close the images; from now on the domain can be started."""
         self._opened.close()
 
 
 class _NoJobs(Jobs):
-    """What QEMU does cannot be in the way: it does not run."""
+    """The jobs of a domain without QEMU: there are none that could be in the way."""
 
     def require_idle(self) -> None:
         pass
@@ -157,7 +159,8 @@ class _NoJobs(Jobs):
 
 
 class _StoredCheckpoints(Checkpoints):
-    """Each bitmap of a disk that was looked at is judged as libvirt does it for a domain that runs."""
+    """The checkpoints of a domain that is off. The bitmaps of disks that were passed to looked_at are judged by the
+    rule that libvirt applies to a running domain."""
 
     def __init__(self, vm: domain.Domain, layers: Mapping[str, Layers]):
         super().__init__(vm)
@@ -178,7 +181,7 @@ class _StoredCheckpoints(Checkpoints):
 
 
 class _Readings(Backups):
-    """What a backup job does, without one."""
+    """A replacement for backup jobs: reads images without a job."""
 
     def __init__(self, vm: OffDomain, jobs: Jobs, checkpoints: Checkpoints):
         super().__init__(vm, jobs, checkpoints)
@@ -186,7 +189,7 @@ class _Readings(Backups):
 
     @contextlib.contextmanager
     def begun(self, spec: BackupSpec) -> Iterator[Reading]:  # type: ignore[override]
-        """Serve the disks of the spec, as a backup job does; end by Reading.finish(). NotQuiesced."""
+        """Export the disks of the spec, as a backup job does; to end that, call Reading.finish(). NotQuiesced."""
         if spec.quiesce == Quiesce.REQUIRE:
             raise errors.NotQuiesced(f"domain '{self._off.name}' is off, so no guest can be frozen: use "
                                      "--quiesce=auto")  # fmt: skip
@@ -194,7 +197,7 @@ class _Readings(Backups):
 
 
 class _Freeze(NamedTuple):
-    """As domain_freeze.Freeze reports it."""
+    """The same members as domain_freeze.Freeze."""
 
     consistency: str
     reason: str
@@ -202,7 +205,7 @@ class _Freeze(NamedTuple):
 
 
 class Reading:
-    """The images being read; a backup_job.Job for who reads."""
+    """Images that are being read; for readers, the same as a backup_job.Job."""
 
     checkpoint = None
 
