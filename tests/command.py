@@ -1,10 +1,10 @@
-"""Command lines of nbdpull, each in a process of its own. Knows of the package only how it is started.
+"""Command lines of nbdpull, each in a process of its own. Knows only how the package is started.
 
-Python's start with all imports takes 0.25 s of CPU, and the suite runs some thousand command lines. So they are forked
-from a process that has the package imported (fork_server.py). What asks for something that only a new program has,
-such as a variable that Python or a library reads at its start, gets one.
+Python's start with all imports takes 0.25 s of CPU, and the suite runs about a thousand command lines. So they are
+forked from a process that has imported the package (fork_server.py). A test that needs a new program, for example
+because it sets a variable that Python or a library reads at its start, gets one.
 
-What is printed with --json is held to the published schemas, whatever a test looks at.
+All output of --json is validated against the published schemas, whatever a test checks.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ PROJECT = Path(__file__).resolve().parent.parent
 HELD = PROJECT / "tests/faults/held.py"
 SERVER = Path(__file__).with_name("fork_server.py")
 FORKABLE = {"env", "cwd", "stdin", "stdout", "stderr", "text", "bufsize", "encoding", "errors", "universal_newlines"}
-ANSWER = struct.Struct("i")  # of the server: first the pid, then the status that waitpid gives
-AT_THE_START = ("PYTHON", "LD_", "LC_", "LANG", "LIBVIRT_DEBUG", "LIBVIRT_LOG", "TZ")  # variables that are read then
+ANSWER = struct.Struct("i")  # of the server: first the pid, then the status from waitpid
+AT_THE_START = ("PYTHON", "LD_", "LC_", "LANG", "LIBVIRT_DEBUG", "LIBVIRT_LOG", "TZ")  # variables read at the start
 
 
 def environment():
-    """In which `python -m nbdpull` is the package under test, wherever it is run."""
+    """Return an environment in which `python -m nbdpull` runs the package under test, from any folder."""
     return {**os.environ, "PYTHONPATH": str(PROJECT), "NBDPULL_DEBUG": ""}
 
 
 def start_nbdpull(*words, program=("-m", "nbdpull"), child=False, **options):
-    """Start a command line; the Popen, its output in pipes. Its JSON events are read with `next_event`.
+    """Start a command line and return its Popen, with its output in pipes. Read its JSON events with `next_event`.
 
-    program: another one than nbdpull itself, such as held.py. child: it has to be a child of this very process.
+    program: a program other than nbdpull itself, such as held.py. child: start it as a direct child of this process.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     options = {"env": environment(), **pipes, "text": True, **options}
@@ -53,7 +53,7 @@ def start_nbdpull(*words, program=("-m", "nbdpull"), child=False, **options):
 
 
 def nbdpull(*words, timeout=100, **options):
-    """Run a command line to its end; what subprocess.run returns, with texts."""
+    """Run a command line to its end and return what subprocess.run returns, with output as text."""
     with start_nbdpull(*words, **options) as process:
         try:
             output, errors = process.communicate(timeout=timeout)
@@ -64,20 +64,20 @@ def nbdpull(*words, timeout=100, **options):
 
 
 def run_bytes(*words, **options):
-    """The same with its output as bytes, in which there is no traceback."""
+    """Run a command line as `nbdpull` does, with output as bytes, and require that it prints no traceback."""
     done = nbdpull(*words, text=False, **options)
     assert b"Traceback" not in done.stderr
     return done
 
 
 def doctor(*words):
-    """Its exit code, and what it tells by subject."""
+    """Run `doctor --json`; return its exit code and {subject: its check}."""
     done = nbdpull("doctor", "--json", *words)
     return done.returncode, {each["subject"]: each for each in json.loads(done.stdout)}
 
 
 def said(*words):
-    """Run one command line in this process, which saves Python's start; what it prints."""
+    """Run a command line in this process, which saves Python's start; return its standard output. It must succeed."""
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert cli.main(list(map(str, words))) == 0, "the reason is in the captured stderr"
     schemas.check_output(words, output.getvalue())
@@ -85,20 +85,21 @@ def said(*words):
 
 
 def answered(capsys, *words):
-    """The same of one that may fail: (exit code, standard output, standard error)."""
+    """Run a command line, which may fail, in this process; return (exit code, standard output, standard error)."""
     code = cli.main([*map(str, words)])
     return code, *capsys.readouterr()
 
 
 def answered_json(capsys, *words):
-    """(exit code, what it prints with --json, standard error)."""
+    """Run a command line with --json in this process; return (exit code, its parsed output, standard error)."""
     code, output, errors = answered(capsys, *words, "--json")
     schemas.check_output([*words, "--json"], output)
     return code, json.loads(output), errors
 
 
 def start_held(phase, gate, *words, **options):
-    """The same of a command line that stands where it has reached a phase of faults/held.py, until `gate` exists."""
+    """Start a command line that halts when it reaches a phase of faults/held.py, until `gate` exists; return its
+    Popen."""
     gate.unlink(missing_ok=True)
     process = start_nbdpull(*words, program=(HELD, phase, gate), **options)
     next_event(process, "held")
@@ -106,7 +107,7 @@ def start_held(phase, gate, *words, **options):
 
 
 def next_event(process, wanted):
-    """Read a started command's events up to the first one of that name; return it."""
+    """Read the events of a started command up to the first one of that name, and return it."""
     for line in process.stdout:
         event = json.loads(line)
         schemas.check_line(schemas.verb_of(process.words), event)
@@ -120,7 +121,7 @@ def last_event(text):
 
 
 class Command(subprocess.Popen):
-    """A Popen of a command line whose output is checked as it is read to its end."""
+    """A Popen of a command line, whose output is validated once it has been read to its end."""
 
     words = ()
 
@@ -131,7 +132,8 @@ class Command(subprocess.Popen):
 
 
 class Forked(Command):
-    """A Popen whose process is forked from the server, and whose end is told by another process than its parent."""
+    """A Popen whose process is forked from the server, which reports its exit status: this process is not its
+    parent."""
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags,
                        shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *others):  # fmt: skip
@@ -145,7 +147,7 @@ class Forked(Command):
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
     def _try_wait(self, wait_flags):
-        if self._answer.fileno() < 0:  # collected while it ran, as a failed test leaves it; Popen asks for all such
+        if self._answer.fileno() < 0:  # left running by a failed test, then collected; Popen polls all such
             return self.pid, 0
         ready, _, _ = select.select([self._answer], [], [], 0 if wait_flags else None)
         return (self.pid, self._answered()) if ready else (0, 0)
@@ -167,19 +169,20 @@ _running = {}  # {what a new process would inherit: the socket of its server, an
 
 
 def server():
-    """The socket of a server for processes as this one would start them now."""
+    """Return the socket of a server that forks processes as this process would start them now."""
     kind = inherited()
     if kind not in _running:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, str(SERVER), str(theirs.fileno())]
             process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment())
-        _running[kind] = ours, process  # the socket's end is the server's, also where this process is killed
+        _running[kind] = ours, process  # closing the socket ends the server, also if this process is killed
     return _running[kind][0]
 
 
 def inherited():
-    """What a forked process has of the server, and the test may have changed: users, mounts, limits, variables."""
+    """Return what a forked process inherits from the server and a test may have changed: users, mounts, limits,
+    variables."""
     limits = [resource.getrlimit(number) for number in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
     mask = os.umask(0)
     os.umask(mask)

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one private libvirt a session; VMs and the witnesses of their pulls, one a test."""
+"""Fixtures for the whole suite: one private libvirt per session; VMs and the witnesses of their pulls, one per test."""
 
 import collections
 import contextlib
@@ -33,21 +33,21 @@ from nbdpull.storage import s3_client
 
 TIMEOUT = 120  # seconds a test may take with its fixtures; @pytest.mark.timeout_seconds(300) for the few long ones
 REAL_STDERR = pytest.StashKey()
-LIBVIRT = pytest.StashKey()  # the one that runs
-FAILED = pytest.StashKey()  # of a test: whether it did, so far
+LIBVIRT = pytest.StashKey()  # the running one
+FAILED = pytest.StashKey()  # of a test: whether it has failed so far
 
 
 class TimedOut(Exception):
-    """A test took longer than it may."""
+    """A test exceeded its time limit."""
 
 
-KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
+KINDS = {  # and the approximate seconds of one test: the longest modules begin first
     "unit": ("needs no hypervisor, no server, and no program but Python once", 0.02),
     "e2e": ("needs libvirt, a program such as QEMU's, a server, or many starts of Python", 1),
     "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
     "guest": ("an e2e test with a Linux guest", 8),
 }
-# Seconds of the modules that take far longer than that says: one that began last would be waited for.
+# Seconds of the modules that take far longer than these figures say: the run would wait for one that begins last.
 LONG = {
     "test_guest.py": 60, "test_fuzz.py": 50, "test_pull_disks.py": 40, "test_connections.py": 35, "test_drill.py": 30,
     "test_encryption.py": 30, "test_restore_domain.py": 30, "test_offline.py": 27, "test_torture.py": 25,
@@ -59,8 +59,8 @@ LONG = {
 }  # fmt: skip
 STARTING = {"private_libvirt", "nbdkit", "seaweedfs", "rgw"}  # fixtures that start a program
 MARKED = "\npytestmark = pytest.mark.e2e"
-# A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them;
-# schemathesis, a program of 4 s; and the servers of a cluster, whose tests run command lines from end to end.
+# A word of a command line in a module's text; the bed's files that run such programs; the fuzz, whose stores need them;
+# schemathesis, which takes 4 s; and the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
     r"""["'](qemu-[a-z]+|virsh|nbdkit|nbdcopy|nbdinfo|swtpm|pip|mount)(["'][,\])]| )"""
     "|schemathesis[.]cli|bed[.](luks|device|images)|import (fuzz|torture)|from kubevirt_"
@@ -76,14 +76,14 @@ def pytest_configure(config):
     for name, (meaning, _) in KINDS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     config.stash[REAL_STDERR] = os.dup(2)  # output is not yet captured here
-    # Ignored where the suite was started in the background or by nohup; nbdpull would inherit that, and keep to it.
+    # These are ignored if the suite was started in the background or by nohup; nbdpull would inherit that and comply.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def leave_out_other_versions(config, items):
-    """Those for other versions of libvirt and QEMU. Deselected and not skipped: nothing is missing that could be
-    installed, and there is another release for them (scripts/in-release)."""
+    """Deselect the tests for other versions of libvirt and QEMU. They are not skipped, as nothing is missing that could
+    be installed: they run on another release (scripts/in-release)."""
     elsewhere = [item for item in items if any(map(_is_for_another_version, item.iter_markers()))]
     if elsewhere:
         config.hook.pytest_deselected(items=elsewhere)
@@ -102,7 +102,7 @@ _version = functools.cache(bed_version)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Set what kinds a test is of, and begin with the modules that take longest, so that no worker ends with one."""
+    """Mark each test with its kinds, and put the longest modules first, so that no worker ends with one."""
     leave_out_other_versions(config, items)
     seconds = collections.Counter()
     for item in items:
@@ -114,13 +114,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """What is collected stays to the end: Python need not look through it again and again for garbage."""
+    """Exempt what was collected from garbage collection: it remains until the end."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Of unit tests alone, the modules that have none need not be imported."""
+    """When only unit tests are selected, do not import modules that contain none."""
     return True if config.option.markexpr == "unit" and has_no_unit_test(collection_path) else None
 
 
@@ -129,7 +129,7 @@ def has_no_unit_test(path):
 
 
 def kinds_of(item):
-    """By its fixtures, its folder, the programs that its module names, and the mark e2e where it starts others."""
+    """Return the kinds of a test, by its fixtures, its folder, the programs that its module names, and the mark e2e."""
     programs = item.get_closest_marker("e2e") or STARTING & {*item.fixturenames} or _names_a_program(item.path)
     if not programs:
         return ["unit"]
@@ -144,7 +144,7 @@ def _names_a_program(path):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    """Interrupt a test that hangs: by an exception, and where Python code cannot run (a C call) by ending the run."""
+    """Interrupt a test that hangs: by an exception, or, if it hangs in C code, by ending the run."""
     mark = item.get_closest_marker("timeout_seconds")
     seconds = mark.args[0] if mark else TIMEOUT
 
@@ -167,8 +167,8 @@ def pytest_runtest_protocol(item):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """A domain that a module leaves behind is ended, and told of at the end of the run: the next module on this libvirt
-    would count it."""
+    """End the domains that a module left behind, which the next module on this libvirt would count, and report them at
+    the end of the run."""
     yield
     bed = item.config.stash.get(LIBVIRT, None)
     if bed and (nextitem is None or nextitem.path != item.path):
@@ -179,9 +179,10 @@ def pytest_runtest_teardown(item, nextitem):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
-    """With CI in the environment a skipped test is a failed one: there everything has to be installed.
+    """With CI in the environment, turn a skipped test into a failed one: there everything has to be installed.
 
-    A test that took too long is told of in peace: where that took ten seconds, the second alarm ended the whole run.
+    The alarm is off while a test that took too long is reported: when that took ten seconds, the second alarm ended the
+    whole run.
     """
     left = signal.alarm(0)
     outcome = yield
@@ -191,13 +192,13 @@ def pytest_runtest_makereport(item):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr[2]}"
     item.stash[FAILED] = report.failed or item.stash.get(FAILED, False)
-    # a name that is no text, in captured output: xdist cannot send it, and the whole run would end
+    # captured output may contain a name that is not valid text: xdist cannot send it, which would end the whole run
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_make_collect_report(collector):
-    """What needs libvirt's bindings is skipped where they are missing, whichever module finds that first."""
+    """Skip a module that needs libvirt's bindings if they are missing, wherever the import fails first."""
     outcome = yield
     report = outcome.get_result()
     if report.failed and isinstance(report.call.excinfo.value, errors.MissingSoftware):
@@ -209,8 +210,8 @@ def pytest_make_collect_report(collector):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory):
-    """What these tests know of runs and stores, apart from what the machine's own nbdpull does. It is among pytest's
-    folders, which a later run removes: a run that was killed left one of its own in /tmp for good."""
+    """The state directory of these tests, separate from that of the machine's own nbdpull. It is among pytest's
+    folders, which a later run removes: a killed run once left its own in /tmp forever."""
     path = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBDPULL_STATE_DIR", str(path))
@@ -220,7 +221,7 @@ def own_state(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def memory(pytestconfig):
-    """Where unit tests have their folders; None: among all others."""
+    """The folder in memory for the folders of unit tests; None: they are among all others."""
     if are_kept(pytestconfig) or not memory_folder.usable():
         yield None
         return
@@ -229,14 +230,15 @@ def memory(pytestconfig):
 
 
 def are_kept(config):
-    """Whether tests leave their folders, by `-n0 --basetemp DIR`. xdist gives its workers such an option, too."""
+    """Return whether tests keep their folders, as with `-n0 --basetemp DIR`. xdist passes its workers such an option,
+    too."""
     return config.option.basetemp and not hasattr(config, "workerinput")
 
 
 @pytest.fixture
 def tmp_path(request, tmp_path_factory, memory):
-    """A folder of the test's own, in memory for a unit test. It goes with the test; one on a disk stays if that failed.
-    All of them were 14 GB in 15,000 files, which were written to the disk and removed by a later run."""
+    """A folder for one test, in memory for a unit test, removed after the test; on a disk it remains if the test
+    failed. Keeping all folders took 14 GB in 15,000 files, written to the disk and removed by a later run."""
     name = re.sub(r"\W", "_", request.node.name)[:30]
     in_memory = memory is not None and request.node.get_closest_marker("unit")
     path = Path(tempfile.mkdtemp(prefix=name, dir=memory)) if in_memory else tmp_path_factory.mktemp(name)
@@ -247,15 +249,15 @@ def tmp_path(request, tmp_path_factory, memory):
 
 @pytest.fixture
 def no_threads(monkeypatch):
-    """For tests that restore and verify small stores many times: they made threads by the thousand. That all pipelines
-    do the same is test_pipeline's."""
+    """No threads, for tests that restore and verify small stores many times: they started thousands. That all pipelines
+    give the same results is tested in test_pipeline."""
     monkeypatch.setattr(pipeline, "ordered", pipeline.synchronous)
     monkeypatch.setattr(pipeline.Threads, "ordered", lambda _, *told, **how: pipeline.synchronous(*told, **how))
 
 
 @pytest.fixture(scope="session")
 def private_libvirt(pytestconfig):
-    """The libvirt of this test run; `private_libvirt.uri` is what to connect to."""
+    """The libvirt of this test run; connect to `private_libvirt.uri`."""
     try:
         bed = PrivateLibvirt().__enter__()
     except Unavailable as reason:
@@ -268,33 +270,34 @@ def private_libvirt(pytestconfig):
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    """A stores.Vm with three points, made without a VM, once for all: not to be changed."""
+    """A stores.Vm with three points, made without a VM once per session. Do not change it."""
     return stores.chain(tmp_path_factory.mktemp("pulled") / "store", **stores.SEVERAL)
 
 
 @pytest.fixture
 def vm(original, tmp_path):
-    """A copy of it, of the test's own."""
+    """A copy of `original` for one test."""
     return original.copy(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")
 def nbdkit():
-    """For tests of what begins with a look for it."""
+    """Skip the test if nbdkit is not installed."""
     if not shutil.which("nbdkit"):
         pytest.skip("nbdkit is not installed (scripts/install --test installs it)")
 
 
 @pytest.fixture(scope="session")
 def seaweedfs():
-    """A SeaweedFS with an empty bucket, of which `object_store` is a part; who stops it has to start it again."""
+    """A SeaweedFS with an empty bucket, in which `object_store` is a place; a test that stops it must start it
+    again."""
     with started(object_stores.SeaweedFS) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rgw():
-    """The same of Ceph."""
+    """A Ceph with radosgw, otherwise as `seaweedfs`."""
     with started(rados_gateway.Rgw) as server:
         yield server
 
@@ -311,27 +314,27 @@ def started(kind):
 
 @pytest.fixture
 def object_store(seaweedfs, monkeypatch):
-    """An ObjectStore, an empty place in an object store: `object_store.url` where a user writes DIR. This process and
-    what it starts have the keys for it in their environment."""
+    """An ObjectStore, that is, an empty place in an object store: `object_store.url` stands for DIR on a command line.
+    This process and its children have the keys in their environment."""
     return place_in(seaweedfs, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def locking_bucket(seaweedfs):
-    """The name of a bucket of it that locks objects."""
+    """The name of a bucket of that SeaweedFS with object lock."""
     with object_stores.new_bucket(seaweedfs, ObjectLockEnabledForBucket=True) as name:
         yield name
 
 
 @pytest.fixture
 def locking_store(object_store, locking_bucket):
-    """The same as object_store in a bucket that locks objects."""
+    """An ObjectStore like object_store, in a bucket with object lock."""
     return object_stores.ObjectStore(object_store.server, locking_bucket, object_store.prefix)
 
 
 @pytest.fixture
 def requests_made(monkeypatch):
-    """Counts requests to object stores by their calls."""
+    """A Counter of the requests to object stores, by call."""
     made, real = collections.Counter(), s3_client.Bucket._once
 
     def once(bucket, call, what):
@@ -344,13 +347,13 @@ def requests_made(monkeypatch):
 
 @pytest.fixture
 def rgw_store(rgw, monkeypatch):
-    """The same in Ceph."""
+    """An ObjectStore in Ceph."""
     return place_in(rgw, monkeypatch)
 
 
 @pytest.fixture
 def cluster_store(monkeypatch):
-    """The same in a SeaweedFS of several servers, which are the test's to kill."""
+    """An ObjectStore in a SeaweedFS of several servers, which the test may kill."""
     with started(SeaweedCluster) as server:
         yield place_in(server, monkeypatch)
 
@@ -382,7 +385,7 @@ def machine(private_libvirt, tmp_path):
 
 @pytest.fixture(scope="session")
 def guest_parts(private_libvirt):
-    """Kernel and initramfs of the Linux guest, built once and kept."""
+    """Kernel and initramfs of the Linux guest, built once and cached."""
     left = signal.alarm(0)  # the first build downloads, at the network's speed
     faulthandler.cancel_dump_traceback_later()
     try:
@@ -395,7 +398,8 @@ def guest_parts(private_libvirt):
 
 @pytest.fixture(scope="session")
 def saved_guest(private_libvirt, guest_parts, tmp_path_factory):
-    """The Linux guest as it is after its boot, when its agent answers: a boot takes 5 s, a restore half of one."""
+    """The saved state of the Linux guest after its boot, when its agent answers: a boot takes 5 s, a restore half a
+    second."""
     with Guest(private_libvirt, tmp_path_factory.mktemp("booted"), guest_parts) as vm:
         vm.wait_agent()
         return save(vm, tmp_path_factory.mktemp("saved"))
@@ -403,14 +407,14 @@ def saved_guest(private_libvirt, guest_parts, tmp_path_factory):
 
 @pytest.fixture
 def guest(private_libvirt, guest_parts, saved_guest, tmp_path):
-    """A running Linux guest whose agent answers; it has an ext4 on vda at /mnt."""
+    """A running Linux guest whose agent answers, with an ext4 on vda mounted at /mnt."""
     with SavedGuest(private_libvirt, tmp_path / "guest", guest_parts, saved_guest) as vm:
         yield vm
 
 
 @pytest.fixture
 def pulled(machine, tmp_path):
-    """Factory: `witness = pulled({"vda": MIB})` starts a machine and gives the Witness of its pulls."""
+    """Factory: `witness = pulled({"vda": MIB})` starts a machine and returns the Witness of its pulls."""
 
     def make(disks, quick=False, **options):
         return Witness(machine(disks, **options), tmp_path / "witness", quick)

@@ -1,4 +1,4 @@
-"""Points of a store of the tests that are copied into another one. Knows nothing of what is then to be there."""
+"""Points of one test store copied into another. Knows nothing of the expected result."""
 
 from stores import KIB, Vm
 
@@ -26,28 +26,28 @@ CHANGES = {
 
 
 def over(vm, root, keys=None):
-    """The Vm as if its pulls had gone into another store: what is there is compared with what it knows."""
+    """Return the Vm as if its pulls had gone into another store, to compare that store with what the Vm knows."""
     other = Vm(root, vm.name, vm.uuid, keys)
     other.images = vm.images
     return other
 
 
 def take(vm, other, *points):
-    """Copy these points, or all; what was copied for each."""
+    """Copy these points, or all; return what was copied for each."""
     with half_points.writing(other.series):
         taking = incoming.Incoming(vm.series, other.series, other.series.points(), Throttle())
         return [taking.take(point) for point in points or vm.points]
 
 
 def resealing(vm, other):
-    """What makes points of a Vm in another one, whose store may have another seal; small chunk files."""
+    """Return a copier of a Vm's points into another Vm's store, whose seal may differ; with small chunk files."""
     here, there = vm.series.points(), {point.id: point for point in other.series.points()}
     pairs = [Pair(point, there[point.id]) for point in matching.matched(here, [*there.values()]).same]
     return Resealing(vm.series, other.series, [*there.values()], pairs, Throttle(), chunk_size=100 * KIB)
 
 
 def reseal(vm, other, *points, taking=None):
-    """Copy these points so, or all that are lacking; what was copied for each."""
+    """Copy these points with `resealing`, or all that are missing; return what was copied for each."""
     with half_points.writing(other.series):
         taking = taking or resealing(vm, other)
         there = {point.id for point in other.series.points()}

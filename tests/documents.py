@@ -1,4 +1,4 @@
-"""What the documents say, for tests that hold the program to it."""
+"""The text of the documents, for tests that compare the program with them."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,12 @@ README = (PROJECT / "README.md").read_text()
 
 
 def blocks(text, kind):
-    """The contents of the fenced blocks of a kind."""
+    """Return the contents of the fenced blocks of a kind."""
     return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def section(text, heading):
-    """The text below a heading, up to the next one of its level or above."""
+    """Return the text below a heading, up to the next heading of the same or a higher level."""
     found = re.search(rf"^(#+) {re.escape(heading)}\n", text, re.MULTILINE)
     assert found, f"no section {heading!r}"
     rest = text[found.end() :]
@@ -22,11 +22,11 @@ def section(text, heading):
 
 
 def table(text):
-    """The rows of the first table in a text, as lists of cells without the heading."""
+    """Return the rows of the first table in a text, as lists of cells, without the heading."""
     lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def code(cell):
-    """The texts in backticks in a cell."""
+    """Return the texts in backticks in a cell."""
     return re.findall(r"`([^`]+)`", cell)

@@ -1,16 +1,16 @@
-"""A process that dies between two calls of the store that change something. Knows nothing of what it was doing."""
+"""A process that dies between two calls of the store that change files. Knows nothing of what it was doing."""
 
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 
 class Killed(BaseException):
-    """At a call that changes something; from then on, the process does nothing."""
+    """Raised at a call that changes a file; from then on, the process changes nothing."""
 
 
 @contextmanager
 def patched(make, changes):
-    """Let make(class, name) stand in for methods; changes: {class: their names}."""
+    """Replace methods by make(class, name); changes: {class: names of its methods}."""
     with ExitStack() as entered:
         for owner, names in changes.items():
             for name in names:
@@ -19,7 +19,7 @@ def patched(make, changes):
 
 
 def killed_at(count, do, changes):
-    """Do it, and die before call `count`; whether it died."""
+    """Call do(), and let it die at the first change after `count` ones; return whether it died."""
     left = [count]
     with patched(lambda owner, name: _counted(owner, name, left), changes):
         try:

@@ -1,6 +1,6 @@
-"""What libvirt does not do on demand: an error of a chosen code, an object of which some methods are replaced.
+"""What libvirt does not do on demand: an error of a chosen code, an object with some methods replaced.
 
-A test module that imports this is skipped where libvirt's bindings are missing.
+A test module that imports this is skipped if libvirt's bindings are missing.
 """
 
 import pytest
@@ -9,7 +9,7 @@ libvirt = pytest.importorskip("libvirt")
 
 
 class Meddled:
-    """A libvirt object, some of its methods replaced; without a real one these are all that it has."""
+    """A libvirt object with some methods replaced; without a real object, these are its only methods."""
 
     def __init__(self, real=None, **methods):
         self._real = real
@@ -20,7 +20,7 @@ class Meddled:
 
 
 def error_of(code, number=-1):
-    """What libvirt raises: code, and the errno that it tells with a system error."""
+    """Return the exception that libvirt raises for a code, and the errno that it reports with a system error."""
     error = libvirt.libvirtError("failed")
     error.args = ("libvirt's words\nin lines",)
     error.err = (code, 10, error.args[0], 2, None, None, None, number, -1)

@@ -1,7 +1,7 @@
-"""What stands between a client and its HTTP server, and does a fault to some requests.
+"""A proxy between a client and its HTTP server that causes a fault in some requests.
 
-Owns: the faults, which request gets one, and the list of all requests. Must not know: what S3 is, but for the shape of
-its errors. The server behind is real, so that what a fault did there has really happened.
+Owns: the faults, which request gets one, and the list of all requests. Must not know: S3, except the form of its
+errors. The server behind the proxy is real, so the effect of a fault there is real, too.
 """
 
 import collections
@@ -61,7 +61,7 @@ class FaultyProxy:
         self.away()
 
     def away(self):
-        """From now on connections are refused, and those that are open are reset."""
+        """From now on, refuse connections and reset the open ones."""
         self._server.shutdown()
         self._server.server_close()
         with self._lock:
@@ -75,7 +75,7 @@ class FaultyProxy:
 
     @contextlib.contextmanager
     def gone(self):
-        """Away for the time of the block."""
+        """Be away inside the block."""
         self.away()
         try:
             yield
@@ -94,8 +94,8 @@ class FaultyProxy:
 
 
 def at_random(seed, share, kinds=KINDS):
-    """For `decide`: a fault to that share of the requests. Which one a request gets depends on what it asks for and how
-    often it was asked for, not on the order of those of several threads."""
+    """Return a `decide` that gives that share of the requests a fault. The choice depends on what is requested and how
+    often it was requested before, not on the order of requests of several threads."""
 
     def decide(method, path, before):
         digest = hashlib.sha256(f"{seed} {method} {path} {before}".encode()).digest()
@@ -106,7 +106,7 @@ def at_random(seed, share, kinds=KINDS):
 
 
 def once(fault, method, part, times=1):
-    """For `decide`: a fault to the first requests of a method whose path has that part."""
+    """Return a `decide` that gives a fault to the first requests of a method whose path contains that part."""
     left = [times]
 
     def decide(asked, path, _before):
@@ -124,7 +124,7 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request, client_address):
-        """A client that goes is no error here."""
+        """Ignore errors: a client that disconnects is none here."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -173,7 +173,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _handle
 
     def _ask(self, body):
-        """The server's answer: (status, headers, body)."""
+        """Return the server's answer: (status, headers, body)."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.server_port)) as server:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
@@ -201,7 +201,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _reset(connection):
-    """RST, and not the end of a stream: which also reaches a client that only writes."""
+    """Reset a connection (RST), instead of ending the stream: this also reaches a client that only writes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RD)

@@ -1,7 +1,7 @@
-"""What stands for os.fsync in unit tests: its answers, without the wait for the disk.
+"""A replacement for os.fsync in unit tests: it gives the same answers, but does not wait for the disk.
 
-No test sees whether bytes would survive a power cut: those that are about it look at which descriptors are flushed, and
-when. Owns nothing of the package; what runs in another process flushes as always.
+No test can see whether bytes would survive a power cut: tests of durability check which descriptors are flushed, and
+when. Owns nothing of the package; other processes flush as always.
 """
 
 import errno
@@ -13,8 +13,8 @@ FLUSHABLE = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK}
 
 
 def skipped(descriptor):
-    """Of a descriptor or a file. Refuse what os.fsync refuses: what is closed, was opened for its path alone, or has
-    nothing to flush."""
+    """Accept a descriptor or a file, and refuse what os.fsync refuses: what is closed, was opened with O_PATH, or
+    cannot be flushed."""
     descriptor = descriptor if isinstance(descriptor, int) else descriptor.fileno()
     if stat.S_IFMT(os.fstat(descriptor).st_mode) not in FLUSHABLE:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

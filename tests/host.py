@@ -1,4 +1,4 @@
-"""A host on which somebody types what nbdpull told to type, word for word."""
+"""A host on which somebody types, word for word, the commands that nbdpull advises."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ import stores
 
 
 class Host:
-    """What a user types there, in a folder of their own."""
+    """A shell in a folder of its own, for the commands that a user types."""
 
     def __init__(self, bed, folder):
         self.bed, self.folder = bed, folder
@@ -18,5 +18,5 @@ class Host:
         return done.stdout
 
     def seen_by(self, name):
-        """{target: the bytes of the disk} of a running domain."""
+        """Return {target: the bytes of the disk} of a running domain."""
         return stores.seen_by(self.bed.virsh("dumpxml", name))

@@ -10,7 +10,7 @@ TOKEN = "a-token-of-ours"
 
 
 def token_file(folder):
-    """Its path."""
+    """Write a token to a file, and return its path."""
     path = folder / "token"
     path.write_text(TOKEN + "\n")
     path.chmod(0o600)
@@ -19,7 +19,8 @@ def token_file(folder):
 
 @contextmanager
 def served(vm, folder, **options):
-    """[events of the server], the first of them `serving`. folder: where a file for its token may be."""
+    """Serve the disks of a point; give the server's events, the first of which is `serving`. folder: where a file for
+    its token can be created."""
     events, begun, ended = [], threading.Event(), threading.Event()
     failed = []
 

@@ -1,4 +1,4 @@
-"""Keys of age and ssh for the tests, in tests/data/identities, and where they are."""
+"""Keys of age and ssh for the tests, in tests/data/identities, and their paths."""
 
 from pathlib import Path
 
@@ -14,5 +14,5 @@ def data(name):
 
 
 def recipient(name):
-    """The public key that belongs to the identity `name`, as a word."""
+    """Return the public key of the identity `name`, as one word."""
     return (FOLDER / f"{name}.pub").read_text().strip()
