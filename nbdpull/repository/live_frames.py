@@ -1,10 +1,10 @@
-"""Which frames of chunk files the points of a series show, and so which files are mostly dead.
+"""The frames of chunk files that the points of a series show, and so the files that are mostly dead.
 
-Only files of which the directories let it be thought are looked at: what a single directory needs of a file lives. For
-those the windows are made up, each distinct stack of pages once. What cannot be read of a point that was removed keeps
-nothing, and takes nothing from what can be.
+Only files that may be mostly dead according to the directories are examined: whatever a single directory needs of a
+file is live. For these files the windows are computed, each distinct stack of pages once. Unreadable parts of a removed
+point keep nothing alive, and do not affect the parts that can be read.
 
-Must not know: what becomes of a file, which points are to go.
+Must not know: what is done with a file, or which points are removed.
 """
 
 from __future__ import annotations
@@ -27,27 +27,30 @@ if TYPE_CHECKING:
     from ..format.layout import Records
     from ..format.moved import Place, Table
 
-FRAME_COST = 100  # bytes that a frame costs beside itself: its record, its line in the seek table, its move
-FILE_COST = 1000  # the same of a file
+FRAME_COST = 100  # bytes of overhead for each frame: its record, its entry in the seek table, its move
+FILE_COST = 1000  # bytes of overhead for each file
 
-Borne = tuple[type[errors.Damaged], ...]  # what is no error where a point is read that was removed
+Borne = tuple[type[errors.Damaged], ...]  # ignored when a directory is read: nothing, or Damaged for a removed point
 
 
 @dataclass(eq=False)
 class Named:
-    """A chunk file as directories name it. is_there: it was not moved, or it is there all the same; table: by which it
-    was. frames: a record of each frame that lives, by position; places: where each is now."""
+    """A chunk file that directories name.
+
+    is_there: whether the file exists, although it may have been moved; table: the table of its move, None if it has
+    none; frames: a record of each live frame, by position; places: where each of these frames is now.
+    """
 
     entry: FileEntry
     is_there: bool
     table: Optional[Table]
-    live: int = 0  # at the least, in bytes
+    live: int = 0  # a lower bound, in bytes
     frames: Records = field(default_factory=lambda: numpy.empty(0, layout.RECORD))
     places: list[Place] = field(default_factory=list)
 
     def settle(self) -> bool:
-        """Find the places; whether all are known. A table that does not tell of all counts for nothing where the file
-        is there."""
+        """Find the places; return whether all are known. A table that does not list all frames is ignored if the file
+        exists."""
         found = self._moved()
         if found is None and self.is_there:
             self.table = None
@@ -56,12 +59,12 @@ class Named:
         return found is not None
 
     def move(self, table: Table) -> None:
-        """That is its table from now on: what is made later of the same run starts from it."""
+        """Use this table from now on: what the same run makes later starts from it."""
         self.table = table
         self.settle()
 
     def _moved(self) -> Optional[list[Place]]:
-        """Where the table leads to; None where it does not tell of all."""
+        """Return the places to which the table leads; None if there is no table or it does not list all frames."""
         if self.table is None:
             return None
         found = [self.table.place(*each) for each in self.frames[["position", "stored"]].tolist()]
@@ -70,8 +73,10 @@ class Named:
 
 @dataclass(eq=False)
 class Old:
-    """A file of the store that may be emptied: one of `holders` itself, or one that they were moved to. alive: bytes of
-    its frames that live, count: how many."""
+    """A file of the store that may be emptied: one of `holders` itself, or one to which their frames were moved.
+
+    alive: bytes of its live frames; count: number of these frames.
+    """
 
     path: str
     size: int
@@ -85,22 +90,22 @@ class Old:
 
     @property
     def is_done(self) -> bool:
-        """Whether it only has to go, as all that lives was moved before."""
+        """Whether the file only has to be removed, because all live frames were moved before."""
         return any(each.entry.path == self.path and each.table for each in self.holders)
 
     def is_of(self, holder: Named) -> bool:
-        """Whether it is that file, or its table leads to it."""
+        """Return whether the holder is this file, or has a table, which then leads to this file."""
         return holder.entry.path == self.path or holder.table is not None
 
     @property
     def gain(self) -> int:
-        """Bytes that are free once it was repacked, at the least."""
+        """The bytes that a repack of the file frees, at least."""
         return self.size if self.is_done else self.size - self.alive - FRAME_COST * self.count - FILE_COST
 
 
 class Disk(NamedTuple):
-    """olds: files of which a smaller share than is wanted lives, and whose repack gains anything, the least alive
-    first; problem: why nobody can tell, "" if there is none."""
+    """olds: files whose live share is below the limit and whose repack frees space, the smallest share first; problem:
+    why this is unknown, "" if there is no problem."""
 
     name: str
     olds: Sequence[Old] = ()
@@ -110,9 +115,11 @@ class Disk(NamedTuple):
 def emptied(
     series: Series, points: Iterable[Point], staying: Collection[str], among: Collection[str], check: Check
 ) -> Iterator[str]:
-    """Yield those files, among some that have a moved table beside them, of which all that points show is where the
-    table leads, whole. points, staying: as of `mostly_dead`; Damaged where a directory of one that stays cannot be
-    read."""
+    """Yield the paths of the files whose moved table leads to intact copies of all frames that points show.
+
+    among: paths of files with a moved table beside them; points, staying: as for `mostly_dead`. Damaged if a directory
+    of a point in `staying` cannot be read.
+    """
     for directories in _by_disk(series, points, staying, check).values() if among else ():
         entries = {each.path: each for found in directories for each in found.files if each.path in among}
         with suppress(errors.Damaged):
@@ -122,8 +129,8 @@ def emptied(
 
 
 def led(series: Series, point: Point, tables: Sequence[Table], check: Check) -> set[str]:
-    """Paths of the files, among those that some tables stand for, of which the tables lead to all that a point shows.
-    Damaged, KeyNeeded where that cannot be told."""
+    """Return the paths of the files for which one of the tables leads to all frames that a point shows. Damaged or
+    KeyNeeded if that cannot be determined."""
     directories: dict[Directory, Borne] = {series.directory(point, disk, partial=True): () for disk in point.disks}
     return _led(directories, tables, check)
 
@@ -137,8 +144,11 @@ def _led(directories: dict[Directory, Borne], tables: Iterable[Table], check: Ch
 def mostly_dead(
     series: Series, points: Iterable[Point], staying: Collection[str], below: float, check: Check
 ) -> Iterator[Disk]:
-    """Yield each. points: whose frames live; staying: ids of those that are committed, whose files are left alone.
-    Damaged where a directory cannot be read."""
+    """Yield each disk with its mostly dead files.
+
+    points: those whose frames are live; staying: ids of the committed ones, whose files are not touched; below: the
+    limit of the live share. Damaged if a directory of a point in `staying` cannot be read.
+    """
     for disk, directories in _by_disk(series, points, staying, check).items():
         try:
             yield Disk(disk, _of_disk(series, directories, staying, below, check))
@@ -193,7 +203,8 @@ def _named(series: Series, directories: dict[Directory, Borne], check: Check) ->
 
 
 def _may_move(series: Series, entry: FileEntry) -> bool:
-    """Without locks, files are moved once, as nobody could replace a table that another run reads meanwhile."""
+    """Return whether the file may be moved. Without locks a file is moved only once, because a table cannot be replaced
+    while another run may be reading it."""
     folder = series.folder
     return series.store.has_locks or (
         series.store.size(f"{folder}/{entry.path}") is not None
@@ -211,13 +222,13 @@ def _as_it_is(series: Series, entry: FileEntry, check: Check) -> Named:
 
 
 def _is_sound(series: Series, table: Table, check: Check) -> bool:
-    """Whether the new files are what was stored. Where one is not, somebody may have brought the old file back."""
+    """Return whether the new files are intact. If one is not, somebody may have restored the old file."""
     return not any(series.own_flaw(each, check) for each in table.files)
 
 
 def _olds(named: Sequence[Named], staying: Collection[str]) -> list[Old]:
-    """Every file of the store that is in no directory that stays. Where a file is lost with its table, nobody knows
-    which of the frames that were moved are its own: they stay as they are."""
+    """Return every file of the store that is in no directory of a point in `staying`. If a file is lost together with
+    its table, which of the moved frames belong to it is unknown: then all files of moved frames are left out."""
     is_lost = any(not each.is_there and each.table is None for each in named)
     found: dict[str, Old] = {}
     for each in named:
@@ -230,14 +241,14 @@ def _olds(named: Sequence[Named], staying: Collection[str]) -> list[Old]:
 
 
 def _least(old: Old) -> int:
-    """How much of it lives at the least."""
+    """Return a lower bound of the live bytes of the file."""
     return sum(_least_of(holder, old.path) for holder in old.holders)
 
 
 def _least_of(holder: Named, path: str) -> int:
     if holder.table is None:
         return holder.live
-    if holder.is_there:  # nobody knows in which of both
+    if holder.is_there:  # the live frames may be in either of the two files
         return 0
     elsewhere = sum(holder.table.bytes_in(each.path) for each in holder.table.files if each.path != path)
     return max(0, holder.live - elsewhere)
@@ -260,7 +271,7 @@ def _find_frames(holders: Sequence[Named], directories: dict[Directory, Borne], 
 def _data(
     directory: Directory, start: int, numbers: Collection[int], seen: set[tuple[int, int, bytes]], check: Check
 ) -> Iterator[Records]:
-    """Yield what a window shows of some files, unless another directory had the same stack of pages."""
+    """Yield the records of some files that a window shows, unless another directory had the same stack of pages."""
     about = start, min(start + layout.WINDOW, directory.size), directory.refs(start)["digest"].tobytes()
     if about not in seen:
         check()
@@ -277,6 +288,6 @@ def _by_chunk(parts: Sequence[Records]) -> Iterator[tuple[int, Records]]:
 
 
 def _distinct(data: Records) -> Records:
-    """A record of each frame of one file, by position."""
+    """Return one record for each frame of a file, by position."""
     found: Records = data[numpy.unique(data["position"], return_index=True)[1]]
     return found

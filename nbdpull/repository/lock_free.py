@@ -1,8 +1,9 @@
-"""A commit in a store in which no lock keeps writers apart: what has to be proved before it, and after it.
+"""A commit in a store where no lock separates writers: what must be proved before and after the commit.
 
-Who else writes there is not known, only what shows of it. So a point counts from when its manifest appears, as
-anywhere, but its writer looks once more, and takes the manifest back where it meets another one: the later one of two
-always sees the earlier one. Where locks hold, nothing is asked. Owns: these proofs. Must not know: how a point is made.
+A writer does not know the other writers, only what they have written. So a point counts from when its manifest appears,
+as in any store, but its writer checks once more afterwards, and withdraws the manifest if it finds another writer: the
+later one of two always sees the earlier one. In a store with locks these functions check nothing. Owns: these proofs.
+Must not know: how a point is made.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from .series import Point, Series
 
 
 def require_alive(series: Series, point_id: str) -> None:
-    """Before the last files of a point are made. Busy where nothing was made in it for so long, now or in between, that
-    another machine may take it for one that nobody works on, and be about to remove it."""
+    """Raise Busy if nothing was written in a point for so long, until now or in between, that another machine may take
+    it for abandoned and be about to remove it. For use before the last files of the point are made."""
     if stood(series, point_id):
         raise errors.Busy(
             f"nothing was written of point {point_id} for so long that it may be removed as dead: pull again"
@@ -26,7 +27,8 @@ def require_alive(series: Series, point_id: str) -> None:
 
 
 def stood(series: Series, point_id: str) -> bool:
-    """Whether nothing was made for so long in the directory of a point that is not committed."""
+    """Return whether the directory of an uncommitted point was unchanged for too long, until now or between two of its
+    files."""
     folder, store = f"{series.folder}/{point_id}", series.store
     if store.has_locks:
         return False
@@ -36,8 +38,11 @@ def stood(series: Series, point_id: str) -> bool:
 
 
 def require_base(series: Series, base: str) -> None:
-    """Before the manifest of a point appears, and after it. base: id of a point whose files it refers to. Busy where
-    that was removed so long ago that its files may be about to go; also where a copy is about to take it back."""
+    """Raise Busy if the base was removed so long ago that its files may soon be removed, even if a copy is about to
+    restore the base. For use before the manifest of a point appears, and after that.
+
+    base: id of a point whose files the new point refers to.
+    """
     if series.store.has_locks:
         return
     if sweep_mark.is_young(series, base) or (not series.has_point(base) and _is_doomed(series, base)):
@@ -48,20 +53,23 @@ def require_base(series: Series, base: str) -> None:
 
 
 def _is_doomed(series: Series, name: str) -> bool:
-    """Whether files of a directory without a point may be about to go: it was not set apart just now, or a sweep has
-    begun. Who sets one apart and then looks for the mark of a sweep, and the sweep that has left that and then looks
-    how old it is, do not miss each other."""
+    """Return whether files of a directory without a point may soon be removed: it was not set apart recently, or a
+    sweep has begun. One run sets a directory apart and then looks for the mark of a sweep; a sweep leaves its mark and
+    then checks the directory's age: so the two do not miss each other."""
     try:
         is_old = half_points.seconds_set_apart(series, name) > grace.COUNTED_ON
-    except errors.OutputError:  # a sweep has removed what told of it
+    except errors.OutputError:  # a sweep has removed the record of it
         return True
     return is_old or sweep_mark.is_young(series, name)
 
 
 def may_sweep(series: Series, name: str, age: float) -> bool:
-    """Before anything goes of what is left of a removed point: whether what was seen of it still counts. age: see
-    half_points.seconds_set_apart, as it was then. That is the clock, as that of a machine stands still with it. Not
-    where a copy has set it apart anew, or made it a point."""
+    """Return whether what was seen of a removed point's directory still holds, so that its files may be removed. It
+    does not if a copy has set the directory apart again, or made it a point.
+
+    age: what half_points.seconds_set_apart returned then. This age serves as the clock, because a machine's own clock
+    stops when the machine is suspended.
+    """
     if series.store.has_locks:
         return True
     try:
@@ -72,9 +80,12 @@ def may_sweep(series: Series, name: str, age: float) -> bool:
 
 
 def prove(series: Series, point: Point, known: Collection[str], require_still: Callable[[], None]) -> None:
-    """When the manifest of a point is there: it refers to what is there, and has its number for itself. known: ids of
-    points that have other numbers; require_still: asks for what else its writer counts on. Else it is removed, as any
-    point: another run may build on it by now. Busy, Damaged."""
+    """Prove, once the manifest of a point exists, that the files it refers to exist and that no other point has its
+    number. If that fails, the point is removed like any point, because another run may build on it already.
+
+    known: ids of points that have other numbers; require_still: checks whatever else the writer relies on. Busy,
+    Damaged.
+    """
     if series.store.has_locks:
         return
     try:
@@ -91,22 +102,25 @@ def prove(series: Series, point: Point, known: Collection[str], require_still: C
 
 
 def points(series: Series) -> list[str]:
-    """Ids of the points that are there, be they readable or not."""
+    """Return the ids of the existing points, readable or not."""
     folders = series.store.folders(series.folder)
     return [name for name in folders if layout.POINT_ID.match(name) and series.has_point(name)]
 
 
 def has_more(series: Series, known: Collection[str]) -> bool:
-    """Whether by now there is any other point. Who commits a point and then looks for the mark of a sweep, and the
-    sweep that has left that and then looks for points, do not miss each other."""
+    """Return whether any point exists now that is not known. One run commits a point and then looks for the mark of a
+    sweep; a sweep leaves its mark and then looks for points: so the two do not miss each other."""
     with series.store.looking(series.folder, anew=True):
         return any(name not in known for name in points(series))
 
 
 def require_stays(series: Series, path: str) -> None:
-    """Of a file that was there, and of which a point may show what no other one does, when that has its manifest. Busy
-    where a sweep, which has not seen the point, has removed it, as it was moved, or may be removing it. A pull shows of
-    its base's files only what the base does, and need not ask."""
+    """Raise Busy if a sweep that has not seen a new point has removed a file that was moved, or may be removing it.
+
+    For use once the manifest of the point exists, on each file that existed before and of which the point may show
+    frames that no other point shows. A pull shows only those frames of its base's files that the base shows, and need
+    not check this.
+    """
     name, table = path.partition("/")[0], f"{series.folder}/{moved.path_of(path)}"
     if series.store.has_locks:
         return
@@ -137,7 +151,7 @@ def _require_files(series: Series, point: Point) -> None:
 
 
 def require_not_doomed(series: Series, name: str) -> None:
-    """Of a directory of a removed point that is to get files again: Busy where a prune may be about to empty it."""
+    """Raise Busy if a prune may be about to empty a removed point's directory, to which files are to be added again."""
     if series.store.has_locks or series.has_point(name):
         return
     if sweep_mark.is_young(series, name):
@@ -149,16 +163,18 @@ def require_not_doomed(series: Series, name: str) -> None:
         return
     try:
         age = half_points.seconds_set_apart(series, name)
-    except errors.OutputError:  # it looks like what a dead run left
+    except errors.OutputError:  # it looks like the directory of a dead run
         age = series.store.seconds_since_change(f"{series.folder}/{name}")
     if age > grace.COUNTED_ON:
         raise _doomed(series, name)
 
 
 def require_set_apart(series: Series, name: str, point_id: str) -> None:
-    """The same of one that has got its files. What says that it is one may have gone with a prune that had begun
-    before: then anybody may take it for what a dead run left. point_id: of the point that is made, which may have its
-    manifest by now."""
+    """Raise Busy if a prune may be about to empty a removed point's directory, to which files were added again.
+
+    A prune that had begun before may have removed the record that the directory was set apart: then any other run may
+    take it for the directory of a dead run. point_id: of the point being made, whose manifest may exist by now.
+    """
     if not series.store.has_locks and (name == point_id or not series.has_point(name)) and _is_doomed(series, name):
         raise _doomed(series, name)
 

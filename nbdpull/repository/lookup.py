@@ -1,7 +1,7 @@
-"""An image held open for random access: any byte of a disk as of a point, without a restore.
+"""An image opened for random access: any byte of a disk as of a point, without a restore.
 
-Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and which clients read sequentially.
-Must not know: who asks (NBD, a comparison), how frames are kept, libvirt.
+Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and the detection of clients that read
+sequentially. Must not know: what reads the image (NBD, a comparison), how frames are cached, libvirt.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
 
     Column = NDArray[Any]  # of one member of layout.RECORD
 
-SPAN = 1 << 32  # bytes of the disk that a part of the map is for
-MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
+SPAN = 1 << 32  # bytes of the disk that one part of the map covers
+MAX_RUNS = 1 << 26  # runs of data in one image: a map of at most 4 GiB
 
-# Of layout.RECORD, what tells one run from another; lengths have 32 bits, as no frame has more.
+# The members of layout.RECORD that distinguish one run from another; lengths have 32 bits, as no frame is longer.
 _COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
 _ZEROS = memoryview(bytes(1 << 20))
-RECENT = 8  # runs that are found again without a search: enough for as many clients that read sequentially
+RECENT = 8  # runs that are found again without a search: enough for 8 clients that read sequentially
 AHEAD = 8 << 20  # bytes of the disk within which frames are read ahead
-LEAST_AHEAD = 128 << 10  # bytes of a frame: to read a smaller one takes no longer than to hand it to another thread
+LEAST_AHEAD = 128 << 10  # bytes of a frame: reading a smaller one takes no longer than handing it to another thread
 
 
 class RandomImage:
-    """size: bytes; directory: of the disk. All methods may be called by several threads at once. Use as a context
+    """The image of a disk, in memory as a map. All methods may be called by several threads at once. Use as a context
     manager.
 
-    Damaged where an index is not what was stored; frames are proved one by one, as they are read.
+    size: bytes; directory: of the disk. Damaged if an index is damaged; frames are verified one by one when they are
+    read.
     """
 
     def __init__(
@@ -57,8 +58,11 @@ class RandomImage:
         check: Check = lambda: None,
         ahead: int = 0,
     ) -> None:
-        """check() is called often while the map is made. ahead: how many frames threads of its own read before a
-        client that reads sequentially asks for them, while at most as many threads read."""
+        """Make the map. check() is called often meanwhile.
+
+        ahead: how many frames the image's own threads read before a client that reads sequentially asks for them, as
+        long as at most so many client threads read.
+        """
         self.disk = disk
         with ExitStack() as stack:
             opened = stack.enter_context(image.Image(series, point, disk, check=check))
@@ -78,7 +82,7 @@ class RandomImage:
 
     @property
     def frames(self) -> int:
-        """How many runs of data the map holds."""
+        """The number of runs of data in the map."""
         return sum(len(window) for window in self._windows)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -88,7 +92,7 @@ class RandomImage:
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: Union[bytearray, memoryview]) -> None:
-        """Fill a writable buffer from `offset` on; Damaged if a frame is not what was stored."""
+        """Fill a writable buffer with the bytes from `offset` on; Damaged if a frame is damaged."""
         view = memoryview(buffer)
         stop = offset + len(view)
         for start, end, recent, _ in self._recent:
@@ -133,7 +137,7 @@ class RandomImage:
             yield from window.shown(max(offset, window.start), min(stop, window.stop))
 
     def _within(self, offset: int, stop: int) -> Iterator[_Window]:
-        """Yield the windows of which a part is within [offset, stop); what is in none reads as zero."""
+        """Yield the windows that overlap [offset, stop); bytes outside all windows read as zero."""
         for number in range(max(bisect_right(self._starts, offset) - 1, 0), len(self._windows)):
             if self._starts[number] >= stop:
                 return
@@ -157,8 +161,8 @@ class RandomImage:
         return extents.merged(numpy.concatenate([*parts, _zeroes(at, stop)]))
 
     def records(self, offset: int = 0, length: Optional[int] = None) -> Iterator[tuple[int, int, Optional[bytes]]]:
-        """Yield (offset, length, digest of the whole frame or None where it shows but a part of it) of each run of
-        data that begins in the range, ascending."""
+        """Yield, in ascending order, (offset, length, digest) of each run of data that begins in the range. The digest
+        is that of the whole frame, None if the run shows only a part of the frame."""
         stop = self.size if length is None else offset + length
         for window in self._within(offset, stop):
             for number in window.starting(offset, stop):
@@ -187,7 +191,7 @@ def _zeroes(start: int, stop: int) -> Extents:
 
 
 def _windows(opened: image.Image) -> list[_Window]:
-    """The windows of an Image in which there is data."""
+    """Return the windows of an Image that contain data."""
     found: list[_Window] = []
     count = 0
     for records in opened.flat():
@@ -200,7 +204,7 @@ def _windows(opened: image.Image) -> list[_Window]:
 
 
 class _Window:
-    """The runs of data of a part of the disk, in columns. Searched by 32-bit offsets within that."""
+    """The runs of data of a part of the disk, in columns. Searches use 32-bit offsets from the start of the part."""
 
     def __init__(self, records: layout.Records) -> None:
         self.start, self.stop = int(records["offset"][0]), int(extents.ends(records[-1:])[0])
@@ -211,20 +215,20 @@ class _Window:
         return len(self._starts)
 
     def place(self, number: int) -> Place:
-        """One run, with the members of layout.RECORD."""
+        """Return one run, as a dict with the members of layout.RECORD."""
         values = {name: int(column[number]) if name != "digest" else column[number]
                   for name, column in self._columns.items()}  # fmt: skip
         return {"offset": self.start + int(self._starts[number]), **values}
 
     def starting(self, offset: int, stop: int) -> range:
-        """Numbers of the runs that begin within [offset, stop)."""
+        """Return the numbers of the runs that begin within [offset, stop)."""
         return range(self._first_from(offset), self._first_from(stop))
 
     def _first_from(self, offset: int) -> int:
         return int(self._starts.searchsorted(numpy.uint64(max(offset - self.start, 0))))
 
     def _touched(self, offset: int, stop: int) -> range:
-        """Range of the runs of which a byte is within [offset, stop)."""
+        """Return the numbers of the runs that overlap [offset, stop)."""
         first = int(self._starts.searchsorted(numpy.uint64(offset - self.start), side="right"))
         if first and self._end(first - 1) > offset:
             first -= 1
@@ -239,7 +243,7 @@ class _Window:
             yield place, max(place["offset"], offset), min(place["offset"] + place["length"], stop)
 
     def extents(self, offset: int, stop: int, limit: Optional[int]) -> Extents:
-        """Extents of both kinds from `offset` on; to `stop`, or as far as `limit` runs of data reach."""
+        """Return extents of both kinds from `offset` to `stop`, or as far as `limit` runs of data reach."""
         touched = self._touched(offset, stop)
         if limit is not None and len(touched) > limit:
             stop = self.start + int(self._starts[touched[limit]])
@@ -256,7 +260,7 @@ class _Window:
 
 
 def _column(values: Column, kind: str) -> Column:
-    """A contiguous copy; of values that are all the same, one."""
+    """Return a contiguous copy; if all values are equal, store only one."""
     if len(values) and kind != "V32" and (values == values[0]).all():
         return numpy.broadcast_to(values[0].astype(kind), len(values))
     return values.astype(kind)

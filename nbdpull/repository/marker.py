@@ -1,6 +1,7 @@
-"""The marker of a store: that a folder is one, which one, and how an empty folder becomes one.
+"""The marker of a store: it makes a folder a store, identifies the store, and is how an empty folder becomes one.
 
-Owns: the document in nbdpull.json, and whom a new store lets in. Must not know: points, how a file becomes durable.
+Owns: the document in nbdpull.json, and which users may read a new store. Must not know: points, how a file becomes
+durable.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class _Sealed:
 
 @dataclass(frozen=True)
 class Marker:
-    """object_store: what was found of the server when the store was made; None where it is a directory."""
+    """The contents of nbdpull.json. object_store: what was found out about the server when the store was made; None if
+    the store is a directory."""
 
     uuid: str
     requires: list[str] = field(default_factory=list)
@@ -44,19 +46,19 @@ class Marker:
 
     @property
     def master(self) -> Optional[str]:
-        """The id of the master key; None where the store is not sealed."""
+        """The id of the master key; None if the store is not sealed."""
         return self.sealed.key if self.sealed else None
 
 
 class NewSeal(NamedTuple):
-    """Of a store that is to be sealed. master: id of its master key. files: (path, bytes) of its key files."""
+    """The seal of a new store. master: id of its master key; files: (path, bytes) of its key files."""
 
     master: str
     files: list[tuple[str, bytes]]
 
 
 def open_store(root: str, cache: Optional[place.Warn] = None) -> Store:
-    """Return the Store at a place that is there, locked if it is a sealed one; StoreError if it is none. cache: see
+    """Return the Store at an existing place, locked if it is sealed; StoreError if there is no store. cache: see
     place.opened."""
     if not place.is_there(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
@@ -64,7 +66,8 @@ def open_store(root: str, cache: Optional[place.Warn] = None) -> Store:
 
 
 def _known(found: Store, data: Optional[bytes] = None) -> Store:
-    """The same with the seal that its marker tells of. data: of the marker, where it was read already."""
+    """Set the protection and the seal of a Store as its marker records them, and return the Store. data: the bytes of
+    the marker if they were read already."""
     told = of(found) if data is None else _told(found, data)
     found.protects = bool(told.object_store and told.object_store.object_lock)
     if told.master is not None:
@@ -73,7 +76,7 @@ def _known(found: Store, data: Optional[bytes] = None) -> Store:
 
 
 def unlock(found: Store, keys: StoreKeys) -> None:
-    """From now on a sealed Store is read and written with these keys; KeyNeeded where they are another store's."""
+    """Read and write a sealed Store with these keys from now on; KeyNeeded if the keys belong to another store."""
     if found.seal.id != keys.id:
         raise errors.KeyNeeded(f"{found.root} {_sealed(found)}, this is key {keys.id}")
     secrecy.begin()
@@ -81,8 +84,8 @@ def unlock(found: Store, keys: StoreKeys) -> None:
 
 
 def is_new(root: str, sealed: bool = False) -> bool:
-    """Whether nothing is there yet, so that a pull would make a store of it; or, where it is to be sealed, nothing but
-    key files of one that died before it had its marker."""
+    """Return whether a place is empty, so that a pull would make a store there. A place for a sealed store may have the
+    key files of a run that died before it wrote the marker."""
     return place.is_empty(root) or (sealed and place.opened(root).names("") == [layout.KEYS])
 
 
@@ -92,8 +95,11 @@ def create(
     seal: Optional[NewSeal] = None,
     protection: Optional[Protection] = None,
 ) -> Store:
-    """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create. protection:
-    of what it is made of; StoreError where files there cannot be protected."""
+    """Make a place a store, and return the Store; StoreError if it is one already.
+
+    group, seal: see open_or_create. protection: of the files that are written for it; StoreError if files there cannot
+    be protected.
+    """
     if protection:
         place.require_locks(place.opened(root))
     if place.is_url(root):
@@ -114,10 +120,10 @@ def _is_one(root: str) -> errors.StoreError:
 def open_or_create(
     root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None, patience: Optional[float] = None
 ) -> Store:
-    """Return the Store in `root`, made there first if the place is new or empty.
+    """Return the Store in `root`; if the place is new or empty, make the store first.
 
-    group: name of the group that may read it; UsageError where the store is there and not so. seal: what a new one is
-    sealed with; one that is there stays as it is. patience: see place.
+    group: name of the group that may read the store; UsageError if the store exists and that group may not. seal: that
+    of a new store; an existing store is not changed. patience: see place.
     """
     if place.is_url(root):
         return _in_objects(root, group, seal, patience)
@@ -144,17 +150,17 @@ def _group_number(name: str) -> int:
 
 
 def uuid_of(found: Store) -> str:
-    """That of a Store, by its marker; errors as of `of`."""
+    """Return the UUID in the marker of a Store; errors as for `of`."""
     return of(found).uuid
 
 
 def master_of(found: Store) -> Optional[str]:
-    """The id of the master key of a sealed Store; None where it is not sealed. Errors as of `of`."""
+    """Return the id of the master key of a Store; None if it is not sealed. Errors as for `of`."""
     return of(found).master
 
 
 def of(found: Store) -> Marker:
-    """That of a Store, read anew; StoreError where there is none, Damaged where it is not one."""
+    """Read and return the Marker of a Store; StoreError if there is no marker, Damaged if it is not valid."""
     data = found.find(layout.MARKER)
     if data is None:
         raise errors.StoreError(
@@ -180,8 +186,8 @@ def _told(found: Store, data: bytes) -> Marker:
 
 
 def put_keys(store: Store, files: list[tuple[str, bytes]]) -> None:
-    """Write key files, durably, and protected as the Store is told to; OutputError. One of the same bytes counts as
-    written: a copy that died may have been as far."""
+    """Write key files durably, with the protection of the Store; OutputError. An existing file with the same bytes
+    counts as written: a copy that died may have written it."""
     store.make_folder(layout.KEYS)
     for path, data in files:
         try:
@@ -194,22 +200,22 @@ def put_keys(store: Store, files: list[tuple[str, bytes]]) -> None:
 
 
 def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
-    known = ["lost+found", *([layout.KEYS] if seal else [])]  # key files of one that died before it had its marker
+    known = ["lost+found", *([layout.KEYS] if seal else [])]  # key files of a run that died before it wrote the marker
     strange = [name for name in folders.entries(root) if name not in known and not name.startswith(layout.MARKER)]
-    if strange and not place.opened(root).holds(layout.MARKER):  # it may be there by now
+    if strange and not place.opened(root).holds(layout.MARKER):  # another run may have written it by now
         raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory")
-    if access.group != -1:  # the folder may be one that the operator made
+    if access.group != -1:  # the user may have made the folder
         folders.let_in(root, access)
     _publish_marker(place.opened(root), seal)
 
 
 def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:
-    """Its bytes; None where another run was faster, whose store is as good."""
+    """Write the marker and return its bytes; None if another run was faster, whose store will do as well."""
     probed = place.probed(found)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document: layout.Document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     dead: list[str] = []
-    if seal:  # they are there before anything can be sealed with the key that is in them
+    if seal:  # the key files must exist before anything can be sealed with the key in them
         dead = found.files(layout.KEYS)
         put_keys(found, seal.files)
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
@@ -226,8 +232,8 @@ def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:
 
 
 def _drop_foreign(found: Store, seal: NewSeal, dead: list[str]) -> None:
-    """Remove key files that hold another master key than that of the marker, which stands now: they look as if they
-    opened the store. dead: names of those that were there before any marker was."""
+    """Remove key files whose master key is not that of the marker, which exists now: they seem to open the store, but
+    do not. dead: names of the key files that existed before the marker."""
     ours = [path.rpartition("/")[2] for path, _ in seal.files]
     is_ours = master_of(found) == seal.master
     for name in [name for name in dead if name not in ours] if is_ours else ours:
@@ -242,7 +248,10 @@ def _in_objects(
     is_new: bool = False,
     protection: Optional[Protection] = None,
 ) -> Store:
-    """is_new: it is not to be one yet, and may have been one. protection: of what a new one is made of."""
+    """Return the Store at a URL; make it first if there is none.
+
+    is_new: it must not be a store yet, but may have been one before. protection: of the files of a new store.
+    """
     if group is not None:
         raise errors.UsageError(f"--group {group}: an object store has no groups; who may read is for its policies")
     found = place.opened(root, patience)
@@ -251,8 +260,8 @@ def _in_objects(
         raise _is_one(root)
     if told is None:
         strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
-        strange = {name for name in strange if not name.startswith(PROBE)}  # of one that was killed
-        if any(map(found.holds, strange)) and found.find(layout.MARKER) is None:  # it may be there by now
+        strange = {name for name in strange if not name.startswith(PROBE)}  # left by a probe that was killed
+        if any(map(found.holds, strange)) and found.find(layout.MARKER) is None:  # it may exist by now
             raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
         if not is_new and place.had(found, layout.MARKER):
             raise errors.StoreError(

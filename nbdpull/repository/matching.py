@@ -1,7 +1,8 @@
-"""The points of one domain in two stores: which both have, which only one, and whether the two are of one history.
+"""The points of one domain in two stores: which are in both, which in only one, and whether they share one history.
 
-A point is the same in both if its manifest is, to the byte, or was when it was first made: a copy under another seal
-has another one. Pure: no file is looked at. Must not know: which points a user wants, how one is copied.
+A point is the same in both stores if its manifests are, byte for byte, or if they were when the point was first made: a
+copy under another seal has another manifest. Pure: reads no file. Must not know: which points a user wants, how a point
+is copied.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from .series import Point
 
 @dataclass(frozen=True)
 class Matched:
-    """Each in the order of commits. same: in both; different: of this id both have one, and not the same; here, there:
-    only in that one. last: of those there the one with the highest sequence, None where nothing is. is_remade: whether
-    one that is in both was copied under another seal, so that its files differ."""
+    """The points of two stores, "here" and "there", each list in the order of commits.
+
+    same: points in both; different: both have a point with this id, but not the same one; here, there: points in that
+    store only; last: the point there with the highest sequence, None if there is none; is_remade: whether a point that
+    is in both was copied under another seal, so that its files differ.
+    """
 
     same: list[Point]
     different: list[Point]
@@ -30,41 +34,43 @@ class Matched:
 
     @property
     def newest(self) -> int:
-        """The highest sequence there, -1 where nothing is."""
+        """The highest sequence there, -1 if there are no points."""
         return self.last.manifest.sequence if self.last else -1
 
     @property
     def newer(self) -> list[Point]:
-        """Only here, and made after all that is there."""
+        """The points that are only here, and were made after all points there."""
         return [point for point in self.here if point.manifest.sequence > self.newest]
 
     @property
     def older(self) -> list[Point]:
-        """Only here, and made before one that is there, which may have had it once."""
+        """The points that are only here, and were made before a point there. The other store may have had them once."""
         unordered = {point.id for point in self.unordered}
         return [p for p in self.here if p.manifest.sequence <= self.newest and p.id not in unordered]
 
     @property
     def unordered(self) -> list[Point]:
-        """Only here, and made after the last one there by its time, but not by its number: that of a removed point was
-        used again. Where the last one there is here, too, their numbers tell, whatever the clocks were."""
+        """The points that are only here, and were made after the last point there by time, but not by number: the
+        number of a removed point was used again. If the last point there is also here, the numbers decide, whatever the
+        clocks showed."""
         if self.last is None or any(point.id == self.last.id for point in self.same):
             return []
         since = _created(self.last)
         return [p for p in self.here if p.manifest.sequence <= self.newest and _created(p) > since]
 
     def out_of_order(self, point: Point, there: str) -> errors.NbdpullError:
-        """Why such a one is not copied. there: the name of the store."""
+        """Return the error that says why a point of `unordered` is not copied. there: the name of the store."""
         return errors.StoreError(
             f"it was made after the newest point of {there}, but its number, {point.manifest.sequence}, is not higher "
             f"than {self.newest}: it would not be the latest there; copy it with --point, or copy into another store"
         )
 
     def strangers(self, points: Iterable[Point]) -> Iterator[tuple[Point, Point]]:
-        """Yield (one of these points of here, one there) where nobody could tell which of the two came later.
+        """Yield (one of these points of here, a point there) for each pair of which it is unknown which came later.
 
-        Numbers are counted in each store for itself. Where two stores were pulled into, each after the other's points
-        had come, they are one history, and agree with the times; where side by side, they do not.
+        Each store counts its own numbers. If pulls went into both stores, each after the other's points had been
+        copied, the points are one history, and the numbers agree with the times. If pulls went into both independently,
+        they do not.
         """
         others = [*self.different, *self.there]
         known = [(other, other.manifest.sequence, _created(other)) for other in others]
@@ -76,8 +82,8 @@ class Matched:
                     yield point, other
 
     def require_one_history(self, points: Iterable[Point], here: str, there: str) -> None:
-        """StoreError unless it is known where each of these points of here comes among those there. here, there: the
-        names of the stores."""
+        """Raise StoreError unless the place of each of these points of here in the order of those there is known.
+        here, there: the names of the stores."""
         for point, other in self.strangers(points):
             raise errors.StoreError(
                 f"point {point.id} of {here} and point {other.id} of {there} were made side by side, and nobody knows "
@@ -86,7 +92,8 @@ class Matched:
 
 
 def matched(here: Sequence[Point], there: Sequence[Point], unreadable: Collection[str] = ()) -> Matched:
-    """unreadable: ids of points that are there, and cannot be read: they count as different ones."""
+    """Compare the points of two stores. unreadable: ids of points there that cannot be read: they count as
+    different."""
     known, files = {point.id: point.origin for point in there}, {point.id: point.sha256 for point in there}
     ours = {point.id for point in here}
     return Matched(

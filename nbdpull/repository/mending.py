@@ -1,12 +1,12 @@
-"""A damaged chunk file made again from what a newer point shows at the same place.
+"""The repair of a damaged chunk file from the data that a newer point shows at the same place.
 
-Where the disk still holds what it held then, the frame can be made again: by the digest in the file's own records it is
-the same data, and zstd of the same version makes the same bytes of it. Whether it does is not trusted: the file takes
-the place of the old one only if its SHA-256 is the one that was stored. So the points that refer to it are what they
-were, `sha256sum -c` holds, and no moved table is needed, which a frame of another size could not be in.
+Where the disk still holds the data it held then, the frame can be made again: the digest in the file's own records
+proves that the data are the same, and the same version of zstd compresses them to the same bytes. That is not taken for
+granted: the new file replaces the old one only if its SHA-256 is the stored one. So the points that refer to the file
+are unchanged, `sha256sum -c` succeeds, and no moved table is needed, which could not list a frame of another size.
 
-Owns: which frames are made again, and at which level. Who mends holds the series. Must not know: how a damage was
-found, or is settled.
+Owns: which frames are made again, and at which level. The caller holds the lock of the series. Must not know: how
+damage was found, or how it is recorded as repaired.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from ..format.layout import Record, Records
 
 BLOCK = 1 << 20  # bytes that are copied at once
-_TRIES = 16  # of one file, where frames of several levels have the same size
-_LEVELS = {str(level): level for level in range(-1, 20)}  # that a pull may use; a manifest can tell of any
+_TRIES = 16  # for one file, if frames of several levels have the same size
+_LEVELS = {str(level): level for level in range(-1, 20)}  # those that a pull may use; a manifest can name any
 
 
 class _Other(Exception):
-    """Raised where the file would have other bytes."""
+    """Raised if the file would have other bytes than the stored ones."""
 
 
 class Now(NamedTuple):
-    """A disk as of a point that is sound."""
+    """A disk as of an intact point."""
 
     series: Series
     point: Point
@@ -48,8 +48,8 @@ class Now(NamedTuple):
 
 
 def mended(now: Now, entry: FileEntry, levels: Sequence[int], check: Check) -> bool:
-    """Make the frames of a chunk file again that are damaged; whether it is what was stored. It stays as it is unless
-    all of them can be. levels: of zstd that may have made it. Damaged, OutputError."""
+    """Make the damaged frames of a chunk file again; return whether the file is intact now. It is not changed unless
+    all of its frames can be made. levels: of zstd that may have been used. Damaged, OutputError."""
     store, path = now.series.store, f"{now.series.folder}/{entry.path}"
     if store.seal.id is not None or store.size(path) != entry.size:  # each frame of a sealed store has a random nonce
         return False
@@ -75,7 +75,8 @@ def mended(now: Now, entry: FileEntry, levels: Sequence[int], check: Check) -> b
 def _is_put(
     store: Store, path: str, old: Reader, frames: Iterable[tuple[int, bytes]], sha256: str, check: Check
 ) -> bool:
-    """Whether the file with these frames, by their positions, is what was stored, and so takes the place of the old."""
+    """Replace the file by one with these frames, given with their positions, if that has the stored SHA-256; return
+    whether it has."""
     try:
         with store.replacing(path) as file:
             at = 0
@@ -99,7 +100,7 @@ def _copy(old: Reader, new: Writer, start: int, stop: int, check: Check) -> None
 
 
 def _bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
-    """By the records that the file ends in, each by its position."""
+    """Return the records of the damaged frames, by position, according to the records at the end of the file."""
     store, folder = now.series.store, now.series.folder
     page = reader.chunk_records(store, f"{folder}/{entry.path}", entry.size, now.disk)
     size = now.point.disk(now.disk).size
@@ -118,8 +119,8 @@ def _bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
 
 
 def _fitting(data: bytes, record: Record, old: Reader, levels: Sequence[int]) -> list[int]:
-    """The levels that make a frame of that size, of those that make the same one the first; in the beginning the one
-    whose frame is most like what is left of it. _Other where none makes one."""
+    """Return the levels that make a frame of the stored size, one for each distinct frame. The level whose frame is
+    most like the damaged one comes first. _Other if no level makes such a frame."""
     made: dict[bytes, int] = {}
     for level in levels:
         frame = writer.compressor(level).compress(data)
@@ -134,19 +135,20 @@ def _fitting(data: bytes, record: Record, old: Reader, levels: Sequence[int]) ->
 
 
 def _left(old: Reader, record: Record) -> bytes:
-    """Of a damaged frame; zeros where none of it can be read."""
+    """Return the bytes of a damaged frame; zeros if it cannot be read."""
     with suppress(errors.Damaged):
         return old.read(int(record["position"]), int(record["stored"]))
     return bytes(int(record["stored"]))
 
 
 def _differing(one: bytes, two: bytes) -> int:
-    """In how many bytes."""
+    """Return the number of bytes that differ."""
     return int((numpy.frombuffer(one, numpy.uint8) != numpy.frombuffer(two, numpy.uint8)).sum())
 
 
 def _told(now: Now, entry: FileEntry) -> list[int]:
-    """Levels at which the point that made a file says that it compressed, as far as it can be read."""
+    """Return the levels at which the point that made a file compressed the disk, the most used first, according to its
+    manifest; none if that cannot be read."""
     with suppress(errors.NbdpullError):
         told = now.series.point_in(entry.path.partition("/")[0]).disk(now.disk).levels
         return [_LEVELS[level] for level in sorted(told, key=told.__getitem__, reverse=True) if level in _LEVELS]
@@ -154,7 +156,7 @@ def _told(now: Now, entry: FileEntry) -> list[int]:
 
 
 class _Shown:
-    """What a disk has now. Of a large one a window of the map is in memory, and no more. Use as a context manager."""
+    """The current data of a disk. Only one window of the map is in memory. Use as a context manager."""
 
     def __init__(self, now: Now) -> None:
         self._directory = now.series.directory(now.point, now.disk)
@@ -162,7 +164,7 @@ class _Shown:
         self._start, self._map = -1, numpy.empty(0, layout.RECORD)
 
     def data(self, record: Record) -> bytes:
-        """What the frame of a record held, Damaged; _Other where there are other bytes now."""
+        """Return the data of the frame of a record; _Other if the disk has other bytes there now. Damaged."""
         start, stop = int(record["offset"]), int(record["offset"]) + int(record["length"])
         found = extents.meeting(self._window(start), start, stop)
         data = bytearray(stop - start)
@@ -187,14 +189,16 @@ class _Shown:
 
 
 def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], check: Check) -> tuple[list[str], str]:
-    """(paths of those that are what was stored, why the rest was left: "" if nothing hindered). levels: that are tried
-    beside those of which manifests tell."""
+    """Repair chunk files; return (paths of the repaired files, the error that stopped the repair or "").
+
+    levels: those to try besides the levels that manifests record.
+    """
     done: list[str] = []
     entries = [*entries]
-    drafts.remove(now.series, {entry.path.partition("/")[0] for entry in entries})  # of who was killed at it
+    drafts.remove(now.series, {entry.path.partition("/")[0] for entry in entries})  # left by a repair that was killed
     try:
         for entry in entries:
-            with suppress(errors.Damaged):  # its records, too
+            with suppress(errors.Damaged):  # the file's records may be damaged, too
                 if not layout.CHUNK_PATH.match(entry.path):
                     continue
                 if mended(now, entry, list(dict.fromkeys([*_told(now, entry), *levels])), check):

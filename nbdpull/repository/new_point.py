@@ -1,6 +1,6 @@
-"""A point in the making: its directory, its small files, and the commit.
+"""A point being made: its directory, its small files, and the commit.
 
-Owns: that a point counts from when its manifest appears, and that one which is not committed leaves nothing. Must not
+Owns: that a point counts from when its manifest appears, and that an uncommitted point leaves nothing behind. Must not
 know: how chunk files are made, libvirt, NBD.
 """
 
@@ -21,9 +21,9 @@ from .series import Point, Series
 
 @contextmanager
 def begun(series: Series, point_id: str, announced: Optional[Announcement] = None) -> Iterator[NewPoint]:
-    """Give a NewPoint in a fresh directory; the directory is removed unless the point was committed.
+    """Yield a NewPoint in a new directory; the directory is removed unless the point was committed.
 
-    announced: what the directory says first of the run that makes the point.
+    announced: the record of the run that makes the point, written to the directory first.
     """
     series.store.make_folder(f"{series.folder}/{point_id}", fresh=True)
     with _committed(NewPoint(series, point_id), announced) as new:
@@ -32,7 +32,8 @@ def begun(series: Series, point_id: str, announced: Optional[Announcement] = Non
 
 @contextmanager
 def resumed(series: Series, announced: Announcement) -> Iterator[NewPoint]:
-    """The same in the directory of a dead run. Of all that is there see NewPoint.remove_all_but."""
+    """Yield a NewPoint in the directory of a dead run; the directory is removed unless the point was committed. For the
+    files in it, see NewPoint.remove_all_but."""
     half_points.end_announcement(series, announced.id)
     with _committed(NewPoint(series, announced.id), announced) as new:
         yield new
@@ -52,7 +53,7 @@ def _committed(new: NewPoint, announced: Optional[Announcement]) -> Iterator[New
 
 
 class Stored(NamedTuple):
-    """A disk that is in its files. files: those made for it, but for the directory, which the entry names."""
+    """A disk whose files are written. files: those made for it, except the directory, which the entry names."""
 
     entry: DiskEntry
     files: Sequence[FileEntry]
@@ -69,16 +70,16 @@ class NewPoint:
         self._files: list[FileEntry] = []
 
     def fits(self, name: str, size: int) -> bool:
-        """Whether a small file can be in the point, by its name and its size in bytes."""
+        """Return whether the point can have a small file with this name and size in bytes."""
         return layout.fits_point(name, size + self.series.store.seal.overhead)
 
     def add_file(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
-        """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
-        referred to instead."""
+        """Add a small file, such as the domain's XML. parent: a Point; if it has the same file, intact, the new point
+        refers to that file instead."""
         self._add_stored(name, self.series.store.seal.piece(data, layout.file_piece(name)), parent)
 
     def _add_stored(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
-        """The same of bytes as they are stored."""
+        """Do as `add_file` with the bytes to store, which are sealed if the store is."""
         known = parent.file(name) if parent else None
         same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         if known and same and not self.series.file_flaw(known):
@@ -89,8 +90,8 @@ class NewPoint:
         self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
 
     def commit(self, fields: Mapping[str, Any], stored: Sequence[Stored], known: Collection[str] = ()) -> Point:
-        """Publish the point; fields: the other members of its Manifest; known: ids of the points that were there when
-        its sequence was told. Return the Point."""
+        """Publish the point, and return the Point. fields: the other members of its Manifest; known: ids of the points
+        that existed when its sequence was chosen."""
         store, disks = self.series.store, [each.entry for each in stored]
         lock_free.require_alive(self.series, self.id)
         entries = [*(disk.directory for disk in disks), *(file for each in stored for file in each.files), *self._files]
@@ -101,7 +102,7 @@ class NewPoint:
         promise = immutable.promised(self.series, fields.get("parent"), fields["store"])
         told = {**fields, "locked": promise.entry if promise else None}
         data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **told), store.seal)
-        decoded = manifest.decode(data, self.id, store.seal)  # what a reader would have to refuse is never published
+        decoded = manifest.decode(data, self.id, store.seal)  # never publish what a reader would refuse
         made = Point(decoded, hashlib.sha256(data).hexdigest())
         if decoded.parent:
             lock_free.require_base(self.series, decoded.parent.point)
@@ -112,7 +113,7 @@ class NewPoint:
         return made
 
     def _require_still(self, made: Point) -> None:
-        """What was asked before its manifest appeared: the machine may have stood still since."""
+        """Repeat the checks made before the manifest appeared: the machine may have been suspended since."""
         lock_free.require_alive(self.series, self.id)
         if made.manifest.parent:
             lock_free.require_base(self.series, made.manifest.parent.point)
@@ -123,7 +124,7 @@ class NewPoint:
         store.publish(f"{self._folder}/{announcement.NAME}", announcement.encode(here))
 
     def remove_all_but(self, kept: Iterable[FileEntry]) -> None:
-        """Remove what a dead run left and is of no use. kept: FileEntry of what is."""
+        """Remove the files that a dead run left, except the useful ones. kept: their FileEntry."""
         stay = {announcement.NAME, *(entry.path.partition("/")[2] for entry in kept)}
         for name in set(self.series.store.names(self._folder)) - stay:
             self.series.store.remove_file(f"{self._folder}/{name}")

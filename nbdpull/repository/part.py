@@ -1,6 +1,6 @@
-"""Which part of a store a verification looks at: a sample, a shard, as much as the time allows.
+"""The part of a store that a verification checks: a sample, a shard, as much as the time allows.
 
-Must not know: what is looked at, or for what.
+Must not know: how anything is checked, or for what.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from ..core.extents import Indexes, Mask
     from ..format.layout import Records
 
-_ALL = 1 << 32  # as many values has a name of 32 bits
+_ALL = 1 << 32  # the number of values of 32 bits
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which files and frames to look at. sample: share of them, by chance anew in each run; shard: (i, n), the
-    i-th of n parts that together are everything, the same in each run; max_duration: seconds; paths: these files alone,
-    None: whatever file.
+    """The files and frames to check.
 
-    salt: what makes each sample another one. Within a run every point that refers to a file or a frame gets the same
-    answer: else what many points share would be looked at almost certainly.
+    sample: the share of them, chosen at random in each run; shard: (i, n), the i-th of n parts that together are
+    everything, the same in each run; max_duration: seconds; paths: only these files, None: all files.
+
+    salt: makes each sample a different one. Within a run every point that refers to a file or a frame gets the same
+    answer: otherwise what many points share would almost certainly be checked.
     """
 
     sample: Optional[float] = None
@@ -45,12 +46,13 @@ class Part:
 
     @property
     def members(self) -> dict[str, Any]:
-        """What is told of it where it is not everything: its sample or shard."""
+        """The sample and the shard, as far as set, for a document; {} if the part is everything."""
         told = {"sample": self.sample, "shard": self.shard}
         return {} if self.is_everything else {name: value for name, value in told.items() if value is not None}
 
     def file(self, path: str) -> bool:
-        """Whether the digest of that file is looked at. All but chunk files are of each sample and shard."""
+        """Return whether to check the digest of a file. Every sample and every shard includes all files but chunk
+        files."""
         if self.paths is not None:
             return path in self.paths
         if not layout.CHUNK_PATH.match(path):
@@ -59,17 +61,18 @@ class Part:
         return hit and (self.sample is None or zlib.crc32(path.encode(), self.salt) < self.sample * _ALL)
 
     def frames(self, records: Records, files: Sequence[FileEntry]) -> Mask:
-        """Which of some records are of the part: an array of booleans. files: what their chunk is a number of."""
+        """Return which of some records are in the part: an array of booleans. files: the files that the records' chunk
+        numbers index."""
         if self.paths is not None:
             return numpy.isin(records["chunk"], [n for n, entry in enumerate(files) if entry.path in self.paths])
-        names = numpy.frombuffer(records["digest"].tobytes(), "<u4")[::8]  # as good as random, and the same always
+        names = numpy.frombuffer(records["digest"].tobytes(), "<u4")[::8]  # as good as random, and always the same
         mask = numpy.ones(len(records), bool)
         if self.shard is not None:
             mask = names % self.shard[1] == self.shard[0] - 1
         return mask if self.sample is None else mask & (names + numpy.uint32(self.salt) < self.sample * _ALL)
 
     def numbers(self, numbers: Indexes) -> Indexes:
-        """Of an array of numbers, those that are of the part."""
+        """Return those numbers of an array that are in the part."""
         if self.shard is not None:
             numbers = numbers[numbers % self.shard[1] == self.shard[0] - 1]
         return numbers if self.sample is None else numbers[numpy.random.random(len(numbers)) < self.sample]

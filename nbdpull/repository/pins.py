@@ -1,6 +1,6 @@
-"""Pins: points that stay whatever a policy says, each by a sealed file in the directory of its point.
+"""Pins: points that are kept whatever a policy says. A pin is a small file with a digest in the point's directory.
 
-Must not know: policies, who reads the reason.
+Must not know: policies, or what the reason is used for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAME = "pinned.json"
 
 @dataclass(frozen=True)
 class Pin:
-    """when: ISO 8601; who: user@host; reason: "" where none was given."""
+    """when: ISO 8601; who: user@host; reason: "" if none was given."""
 
     when: str
     who: str
@@ -25,23 +25,23 @@ class Pin:
 
 
 def pin(series: Series, point: Point, reason: str) -> None:
-    """OutputExists where it is pinned, NoSuchPoint where it was removed meanwhile: then there is no pin."""
+    """Pin a point. OutputExists if it is pinned already; NoSuchPoint if it was removed meanwhile: no pin remains."""
     document = {"format": layout.FORMAT, "requires": [], **findings.now(), "reason": reason}
     series.store.publish(_path(series, point), layout.seal(document))
-    if not series.has_point(point.id):  # removal looks for a pin when the point has gone: one of the two sees the other
+    if not series.has_point(point.id):  # a removal looks for a pin after the point is gone: so one sees the other
         series.store.delete(_path(series, point))
         raise errors.NoSuchPoint(f"point {point.id} of {series.domain} was removed meanwhile")
 
 
 def unpin(series: Series, point: Point) -> bool:
-    """Whether it was pinned. OutputError where it still is."""
+    """Remove the pin of a point; return whether it was pinned. OutputError if it still is."""
     is_pinned = series.store.holds(_path(series, point))
     series.store.delete(_path(series, point))
     return is_pinned
 
 
 def of_point(series: Series, point: Point) -> Optional[Pin]:
-    """None where it is not pinned. A pin that cannot be read is one all the same."""
+    """Return the pin of a point, None if it is not pinned. A pin that cannot be read counts as a pin."""
     path = _path(series, point)
     try:
         data = series.store.find(path)
@@ -51,7 +51,7 @@ def of_point(series: Series, point: Point) -> Optional[Pin]:
 
 
 def require_none(series: Series, point: Point) -> None:
-    """UsageError of a pinned one."""
+    """Raise UsageError if the point is pinned."""
     found = of_point(series, point)
     if found:
         why = f": {found.reason}" if found.reason else ""

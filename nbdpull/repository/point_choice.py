@@ -1,4 +1,4 @@
-"""Which point a person means who does not type a whole id: the beginning of an id, or a time.
+"""The point that a user means by something shorter than a whole id: the beginning of an id, or a time.
 
 Owns: the forms of a time, and the rule that a day or a minute means its last instant. Pure: must not know stores, nor
 read a clock.
@@ -23,9 +23,9 @@ SHOWN = 4  # ids in a message
 
 
 def moment(text: str, now: datetime, zone: Optional[tzinfo] = None) -> Optional[datetime]:
-    """The last instant that a text means, None where it is no time. ValueError for a time that does not exist.
+    """Return the last instant that a text means, None if it is not a time. ValueError for a time that does not exist.
 
-    now: with a time zone. zone: of a time without one, and of today; None: this machine's.
+    now: with a time zone. zone: that of a time without one, and of "today"; None: this machine's.
     """
     match = _TIME.match(text)
     if match is None:
@@ -60,12 +60,12 @@ def _own_zone(text: Optional[str]) -> Optional[tzinfo]:
 
 
 def beginning_with(wanted: str, ids: Sequence[str]) -> list[str]:
-    """The ids that begin so; of a whole one, that alone."""
+    """Return the ids that begin with `wanted`; only that id if it is a whole one."""
     return [wanted] if wanted in ids else [each for each in ids if wanted and each.startswith(wanted)]
 
 
 def short(ids: Sequence[str], least: int = 16) -> dict[str, str]:
-    """{id: its shortest beginning that no other id of these has}, of at least so many characters."""
+    """Return {id: its shortest beginning that no other of these ids shares}, each of at least `least` characters."""
     found: dict[str, str] = {}
     ordered = sorted(set(ids))
     for at, each in enumerate(ordered):
@@ -76,12 +76,12 @@ def short(ids: Sequence[str], least: int = 16) -> dict[str, str]:
 
 
 def _common(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+    """Return the length of the common beginning of two texts."""
     return next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def listed(ids: Sequence[str]) -> str:
-    """Some of the ids as a text that fits in a line."""
+    """Return some of the ids as a text that fits in a line."""
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     return ", ".join(ids[-SHOWN:]) + more if ids else "none"
 

@@ -1,8 +1,8 @@
-"""The points of a series for who needs to look at the newest few: each is decoded when it is asked for.
+"""The points of a series for callers that need only the newest few: each is decoded when it is first used.
 
-A pull of a series of a thousand would decode them all to find its base, which the last one tells. Of the others it has
-to know that they are intact, whose they are and which numbers are taken: their heads tell. Owns: that a point which a
-reader must refuse is as if it were not there. Must not know: what the points are for.
+A pull into a series of a thousand points would decode them all to find its base, which the last one names. Of the
+others it must know that they are intact, to which domain they belong and which numbers are taken: their heads contain
+that. Owns: that a point which a reader must refuse is treated as absent. Must not know: what the points are for.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .series import Point, Refused, Series
 
 
 class Points:
-    """Of a series; heads: what Series.heads gives. None where there is no series yet."""
+    """The points of a series, in order. series: None if there is no series yet; heads: from Series.heads."""
 
     def __init__(self, series: Optional[Series] = None, heads: Sequence[Head] = ()) -> None:
         self._series, self._heads = series, heads
         self._decoded: dict[str, Optional[Point]] = {}
-        self.refused: Refused = {}  # of those that were looked at: intact, and no manifest of a point all the same
+        self.refused: Refused = {}  # of the points decoded so far: the manifest is intact, but not valid
         self.ids = frozenset(head.point for head in heads)
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Points:
         return next(self.newest_first(), None)
 
     def get(self, point_id: str) -> Optional[Point]:
-        """The one of that id; None where there is none."""
+        """Return the point with that id; None if there is none, or if it is refused."""
         if self._series and point_id in self.ids and point_id not in self._decoded:
             self._decoded[point_id] = None
             try:
@@ -45,7 +45,7 @@ class Points:
         return self._decoded.get(point_id)
 
     def require_of(self, uuid: str) -> None:
-        """OtherDomain unless all are of the domain with this uuid."""
+        """Raise OtherDomain unless all points belong to the domain with this UUID."""
         others = (self.get(head.point) for head in self._heads if head.uuid != uuid)
         if self._series:
             self._series.require_of(filter(None, others), uuid)
