@@ -1,7 +1,7 @@
-"""What a backup begins with: a domain that is held and can be read, its disks, and the way to them.
+"""The first steps of a backup: hold a domain that can be read, choose its disks, and find the way to them.
 
-Owns: the order of these steps, in which all is refused that can be before anything is begun. Must not know: what a disk
-starts from, where what is read goes.
+Owns: the order of these steps, in which everything that can be refused is refused before anything is begun. Must not
+know: what a disk starts from, where the data goes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .preparation import Subject
 
 
 class Wanted(Protocol):
-    """What of the options of a backup is needed here; see PullOptions."""
+    """The options of a backup that are needed here; see PullOptions."""
 
     @property
     def domain(self) -> str: ...
@@ -40,7 +40,7 @@ class Wanted(Protocol):
 
 
 class Opened(NamedTuple):
-    """offline: how the domain is read that is off, None where it is up; warnings: of all this."""
+    """offline: how a domain that is off is read, None if it is running; warnings: from all steps."""
 
     subject: Subject
     offline: Optional[str]
@@ -49,13 +49,13 @@ class Opened(NamedTuple):
 
 @contextmanager
 def opened(wanted: Wanted, check: Check) -> Iterator[Opened]:
-    """Nobody else backs the domain up as long as the block lasts."""
+    """Hold the domain inside the block: no other process on this machine can back it up."""
     if wanted.domain.startswith(KUBEVIRT):
         raise errors.UsageError(
             f"{wanted.domain} is no domain of libvirt: only pull, plan, doctor, cleanup and release take virtual "
             "machines of KubeVirt"
         )
-    route.parse(wanted.nbd, wanted.tls)  # before anything is done
+    route.parse(wanted.nbd, wanted.tls)  # refuse bad options before anything is done
     with ExitStack() as entered:
         vm = entered.enter_context(domain.open(wanted.domain, wanted.uri, wanted.stall_timeout, check))
         hold = entered.enter_context(holder.holding(vm.uuid, vm.name))

@@ -1,7 +1,7 @@
-"""What is to be pulled, and the backup job that it takes: decided before anything is begun.
+"""The decisions before a pull: what is pulled, and by which backup job.
 
-Owns: what the plan of a job follows from, and whether a dead run's job is the one that it would be. The same for a pull
-and for who only asks what that would do. Must not know: the store's files, how a job is begun.
+Owns: how the plan of a job is made, and whether the job of a dead run fits it. The decisions are the same for a pull
+and for verbs that only show what a pull would do. Must not know: the store's files, how a job is begun.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .route import Route
 
 
 class Chosen(NamedTuple):
-    """disks: those to pull; warnings: of those that are left out, and what a pull of the others may do."""
+    """disks: the disks to pull; warnings: about disks that are left out, and about what pulling the others may do."""
 
     disks: list[Disk]
     warnings: list[str]
@@ -35,8 +35,10 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A domain that can be read, its disks to pull, the way to them, and the Series that they belong to, with its
-    points; None where there is none yet."""
+    """What is pulled: a domain that can be read, its disks to pull, and the way to them.
+
+    series: the Series that gets the point, None if there is none yet; points: those of the series.
+    """
 
     vm: domain.Domain
     route: Route
@@ -47,8 +49,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Asked:
-    """What of a job is up to who asks for it. since: a checkpoint by name; full: every disk; checkpoint: name
-    of the one to make, None: one of our own; freeze_timeout: see domain_freeze."""
+    """The properties of a job that the caller chooses.
+
+    since: name of the checkpoint to start from; full: pull every disk in full; checkpoint: name of the checkpoint to
+    make, None: nbdpull chooses it; freeze_timeout: see domain_freeze.
+    """
 
     since: Optional[str] = None
     full: bool = False
@@ -62,7 +67,7 @@ class Asked:
 
 
 class Dead(NamedTuple):
-    """A dead run that is resumed; freeze: what became of it, as its journal says; the journal, which is ours now."""
+    """A dead run that is resumed. freeze: (consistency, reason) from its journal; journal: now that of this process."""
 
     run: Run
     freeze: tuple[str, str]
@@ -71,7 +76,7 @@ class Dead(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """choice: what each disk starts from; plan: of the job; dead: the run whose job it is, None: it is to be begun."""
+    """choice: what each disk starts from; plan: of the job; dead: the run whose job is resumed, None: a new job."""
 
     choice: Choice
     plan: backup_spec.BackupSpec
@@ -79,7 +84,7 @@ class Prepared:
 
 
 class Attempt(NamedTuple):
-    """prepared: None where no dead run is gone on with; warnings: of its choice, or why there is none."""
+    """prepared: None if no dead run is resumed; warnings: those of the choice, or why no run is resumed."""
 
     prepared: Optional[Prepared]
     warnings: list[str]
@@ -88,7 +93,7 @@ class Attempt(NamedTuple):
 def chosen(
     vm: domain.Domain, route: Route, wanted: Sequence[str], exclude: Collection[str], stands_paused: bool = False
 ) -> Chosen:
-    """stands_paused: nobody pauses or reboots the guest meanwhile."""
+    """Choose the disks to pull. stands_paused: the guest does not run meanwhile, so nobody can pause or reboot it."""
     disks, left_out = disk_choice.chosen(vm, wanted, exclude)
     warnings = [*left_out, *vm.image_warnings, *route.warnings()]
     if not stands_paused:
@@ -97,7 +102,7 @@ def chosen(
 
 
 def require_names(subject: Subject, since: Optional[str], checkpoint: Optional[str]) -> None:
-    """Of the checkpoints that are named, where there are no points yet, one of which could give back that of `since`:
+    """Check the names of checkpoints if there are no points yet; if there were, one might give back that of `since`.
     NoSuchCheckpoint, CheckpointExists, Unsupported, UsageError."""
     vm = subject.vm
     if since is not None and vm.supports_checkpoints and not vm.checkpoints.has(since):
@@ -111,7 +116,7 @@ def require_names(subject: Subject, since: Optional[str], checkpoint: Optional[s
 
 
 def choose(subject: Subject, asked: Asked, check: Check) -> Choice:
-    """What each disk starts from; CheckpointUnusable where a base was lost and that is not to be."""
+    """Decide what each disk starts from; CheckpointUnusable if a base was lost and `on_lost_base` is FAIL."""
     choice = base.choose(subject.vm, subject.series, subject.points, subject.disks, asked.since, asked.full, check)
     if asked.on_lost_base == OnLostBase.FAIL:
         choice.require_not_lost()
@@ -119,16 +124,16 @@ def choose(subject: Subject, asked: Asked, check: Check) -> Choice:
 
 
 def prepared(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> Prepared:
-    """The same with a job that is to be begun; Unsupported where a named checkpoint cannot be made."""
+    """Return the choice with the plan of a new job; Unsupported if a named checkpoint cannot be made."""
     return Prepared(choice, _plan(subject, asked, choice, run_id))
 
 
 def resumed(
     subject: Subject, series: Series, asked: Asked, how: str, obstacle: str, scratch_limit: Optional[int], check: Check
 ) -> Attempt:
-    """The same with the job of a dead run, where that can be gone on with; what is to be read is as without it.
+    """Prepare to resume the job of a dead run, if possible. What each disk starts from is decided as for a new job.
 
-    how: of Resume; obstacle: why none can be, if that is known, "" if not.
+    how: one of Resume; obstacle: why no run can be resumed, if the caller knows a reason, else "".
     """
     dead = None if how == Resume.NEVER else resume.find(subject.vm, series)
     if dead is None:
@@ -146,7 +151,7 @@ def resumed(
             return Attempt(Prepared(choice, plan, resumes), choice.warnings)
     except (errors.Interrupted, errors.LimitReached, errors.NoAnswer):
         raise
-    except errors.NbdpullError as error:  # which may be due to what the dead run left
+    except errors.NbdpullError as error:  # the remains of the dead run may be the cause
         why = str(error)
     return Attempt(None, [f"the job of {dead.whose} is not resumed: {why}"])
 
@@ -175,7 +180,7 @@ def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> backup
 
 
 def _covered(subject: Subject) -> list[str]:
-    """The disks over which a checkpoint can be made."""
+    """Return the disks that a checkpoint can include."""
     return [disk.target for disk in subject.disks if disk.bitmaps is not False and disk.format == "qcow2"]
 
 
@@ -184,7 +189,7 @@ def _cannot_be_made(checkpoint: Optional[str], why: str) -> errors.Unsupported:
 
 
 def _why_no_checkpoint(vm: domain.Domain, covered: Collection[str]) -> str:
-    """As text; "" if one can be made over these disks."""
+    """Return why no checkpoint can be made of these disks, as text; "" if one can be made."""
     if vm.reads_images:
         return "the domain is off, and its images are only read"
     if not covered:
@@ -193,9 +198,9 @@ def _why_no_checkpoint(vm: domain.Domain, covered: Collection[str]) -> str:
 
 
 def snapshot_warnings(subject: Subject) -> list[str]:
-    """What the first checkpoint of a domain does to its snapshots, once."""
+    """Return a warning about what a checkpoint does to the snapshots of a domain, only before the first checkpoint."""
     some, first = False, not any(point.manifest.checkpoint for point in subject.points.newest_first())
-    with suppress(errors.HypervisorError):  # who may not list them may pull all the same
+    with suppress(errors.HypervisorError):  # a user who may not list snapshots may still pull
         some = first and subject.vm.has_internal_snapshots
     if not some:
         return []

@@ -1,7 +1,7 @@
-"""What dead runs left of themselves in a domain and a series: found, told, removed.
+"""What dead runs left in a domain and a series: find, report and remove it.
 
-Owns: which runs are dead, and what of them may be removed. What is foreign, or belongs to a live run, or cannot be told
-to be ours, is named and left alone. Must not know: how a run makes what it makes, or what is printed.
+Owns: which runs are dead, and which of their remains may be removed. Things that are foreign, belong to a live run, or
+cannot be recognized as ours are reported and left alone. Must not know: how a run makes things, or what is printed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .held_series import Held
 from .journal import Run
 from .leftover import Leftover
 
-# Another run's store cannot be looked at: who pulls into a directory need not have what a bucket takes.
+# Another run's store cannot be read: a user who pulls into a directory need not have the credentials for a bucket.
 _UNSEEN = errors.StoreError, errors.AccessDenied, errors.MissingSoftware, errors.UsageError
 
 
 def reclaim(
     vm: domain.Domain, held: Optional[Held], dry_run: bool = False, keep: Optional[str] = None
 ) -> list[Leftover]:
-    """Remove what dead runs left; return Leftovers. The domain is held; held: the series, if there is one.
+    """Remove what dead runs left; return Leftovers. The caller holds the domain.
 
-    keep: id of a run that is resumed.
+    held: the series, None if there is none; keep: id of a run that is resumed.
     """
     known = journal_files.runs(vm.uuid)
     runs = [run for run in known if run.id != keep]
@@ -46,13 +46,13 @@ def reclaim(
 
 
 def plan_of(run: Run) -> backup_spec.BackupSpec:
-    """The BackupSpec that a journal tells of."""
+    """Return the BackupSpec that a journal records."""
     names = ("disks", "checkpoint", "checkpoint_disks", "socket", "scratch_dir")
     return backup_spec.BackupSpec(run_id=run.id, **{name: getattr(run, name) for name in names})
 
 
 def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> list[Leftover]:
-    """One whose nbdpull was killed together with the guard that thaws then."""
+    """Thaw a guest whose nbdpull was killed together with the guard that would have thawed it."""
     if not vm.power.left_frozen:
         return []
     left = "dry run" if dry_run else ""
@@ -65,7 +65,7 @@ def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> 
 
 
 def _reclaim_run(vm: domain.Domain, held: Optional[Held], run: Run, dry_run: bool) -> list[Leftover]:
-    """What a run, by its journal here, left in the domain, and its half point if that is in this series."""
+    """Remove what a run with a journal here left in the domain, and its half point if that is in this series."""
     why = _why_not_ours(run)
     if why:
         return [Leftover(run.id, f"what {run.whose} left", why)]
@@ -85,7 +85,7 @@ def _reclaim_run(vm: domain.Domain, held: Optional[Held], run: Run, dry_run: boo
 
 
 def _is_here(held: Optional[Held], run: Run) -> bool:
-    """Whether its half point is in this series, wherever that was moved to; a copy of it is not."""
+    """Return whether the half point of a run is in this series, which may have been moved; a copy does not count."""
     if held is None or run.id not in half_points.names(held.series, held.points.ids):
         return False
     announced = half_points.announced(held.series, run.id)
@@ -93,7 +93,7 @@ def _is_here(held: Optional[Held], run: Run) -> bool:
 
 
 def _end_journal(run: Run, is_left: bool, withdrawn: bool) -> None:
-    """It stays as long as something of the run does."""
+    """Remove the journal if nothing of the run is left."""
     if not is_left:
         journal_files.remove(run)
     elif withdrawn and not run.withdrawn:
@@ -101,6 +101,7 @@ def _end_journal(run: Run, is_left: bool, withdrawn: bool) -> None:
 
 
 def _why_not_ours(run: Run) -> str:
+    """Return why the remains of a run are left alone, "" if they may be removed."""
     alive = journal_files.is_alive(run)
     if alive:
         return "its process is alive"
@@ -108,12 +109,12 @@ def _why_not_ours(run: Run) -> str:
 
 
 def _committed(run: Run) -> Optional[bool]:
-    """Whether the run's point was published; None where its store does not tell."""
+    """Return whether the run's point was committed; None if that cannot be determined from its store."""
     if run.store is None:
         return run.committed
     with suppress(*_UNSEEN):
         store = place.opened(run.store)
-        if run.server not in (None, place.server(store)):  # what that one has of the same name is another store
+        if run.server not in (None, place.server(store)):  # a bucket of the same name on another server
             return None
         if store.holds(f"{run.folder}/{layout.MANIFEST}"):
             return True
@@ -133,7 +134,8 @@ def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
 
 
 def _half_points(vm: domain.Domain, held: Held, seen: Collection[Optional[str]], dry_run: bool) -> list[Leftover]:
-    """Those that no journal here tells of, or whose journal tells of another place; and the last of whole ones."""
+    """Remove half points that no journal here records, or that a journal records at another place; remove the
+    announcement of the newest point, too."""
     found, series = [], held.series
     for run_id in half_points.names(series, held.points.ids):
         if run_id in seen:
@@ -157,7 +159,7 @@ def _why_half_point_stays(vm: domain.Domain, series: Series, announced: Announce
     if announced.is_alive:
         return "its process is alive"
     job = vm.jobs.backup()
-    is_idle = job is None or job.run_id != announced.id  # else it may be that the run lives, and this is no copy
+    is_idle = job is None or job.run_id != announced.id  # else the run may be alive, and this is not a copy
     may_go = is_idle and (half_points.is_copy(series, announced) or half_points.is_forsaken(series, announced.id))
     if announced.is_alive is None and not may_go:
         return f"it ran on {announced.process.host}: run nbdpull cleanup there"

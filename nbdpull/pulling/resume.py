@@ -1,7 +1,7 @@
-"""A dead run whose job still stands: whether a pull can go on with it, and what of its work is kept.
+"""A dead run whose backup job still exists: whether a pull can resume it, and what of its work is kept.
 
-As long as the job is there, so is the frozen view of the disks: what was read of it and is durable need not be read
-again. Owns: what has to match, and the proof of the files that are kept. Must not know: how a job, a chunk file or a
+As long as the job exists, so does its frozen view of the disks: data that was read from it and is durable need not be
+read again. Owns: what must match, and the proof of the files that are kept. Must not know: how a job, a chunk file or a
 journal is made.
 """
 
@@ -25,19 +25,19 @@ from ..repository.series import Point, Series
 from ..storage import place
 from . import journal, journal_files, scratch_watch
 
-SOON = 3600  # seconds: who asks for nothing gets no older state of the disks than that
+SOON = 3600  # seconds: without --resume, the state of the disks in a new point is not older than this
 
 
 def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
-    """The dead run of this series whose backup job the domain still has; None where there is none."""
+    """Return the dead run of this series whose backup job the domain still has, or None."""
     job = vm.jobs.backup()
     run = next((run for run in journal_files.runs(vm.uuid) if job and run.id == job.run_id), None)
     if not run or journal_files.is_alive(run) is not False or run.id not in half_points.names(series):
         return None
     if run.server not in (None, place.server(series.store)):
         return None
-    # A store that was moved is the run's all the same. A copy is not: the original would take the point's checkpoint
-    # for one that a dead run left.
+    # A store that was moved still belongs to the run. A copy does not: for the original, the point's checkpoint would
+    # be one that a dead run left.
     announced = half_points.announced(series, run.id)
     return run if announced and not half_points.is_copy(series, announced) else None
 
@@ -50,9 +50,9 @@ def obstacle(
     how: str = Resume.AUTO,
     scratch_limit: Optional[int] = None,
 ) -> str:
-    """Why a pull by this plan cannot go on with that run, as text; "" if it can.
+    """Return why a pull by this plan cannot resume that run, as text; "" if it can.
 
-    plan: with the run's id; parent: the Point that it builds on, or None.
+    plan: with the run's id; parent: the Point that the pull builds on, or None.
     """
     if run.freeze is None:
         return "its job was not complete yet, or about to end"
@@ -68,19 +68,20 @@ def obstacle(
 
 
 def unsafe(series: Series, run: journal.Run) -> str:
-    """Why nobody may go on with what a dead run made in its store, as text; "" if one may."""
+    """Return why the files that a dead run made in its store must not be used any more, as text; "" if they may."""
     return (
         "nothing was made of it for so long that it may be removed as dead" if lock_free.stood(series, run.id) else ""
     )
 
 
 def parent_of(point: Optional[Point]) -> Optional[list[str]]:
-    """What a run writes down of the Point that it builds on."""
+    """Return what a journal records of the Point that a run builds on."""
     return [point.id, point.sha256] if point else None
 
 
 def _unfit(vm: domain.Domain, plan: backup_spec.BackupSpec, scratch_limit: Optional[int]) -> str:
-    """Why the job cannot be read from for much longer: nobody has looked after it since its run died."""
+    """Return why the job cannot be read from for much longer, or at all; "" if it can. It was not watched since its run
+    died."""
     if vm.is_remote:
         return ""
     if plan.socket and not unix_socket.is_there(plan.socket):
@@ -105,16 +106,16 @@ def _too_old(run: journal.Run) -> str:
 
 
 class Kept:
-    """What a dead run made of a disk and is still as it was: its chunk files up to the first that is not.
+    """The intact chunk files that a dead run made of a disk, up to the first that is not intact.
 
-    files: FileEntry of each; reached: offset up to which the disk is done; read_bytes: read for it. check() is called
-    often while the files are proved.
+    files: FileEntry of each; reached: offset up to which the disk is done; read_bytes: bytes of the disk read for them.
+    check() is called often while the files are verified.
     """
 
     def __init__(
         self, series: Series, run: journal.Run, disk: Disk, base: Optional[Directory], check: Check = lambda: None
     ) -> None:
-        """disk: as the domain has it, with its target and size; base: the directory of the run's references."""
+        """disk: as the domain has it; base: the directory that the run's files may refer to."""
         self._series, self._point, self._disk, self._size = series, run.id, disk.target, disk.size
         self._base = base
         self._again = extents.of([]) if base is None else base.again
@@ -129,14 +130,14 @@ class Kept:
             self.read_bytes += sealed.read_bytes
 
     def _is_taken(self, entry: FileEntry, check: Check) -> bool:
-        """Whether the file is what it was, and the next; the disk is then done up to where its records end."""
+        """Return whether the file is intact and next in order; if so, the disk is done up to the end of its records."""
         if entry.path != f"{self._point}/{layout.chunk_name(self._disk, len(self.files))}":
-            return False  # the journal lacks a line, and what it told of
+            return False  # the journal lacks the line of an earlier file
         try:
             page = None if self._series.file_flaw(entry, check) else self._page(entry)
         except errors.Damaged:
             return False
-        # What a reader would have to refuse must not come into the point, whoever wrote it.
+        # Records that a reader would have to refuse must not get into the point, whoever wrote them.
         if page is None or not len(page.records) or layout.records_flaw(page.records, self._size, len(page.names)):
             return False
         if not all(name == entry.path or self._is_of_base(name) for name in page.names):
@@ -146,7 +147,7 @@ class Kept:
         reached = int(extents.ends(page.records[-1:])[0])
         again = extents.clip(self._again, self.reached, reached)
         if extents.total(extents.intersect(page.records, again)) != extents.total(again):
-            return False  # it was not known to be damaged
+            return False  # the run did not read a damaged range again: the damage was not known yet
         self.reached = reached
         return True
 
@@ -154,11 +155,11 @@ class Kept:
         return self._base is not None and self._base.number(path) != NOWHERE and path not in self._base.bad
 
     def is_own(self, name: str) -> bool:
-        """Whether a chunk file is the run's."""
+        """Return whether a chunk file was made by the run."""
         return name.startswith(f"{self._point}/")
 
     def pages(self) -> Iterator[Page]:
-        """Yield the records of each of those files, with the names that they use."""
+        """Yield the records of each kept file, with the names of the chunk files that they refer to."""
         return map(self._page, self.files)
 
     def _page(self, entry: FileEntry) -> Page:

@@ -1,7 +1,7 @@
 """The way from here to QEMU's NBD server: its unix socket, that socket through ssh, or TCP with or without TLS.
 
-Owns: addresses as the user writes them, what of a libvirt URI ssh needs, and the ssh process. Must not know: NBD's
-protocol, backups.
+Owns: addresses as the user writes them, the parts of a libvirt URI that ssh needs, and the ssh process. Must not know:
+NBD's protocol, backups.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Route:
     certificates: Optional[str] = None
 
     def require_way(self, vm: domain.Domain) -> None:
-        """UsageError where QEMU's unix socket is to be used and could not be brought here."""
+        """Raise UsageError if QEMU's unix socket is needed and cannot be forwarded to this host."""
         if not self.listen and vm.is_remote:
             ssh_command(vm.uri)
 
     def socket(self, vm: domain.Domain, run_id: str, wanted: Optional[str]) -> Optional[str]:
-        """Where QEMU creates its unix socket, at `wanted` if that is given; None if it creates none."""
+        """Return the path at which QEMU creates its unix socket, `wanted` if that is given; None if it creates none."""
         if vm.reads_images:
             return None
         return wanted or (None if self.listen else vm.backups.socket_path(run_id))
@@ -63,7 +63,7 @@ class Route:
 
 
 def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
-    """nbd: None, or tcp:HOST:PORT. UsageError."""
+    """Return the Route that the options --nbd and --tls describe. nbd: None, or tcp:HOST:PORT. UsageError."""
     if certificates is not None:
         _require_files(certificates)
     if nbd is None:
@@ -77,7 +77,8 @@ def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
 
 
 def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Route:
-    """The same for a domain; where its images are read no QEMU is to be reached. UsageError."""
+    """Return the Route to a domain that the options describe; a default one if its images are read, without QEMU.
+    UsageError."""
     way = parse(nbd, certificates)
     way.require_way(vm)
     return Route() if vm.reads_images else way
@@ -95,8 +96,8 @@ def _require_files(folder: str) -> None:
 def opened(
     route: Route, vm: domain.Domain, socket: str, check: Check = lambda: None
 ) -> Iterator[Union[str, address.Tcp]]:
-    """Yield what source.Source connects to. socket: path of QEMU's, on its machine. check() is called while ssh
-    is waited for."""
+    """Yield the address for source.Source. socket: path of QEMU's socket, on its machine. check() is called during the
+    wait for ssh."""
     if route.listen:
         host = vm.host if route.listen.host in _EVERYWHERE else route.listen.host
         yield address.Tcp(host, route.listen.port, route.certificates)
@@ -109,11 +110,12 @@ def opened(
 
 @contextlib.contextmanager
 def _forwarded(uri: str, socket: str, check: Check) -> Iterator[str]:
-    """A unix socket here that ssh joins to QEMU's there, and that has no name: nothing is left of it however we end."""
+    """Yield the path of a unix socket here that ssh forwards to QEMU's socket there. The socket itself has no name any
+    more, so nothing is left of it however we end."""
     command = ssh_command(uri)
     with contextlib.ExitStack() as opened:
         log = opened.enter_context(tempfile.TemporaryFile())
-        with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder:  # nobody else may enter it
+        with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder:  # no other user may enter it
             local = os.path.join(folder, "nbd")
             process = subprocess.Popen(
                 [*command[:-2], "-N", "-L", f"{local}:{socket}", *command[-2:]],
@@ -129,7 +131,7 @@ def _forwarded(uri: str, socket: str, check: Check) -> Iterator[str]:
 
 
 def ssh_command(uri: str) -> list[str]:
-    """ssh as libvirt would call it for a URI, the host last; UsageError where the URI goes another way."""
+    """Return the ssh command that libvirt would run for a URI, the host last; UsageError if the URI is not for ssh."""
     parts = urllib.parse.urlsplit(uri)
     transport = parts.scheme.partition("+")[2]
     if transport not in ("ssh", "libssh", "libssh2"):
