@@ -1,6 +1,6 @@
-"""What a run writes down of itself before it begins, so that the next one can resume it or remove what it left.
+"""The records that a run writes before it begins, so that the next one can resume it or remove what it left.
 
-Owns: what is written, where, and until when it stays. Must not know: what the next run does with it.
+Owns: what is recorded, where, and how long it is kept. Must not know: what the next run does with it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from .preparation import Dead
 
 
 class UnderWay(NamedTuple):
-    """A point that is being made, and the journal of the run that makes it."""
+    """A point in progress, and the journal of the run that makes it."""
 
     point: NewPoint
     journal: Journal
 
 
 def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Optional[Point] = None) -> Run:
-    """The Run of this process. series, parent: of the point that it makes, and of that which it builds on."""
+    """Return the Run of this process. series: of the point that it makes, None if it makes none; parent: the Point that
+    it builds on."""
     return journal.of_this_process(
         id=plan.run_id,
         domain=vm.name,
@@ -54,8 +55,11 @@ def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Op
 def written(
     run: Run, resumed: Optional[Journal] = None, is_left: Callable[[], bool] = lambda: False
 ) -> Iterator[Journal]:
-    """The run's journal, as long as something of the run may be left. resumed: that of a dead run, which goes on.
-    is_left: whether something is in a store, where nobody else may tell whose it is."""
+    """Keep the run's journal inside the block, and after it if something of the run may be left.
+
+    resumed: the journal of a dead run that is resumed, instead of a new one; is_left: returns whether something is left
+    in a store where only the journal shows to which run it belongs.
+    """
     kept = resumed or journal_files.begin(run)
     try:
         yield kept
@@ -71,21 +75,21 @@ def written(
 
 @contextmanager
 def new_point(series: Series, run: Run, dead: Optional[Dead] = None) -> Iterator[UnderWay]:
-    """A NewPoint whose run this machine knows, and whose folder says whose it is. dead: the run that goes on."""
+    """Yield a new point with a journal on this machine and an announcement in its folder. dead: the run to resume."""
     announced = run.announced()
     with written(run, dead.journal if dead else None, lambda: _is_half(series, run)) as kept:
         try:
             with new_points.resumed(series, announced) if dead else new_points.begun(series, run.id, announced) as new:
                 yield UnderWay(new, kept)
         except BaseException:
-            with suppress(errors.NbdpullError):  # who cannot look does not know
+            with suppress(errors.NbdpullError):  # the store cannot be read: the point may have been committed
                 if not series.has_point(run.id):
                     kept.withdrawn()
             raise
 
 
 def _is_half(series: Series, run: Run) -> bool:
-    """Whether its half point is in a store in which only its journal tells that it is dead."""
+    """Return whether the run's half point is in a store in which only the journal shows that the run is dead."""
     try:
         return not series.store.has_locks and series.store.holds(f"{run.folder}/{announcement.NAME}")
     except errors.NbdpullError:

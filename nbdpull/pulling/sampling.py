@@ -1,6 +1,6 @@
-"""A sample of a disk: its first data, read and compressed in one thread as a pull does it, to tell the speed.
+"""A sample of a disk: its first data, read and compressed in one thread as in a pull, to measure the speed.
 
-Must not know: what is estimated by it.
+Must not know: what is estimated from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_BYTES, MAX_SECONDS = 32 << 20, 1.0  # of each disk
 
 
 class Sample:
-    """Of the disk that a Source shows."""
+    """A sample of the disk that a Source reads."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._encoder = source, writer.Encoder(1)
@@ -31,11 +31,11 @@ class Sample:
 
     @property
     def ratio(self) -> float:
-        """Stored bytes a byte of data."""
+        """Stored bytes per byte of data."""
         return self._stored / self._raw if self._raw else 1.0
 
     def add(self, batch: Extents) -> None:
-        """Take some of these extents, if it is not large enough."""
+        """Add data of these extents, until the sample is large enough."""
         data = extents.cut(batch[batch["kind"] == extents.DATA], layout.MAX_FRAME)
         for piece in extents.batches(data, 1 << 20, 256):
             if self._raw >= MAX_BYTES or self.seconds >= MAX_SECONDS:

@@ -1,10 +1,10 @@
 """Scratch space while a job runs: how much the guest's writes have made QEMU put there, and that it never runs out.
 
-Owns: the thread that looks, when a job has to end for the guest's sake, and which paused guest is ours to resume. Where
-scratch is full QEMU lets the guest's write fail, and the guest is paused. Must not know: libvirt, NBD, the store.
+Owns: the watching thread, when a job must end for the guest's sake, and which paused guest is ours to resume: if
+scratch is full, QEMU lets the guest's write fail, and the guest is paused. Must not know: libvirt, NBD, the store.
 
-The files themselves are looked at where they are on this machine: it takes no call of libvirt, whose older daemons were
-seen to crash when asked for statistics during a backup. Elsewhere the job's statistics are asked for, less often.
+If the scratch files are on this machine, they are measured directly: that needs no call of libvirt, whose older daemons
+were seen to crash when asked for statistics during a backup. On another host the job's statistics are read, less often.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..core import errors, file_system, sizes
 
 LOOK_INTERVAL = 0.2  # seconds
 REMOTE_INTERVAL = 5.0
-RESERVE = 64 << 20  # bytes; of a small file system a sixteenth
-STARVED = 1 << 20  # bytes: where so little is free, QEMU finds no room for a cluster and its tables
+RESERVE = 64 << 20  # bytes; on a small file system, a sixteenth of its size
+STARVED = 1 << 20  # bytes: if less is free, QEMU has no room for a cluster and its tables
 GROWTH_SAMPLES = 64
-LOOKS_AHEAD = 2  # the job ends if at the present rate the space is gone in so many looks
+LOOKS_AHEAD = 2  # the job ends if at the present rate the space will be used up within this many intervals
 
 
 class State(Protocol):
-    """Of a guest."""
+    """The state of a guest."""
 
     @property
     def running(self) -> bool: ...
@@ -35,13 +35,13 @@ class State(Protocol):
 
 
 class Power(Protocol):
-    """What of a Domain's power is needed here."""
+    """The part of a Domain's power that is needed here."""
 
     def resume_guest(self) -> None: ...
 
 
 class Guest(Protocol):
-    """What of a Domain is."""
+    """The part of a Domain that is needed here."""
 
     @property
     def is_remote(self) -> bool: ...
@@ -52,7 +52,7 @@ class Guest(Protocol):
 
 
 class Job(Protocol):
-    """What of a job is."""
+    """The part of a job that is needed here."""
 
     @property
     def scratch_files(self) -> list[str]: ...
@@ -60,12 +60,12 @@ class Job(Protocol):
 
 
 def reserve(folder: str) -> int:
-    """Bytes that must stay free."""
+    """Return how many bytes must remain free."""
     return min(RESERVE, (file_system.size_bytes(folder) or 0) // 16)
 
 
 def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> None:
-    """Raises ScratchFull where a job would have to end as soon as it began, or before it could use its limit."""
+    """Raise ScratchFull if a job would have to end as soon as it began, or before it could use its limit."""
     free = file_system.free_bytes(folder)
     wanted = min(disk_bytes, limit or 0) + min(reserve(folder), disk_bytes)
     if free is not None and free < wanted:
@@ -76,17 +76,18 @@ def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> N
 
 
 def starves(vm: Guest, folder: str) -> bool:
-    """Whether the guest is paused now because a job found no room in this directory for what the guest overwrites.
-
-    If scratch has room, the file system of the guest's own image paused it.
-    """
+    """Return whether the guest is paused because a job had no room in this directory for blocks that the guest
+    overwrites. If there is room, the guest is paused because of the file system of its own image."""
     free = None if vm.is_remote else file_system.free_bytes(folder)
     return free is not None and free < STARVED and vm.guest_state().io_error
 
 
 class Growth:
-    """Samples [seconds since the first, bytes] of something that may take days: at most GROWTH_SAMPLES, spread
-    evenly, because each time that they are so many every second one goes, and every second look from then on."""
+    """Samples [seconds since the first, bytes] of something that may take days.
+
+    There are at most GROWTH_SAMPLES, spread evenly: whenever this number is reached, every second sample is dropped,
+    and from then on only half as many are taken.
+    """
 
     def __init__(self) -> None:
         self.samples: list[list[float]] = []
@@ -104,8 +105,8 @@ class Growth:
 
 
 class ScratchWatch:
-    """Looks after the scratch of one job. `check` raises what it saw; `peak` is the most that was in use, in bytes;
-    `growth` has samples of it."""
+    """The watch on the scratch of one job. `check` raises the error that was detected, if any; peak: highest number of
+    bytes in use; growth: samples of the bytes in use."""
 
     def __init__(self, vm: Guest, folder: str, limit: Optional[int] = None) -> None:
         self._vm, self._folder, self._limit = vm, folder, limit
@@ -123,7 +124,8 @@ class ScratchWatch:
 
     @contextmanager
     def guarding_guest(self) -> Iterator[None]:
-        """Around the job's life: the guest runs afterwards if it ran before and this job's scratch alone stopped it."""
+        """Enter this before the job starts and leave it after its end: the guest is resumed then, if it ran before and
+        only the lack of scratch for this job paused it."""
         try:
             yield
         finally:
@@ -131,13 +133,13 @@ class ScratchWatch:
                 self._resume()
 
     def _resume(self) -> None:
-        with suppress(errors.NbdpullError), self._vm.ignoring_check():  # gone, or resumed by somebody
+        with suppress(errors.NbdpullError), self._vm.ignoring_check():  # the guest is gone, or somebody resumed it
             if self._vm.guest_state().io_error:
                 self._vm.power.resume_guest()
 
     @contextmanager
     def watching(self, job: Job) -> Iterator[None]:
-        """While this is entered a thread looks; it is left before the job ends, as that frees the space."""
+        """Watch the scratch in a thread inside the block. Leave it before the job ends, as that frees the space."""
         if not job.scratch_files:
             yield
             return
@@ -147,7 +149,7 @@ class ScratchWatch:
             yield
         finally:
             self._stop.set()
-            thread.join(2 * LOOK_INTERVAL)  # it may hang in a call to libvirt, and is no reason to wait
+            thread.join(2 * LOOK_INTERVAL)  # no longer, as it may hang in a call to libvirt
             if self._error or not thread.is_alive():
                 self._look(job)
 
@@ -161,7 +163,7 @@ class ScratchWatch:
             self._starved = self._starved or starves(self._vm, self._folder)
             self._error = self._error or self._verdict()
         except errors.NbdpullError:
-            pass  # whether the job is whole is for its reader to find out
+            pass  # the reader of the job finds out itself whether the job still exists
 
     def _measure(self, job: Job) -> None:
         used = self._used(job)

@@ -1,7 +1,7 @@
-"""A backup job that stands: begun, or taken over from a run that died, and looked after until it has ended.
+"""A running backup job: begun, or taken over from a dead run, and watched until it has ended.
 
-Owns: what is around a job once its run is written down, and the order of that. Must not know: who reads from it, what
-becomes of what is read.
+Owns: the steps around a job once its run is recorded, and their order. Must not know: what reads from the job, what is
+done with the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .preparation import Prepared, Subject
 
 
 class Job(live_disk.Job, scratch_watch.Job, Protocol):
-    """What of a job is needed to read from it. socket: path of QEMU's, on its machine."""
+    """The part of a job that is needed to read from it. socket: path of QEMU's socket, on its machine."""
 
     socket: str
 
@@ -32,8 +32,10 @@ def standing(
     on_ready: Callable[[], None] = lambda: None,
     on_cut: Callable[[], None] = lambda: None,
 ) -> Iterator[backup_job.Job]:
-    """Yield the job, which has ended after the block: as if it had never been, unless it was finished. on_ready,
-    on_cut: called before and after the begin of one that is not a dead run's."""
+    """Yield the job, and end it after the block; unless it was finished, it is undone.
+
+    on_ready, on_cut: called before and after a new job is begun, not for the job of a dead run.
+    """
     dead, plan = prepared.dead, prepared.plan
     with lookout.guarding():
         if not dead:
@@ -46,12 +48,12 @@ def standing(
 
 @contextmanager
 def live(subject: Subject, job: Job, lookout: Lookout, reading: Reading) -> Iterator[Live]:
-    """Yield what its disks are read from, while somebody looks after it."""
+    """Yield the Live from which the disks of a job are read; the job is watched inside the block."""
     with lookout.watching(job), route.opened(subject.route, subject.vm, job.socket, lookout.check) as server:
         yield Live(lookout.kept(server), job, reading)
 
 
 def finish(vm: Domain, job: backup_job.Job) -> None:
-    """All was read: end the job, and prove that it was ours and whole until now. JobLost, and the like."""
+    """End the job after everything was read; JobLost or a similar error if it was not ours and intact until now."""
     job.finish()
     vm.heed()  # a stop that comes now is too late

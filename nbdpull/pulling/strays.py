@@ -1,7 +1,8 @@
-"""What pulls leave in a domain on purpose: checkpoints, and the bitmaps in its images that record for them.
+"""The things that pulls leave in a domain on purpose: checkpoints, and their bitmaps in the domain's images.
 
-Owns: which of them are nbdpull's, and which bitmaps of ours no checkpoint owns any more: a copied image brings some
-along, a domain that is undefined loses its checkpoints and keeps theirs. Must not know: stores.
+Owns: which of them are nbdpull's, and which of our bitmaps belong to no checkpoint any more: a copied image contains
+the bitmaps of its original, and a domain that is undefined loses its checkpoints but keeps their bitmaps. Must not
+know: stores.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from ..hypervisor import domain
 from ..images import guest_files
 
 _ANSWER = 30.0  # seconds
-_PREFIX = "nbdpull-"  # of a checkpoint that we named, and so of its bitmaps; the run's id follows
+_PREFIX = "nbdpull-"  # of the checkpoints that we name, and so of their bitmaps; the run's id follows
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A bitmap of ours that no checkpoint owns. name: it contains the run; disks: targets that have it."""
+    """A bitmap of ours that belongs to no checkpoint. name: contains the id of the run; disks: targets with this
+    bitmap."""
 
     name: str
     disks: list[str]
@@ -32,20 +34,20 @@ class Orphan:
 
 
 def run_of(name: str) -> str:
-    """The run that gave a checkpoint or bitmap this name, "" where none did."""
+    """Return the id of the run that gave a checkpoint or bitmap this name, "" if it is not from a run."""
     run = name[len(_PREFIX) :]
     return run if name.startswith(_PREFIX) and layout.POINT_ID.match(run) else ""
 
 
 def checkpoints(vm: domain.Domain) -> list[Checkpoint]:
-    """Those that nbdpull made, also where somebody else named them; oldest first."""
+    """Return the checkpoints that nbdpull made, oldest first, including those that a user named."""
     return [checkpoint for checkpoint in vm.checkpoints.known() if checkpoint.run_id]
 
 
 def orphans(vm: domain.Domain, check: Check = lambda: None) -> tuple[list[Orphan], list[str]]:
-    """(what is in the images of the domain, [why an image could not be looked at, …]).
+    """Return ([Orphan in the images of the domain, …], [why an image could not be read, …]).
 
-    The image of a running domain shows its bitmaps as of the start: those orphaned since appear after its end.
+    The image of a running domain shows its bitmaps as of the start: those orphaned since then appear after it ends.
     """
     owned, flaws = set(vm.checkpoints.names()), []
     disks: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""The checkpoints that a new point replaces as a base: they are deleted, at the very end of a pull.
+"""The checkpoints that a new point replaces as a base: they are deleted at the very end of a pull.
 
-Owns: which they are, so that no disk loses its only base. Must not know: how a point was made.
+Owns: which checkpoints are superseded, so that no disk loses its only base. Must not know: how a point was made.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ log = logging.getLogger("nbdpull.pull")
 
 
 class Dropped(NamedTuple):
-    """checkpoints: names of those that were deleted."""
+    """checkpoints: names of the deleted checkpoints."""
 
     checkpoints: list[str]
     warnings: list[str]
 
 
 def drop(vm: Domain, points: Points, point: Point) -> Dropped:
-    """Delete the automatic checkpoints of the points that the new one replaces as a base. points: those before it, of
-    which there may be thousands, and few whose checkpoints are there: those of the newest."""
+    """Delete the automatic checkpoints of the points that the new one replaces as a base.
+
+    points: those before it. There may be thousands, of which only a few of the newest still have their checkpoints.
+    """
     dropped = Dropped([], [])
     made = point.manifest.checkpoint
     if made is None:
         return dropped
     try:
         there = set(vm.checkpoints.names()) - {made.name}
-    except errors.NbdpullError as error:  # the point is committed: it has not failed
+    except errors.NbdpullError as error:  # only a warning: the point is committed
         dropped.warnings.append(f"the superseded checkpoints could not be deleted: {error}")
         return dropped
     for older, name in _automatic(_superseded(points, point)):
@@ -50,8 +52,8 @@ def drop(vm: Domain, points: Points, point: Point) -> Dropped:
 
 
 def deleted(vm: Domain, name: str, new: str, is_it: Callable[[Checkpoint], bool], warnings: list[str]) -> bool:
-    """Delete a checkpoint that a newer one, `new`, replaces as a base; whether it went. is_it: whether the one of that
-    name is the one that is meant."""
+    """Delete a checkpoint that a newer one, `new`, replaces as a base; return whether it was deleted. is_it: returns
+    whether the checkpoint of that name is the very one to delete."""
     try:
         checkpoint = vm.checkpoints.get(name)
         if is_it(checkpoint) and _covers(vm, new, checkpoint) and vm.checkpoints.delete(name):
@@ -65,17 +67,18 @@ def deleted(vm: Domain, name: str, new: str, is_it: Callable[[Checkpoint], bool]
 
 
 def _automatic(points: Iterable[Point]) -> Iterator[tuple[Point, str]]:
-    """Those with checkpoints that we named, and the names."""
+    """Return the points with checkpoints that we named, each with the name."""
     made = ((point, point.manifest.checkpoint) for point in points)
     return ((point, checkpoint.name) for point, checkpoint in made if checkpoint and checkpoint.automatic)
 
 
 def _superseded(points: Points, point: Point) -> Iterator[Point]:
-    """The ancestors, back to where every disk was full, or to one that was removed, and all before that."""
+    """Yield the ancestors of a point, back to one in which every disk is full or whose parent was removed; then all
+    points before that one."""
     below = point
     while any(disk.mode != FULL for disk in below.manifest.disks):
         wanted = below.manifest.parent
-        if wanted is None:  # it began at somebody else's checkpoint
+        if wanted is None:  # it starts from a checkpoint that is not nbdpull's
             return
         parent = points.get(wanted.point)
         if parent is None or parent.sha256 != wanted.sha256:
@@ -86,7 +89,8 @@ def _superseded(points: Points, point: Point) -> Iterator[Point]:
 
 
 def _covers(vm: Domain, new: str, checkpoint: Checkpoint) -> bool:
-    """Whether no disk loses its only base: the new checkpoint has every disk of the old one that still exists."""
+    """Return whether no disk loses its only base: the new checkpoint includes every disk of the old one that still
+    exists."""
     present = {disk.target for disk in vm.disks()}
     covered = vm.checkpoints.get(new).disks
     return (set(checkpoint.disks) & present) <= set(covered)

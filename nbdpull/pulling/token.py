@@ -1,6 +1,6 @@
-"""A token: what a later backup starts from, in the keeping of whoever has the data.
+"""A token: the state that a later backup starts from, kept by the program that keeps the data.
 
-Owns: what a token says, and its text. Must not know: libvirt, how a base is chosen by one.
+Owns: the content of a token, and its text. Must not know: libvirt, how a base is chosen by a token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _MAX_DOCUMENT = 1 << 24  # bytes
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint as it was made. run: id of the backup; created: seconds since the epoch; disks: that it covers."""
+    """A checkpoint as it was made. run: id of the backup; created: seconds since the epoch; disks: targets of the disks
+    that it includes."""
 
     name: str
     run: str
@@ -32,7 +33,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Before:
-    """A disk as it was backed up. size: bytes; source: what names its image."""
+    """A disk as it was backed up. size: bytes; source: the name of its image."""
 
     size: int
     source: str
@@ -40,11 +41,11 @@ class Before:
 
 @dataclass(frozen=True)
 class Token:
-    """What a backup that was committed leaves for the next one. Opaque: keep `dumps()`, and give back what `loads`
-    makes of it. It has no secret, and is worth nothing without the domain.
+    """The information that a committed backup leaves for the next one. It is opaque: store the text of `dumps()`, and
+    pass what `loads` returns for it to the next backup. It contains no secret, and is useless without the domain.
 
-    domain: uuid; run: id of the backup; checkpoint: None where there could be none, so that the next one is full;
-    older: checkpoints of ours that could not be dropped yet.
+    domain: uuid; run: id of the backup; checkpoint: None if none could be made, then the next backup is full; older:
+    checkpoints of ours that could not be deleted yet.
     """
 
     domain: str
@@ -54,18 +55,18 @@ class Token:
     older: list[Made] = field(default_factory=list)
 
     def dumps(self) -> str:
-        """The token as one line of ASCII text."""
+        """Return the token as one line of ASCII text."""
         data = zlib.compress(json.dumps(asdict(self)).encode())
         return _PREFIX + base64.urlsafe_b64encode(data).decode()
 
     @property
     def made(self) -> list[Made]:
-        """All checkpoints that it knows of."""
+        """All checkpoints in the token."""
         return [*([self.checkpoint] if self.checkpoint else []), *self.older]
 
     @classmethod
     def loads(cls, text: str) -> Token:
-        """The token of a text; UsageError where it is none, or one of a later form."""
+        """Return the token in a text; UsageError if there is none, or one of a later form."""
         if not isinstance(text, str):
             raise errors.UsageError("not a token of nbdpull: give back the text that dumps() returned")
         text = text.strip()

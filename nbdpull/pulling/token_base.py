@@ -1,7 +1,7 @@
-"""Which state each disk of a backup starts from, by a token.
+"""The state that each disk of a backup starts from, chosen by a token.
 
-Owns: when the checkpoint of a token can be a base. The rule for a disk is base.decide's. Must not know: who keeps what
-was read, NBD.
+Owns: when the checkpoint of a token can be a base. The rule for one disk is in base.decide. Must not know: what keeps
+the data, NBD.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .token import Made, Token
 
 
 def choose(vm: Domain, disks: list[Disk], token: Optional[Token]) -> Choice:
-    """Decide for each disk. token: None, everything is read in full. OtherDomain where it is of another domain."""
+    """Decide what each disk starts from. token: if None, everything is read in full. OtherDomain if the token belongs
+    to another domain."""
     if token is not None and token.domain != vm.uuid:
         raise errors.OtherDomain(f"the token is of another domain (uuid {token.domain}, {vm.name} has {vm.uuid})")
     given_back: list[str] = []
@@ -36,7 +37,7 @@ def choose(vm: Domain, disks: list[Disk], token: Optional[Token]) -> Choice:
 
 
 def _base(vm: Domain, disks: list[Disk], token: Token, given_back: list[str]) -> tuple[Optional[Base], str]:
-    """(Base, ""), or (None, why there is none)."""
+    """Return (Base, ""), or (None, why there is none)."""
     if not vm.supports_checkpoints:
         return None, "no-checkpoint-support"
     made = token.checkpoint
@@ -54,29 +55,29 @@ def _base(vm: Domain, disks: list[Disk], token: Token, given_back: list[str]) ->
 
 
 def of_checkpoint(checkpoint: Checkpoint, run: str) -> Made:
-    """What a token keeps of the checkpoint that its backup made."""
+    """Return what a token records of the checkpoint that its backup made."""
     return Made(checkpoint.name, run, checkpoint.creation_time, list(checkpoint.disks))
 
 
 def as_checkpoint(made: Made) -> Checkpoint:
-    """As libvirt is told of it, where it has lost it."""
+    """Return the definition from which libvirt can restore a checkpoint that it has lost."""
     return Checkpoint(made.name, made.created, description(made.run, ""), dict.fromkeys(made.disks), "")
 
 
 def is_of(made: Made, checkpoint: Checkpoint) -> bool:
-    """Whether this is the very checkpoint, not one of its name from another time."""
+    """Return whether this is the very checkpoint, not one of the same name from another time."""
     found = (checkpoint.name, checkpoint.creation_time, checkpoint.run_id)
     return (made.name, made.created, made.run) == found
 
 
 def still_there(vm: Domain, token: Optional[Token]) -> list[Made]:
-    """The checkpoints that a token knows of and the domain has."""
+    """Return the checkpoints in a token that the domain still has."""
     names = set(vm.checkpoints.names()) if token and vm.supports_checkpoints else set()
     return [made for made in (token.made if token else []) if made.name in names]
 
 
 def drop(vm: Domain, older: list[Made], new: Optional[str], warnings: list[str]) -> list[str]:
-    """Delete the checkpoints that a newer one, `new`, replaces as a base; the names of those that went."""
+    """Delete the checkpoints that a newer one, `new`, replaces as a base; return the names of the deleted ones."""
     if new is None:
         return []
     return [made.name for made in older if superseded.deleted(vm, made.name, new, partial(is_of, made), warnings)]

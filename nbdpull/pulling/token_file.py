@@ -1,7 +1,7 @@
-"""A token in a file of the user's: read, and put there when its backup is committed.
+"""A token in a file of the user: read before a backup, and replaced when the backup is committed.
 
-Owns: that the file holds the token of before or the new one, whole, whatever happens. Must not know: what a token is
-good for.
+Owns: that the file contains either the previous token or the new one, complete, whatever happens. Must not know: what a
+token is used for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .token import MAX_TEXT, Token
 
 
 def read(path: str) -> Token:
-    """UsageError where there is none."""
+    """Return the token in a file; UsageError if there is none."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             text = file.read(MAX_TEXT + 1)
@@ -30,30 +30,30 @@ def read(path: str) -> Token:
 
 
 def read_if_there(path: str) -> Optional[Token]:
-    """None where there is no such file; UsageError where that has none."""
+    """Return the token in a file, None if there is no such file; UsageError if the file contains none."""
     return read(path) if os.path.lexists(path) else None
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two paths are those of one file, which need not be there."""
+    """Return whether two paths name the same file, which need not exist."""
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 def require_new(path: str) -> None:
-    """OutputExists."""
+    """Raise OutputExists if the file exists."""
     if os.path.lexists(path):
         raise errors.OutputExists(f"token file {path} exists, and only the one that is read (--since) is replaced")
 
 
 class Draft:
-    """A file beside the one that it will replace. path None: nothing is kept."""
+    """A new token in a file beside the one that it will replace. path: of the token file, None: keep nothing."""
 
     def __init__(self, path: Optional[str]) -> None:
         self._path = path
-        self._draft = f"{path}.{os.getpid()}.new"  # nobody else's, who may be refused and tidy up
+        self._draft = f"{path}.{os.getpid()}.new"  # unique: another process that is refused removes its own draft
 
     def write(self, token: Token) -> None:
-        """Durably, so that nothing but the name is missing."""
+        """Write the draft durably, so that it only has to be renamed."""
         if self._path is None:
             return
         with translated("write", self._draft), open(self._draft, "w", encoding="ascii") as file:
@@ -63,19 +63,19 @@ class Draft:
 
     @contextmanager
     def committing(self, token: Token, before: Optional[Token]) -> Iterator[None]:
-        """Inside, the file has the token, durably, and from then on, unless the block raises. before: what it has had,
-        None where it is a new file."""
+        """Publish the token durably before the block, and undo that if the block raises. before: the previous token of
+        the file, None if the file is new."""
         try:
             self.write(token)
             self.publish(is_new=before is None)
             yield
         except BaseException:
-            with suppress(OSError, errors.NbdpullError):  # a token that is worth nothing costs a full backup, no more
+            with suppress(OSError, errors.NbdpullError):  # at worst, a useless token causes a full backup
                 self._put_back(token, before)
             raise
 
     def _put_back(self, token: Token, before: Optional[Token]) -> None:
-        """Where the file has come to have the token."""
+        """Restore the previous state of the file if it contains the token."""
         if self._path is None or read(self._path) != token:
             return
         if before is None:
@@ -85,7 +85,7 @@ class Draft:
             self.publish()
 
     def publish(self, is_new: bool = False) -> None:
-        """This is the token of the next backup. is_new: nothing is replaced, OutputExists."""
+        """Give the draft the name of the token file, durably. is_new: replace no file, raise OutputExists instead."""
         if self._path is None:
             return
         with translated("write", self._path):
@@ -97,7 +97,7 @@ class Draft:
                 os.close(folder)
 
     def _claim(self) -> None:
-        """Before there is anything to lose: find out that it can be written."""
+        """Create the draft, to find out before the backup begins whether it can be written."""
         if self._path is not None:
             with translated("write", self._draft):
                 os.close(os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -110,7 +110,8 @@ class Draft:
 
 @contextmanager
 def drafted(path: Optional[str]) -> Iterator[Draft]:
-    """Without `publish` nothing is left of it. OutputError where it cannot be written."""
+    """Yield the Draft of a token file; it is removed after the block if it was not published. OutputError if it cannot
+    be written."""
     draft = Draft(path)
     draft._claim()
     try:
