@@ -84,7 +84,7 @@ def test_cleanup_of_another_store_finds_nothing(dead, says, tmp_path):
 
 def test_cleanup_without_a_store_is_refused(dead, says):
     code, result = says("cleanup", DOMAIN)
-    assert code == 2 and "wants -o DIR" in result["message"] and len(left(dead)) == 3
+    assert code == 2 and "needs -o DIR" in result["message"] and len(left(dead)) == 3
 
 
 def test_what_may_not_be_removed_is_told(dead, says):

@@ -276,7 +276,7 @@ def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
     other = daily(tmp_path / "store", 5, "db1", UUID)
     assert said(capsys, "prune", vm.root)[::2] == (
         2,
-        "nbdpull: no policy is told, and the store has none: say what is to be kept, as in --keep-daily 7 "
+        "nbdpull: no policy given, and the store has none: say what to keep, as in --keep-daily 7 "
         f"--keep-weekly 4, or write it into the store: nbdpull policy {vm.root}\n",
     )
     said(capsys, "policy", vm.root, "--domain", "db*", "--keep-last", "4")
@@ -393,7 +393,7 @@ def interrupted():
 def test_a_prune_that_fails_is_a_warning_about_a_point_that_is_there(tmp_path, monkeypatch):
     vm = daily(tmp_path / "store", 5)
     policies.put(vm.store, None, Policy(keep_last=2))
-    assert "more than half of its points would go" in after_pull(vm)[1][0]
+    assert "more than half of its points would be removed" in after_pull(vm)[1][0]
     policies.put(vm.store, None, Policy(keep_last=3))
     with half_points.writing(vm.series):
         assert "another nbdpull writes to" in after_pull(vm)[1][0]

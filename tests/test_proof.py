@@ -408,13 +408,13 @@ def test_what_cannot_be_rebuilt(vm, capsys):
     for data in (index.read_bytes(), index.read_bytes()[:-3]):
         with damaged(index, data):
             code, _, err = nbdpull(capsys, *words)
-            assert code == 9 and "are there: move away what is damaged" in err
+            assert code == 9 and "exist: move away what is damaged" in err
     for path, data in ((chunk, flipped(chunk.read_bytes(), -60)), (chunk, None), (parent, None)):
         with damaged(index, None), damaged(path, data):
             before = files(vm.root)
             code, _, err = nbdpull(capsys, *words)
             assert code == 11 and len(err.splitlines()) == 1
             assert files(vm.root) == before
-    assert f"was laid over {vm.points[0].id}, which the store has not" in err
+    assert f"was laid over {vm.points[0].id}, which the store does not have" in err
     with pytest.raises(errors.NoSuchDisk):
         rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vdz"))

@@ -184,7 +184,7 @@ def test_what_is_pinned_or_proved_stays(tmp_path, capsys):
 def test_more_than_half_needs_force(tmp_path, capsys):
     vm = daily(tmp_path / "store", 5)
     code, _, err = said(capsys, "prune", vm.root, "--keep-last", "2")
-    assert code == 10 and "more than half of its points would go: look with --dry-run, then add --force" in err
+    assert code == 10 and "more than half of its points would be removed: check with --dry-run, then add --force" in err
     assert len(ids(vm)) == 5
     assert said(capsys, "prune", vm.root, "--keep-last", "2", "--force")[0] == 0
     assert len(ids(vm)) == 2
@@ -208,7 +208,7 @@ def test_a_policy_that_keeps_nothing(tmp_path, capsys):
     vm = daily(tmp_path / "store", 2)
     for words in [[], ["--keep-last", "0"], ["--keep-last", "1", "--time-zone", "Mars/Olympus"]]:
         code, _, err = said(capsys, "prune", vm.root, *words)
-        assert code == 2 and err.count("\n") == 1 and "say what is to be kept" in err
+        assert code == 2 and err.count("\n") == 1 and "say what to keep" in err
     assert len(ids(vm)) == 2
 
 

@@ -173,7 +173,7 @@ def test_a_clock_that_was_wrong(tmp_path, capsys):
     assert domains(tmp_path)["vm1"]["newest"]["age"] < -900 * 3600
     last = pull(vm, 0.5)
     code, lines, err = run(capsys, tmp_path, "--max-age", "1h")
-    assert code == 0 and "points of vm1 are of the future" in err and last.id.startswith(lines[3].split()[1])
+    assert code == 0 and "points of vm1 are from the future" in err and last.id.startswith(lines[3].split()[1])
     pull(vm, -1 / 60)
     assert problems(tmp_path, max_age=3600.0) == {"vm1": []}, "two clocks are never the same"
 

@@ -261,7 +261,7 @@ def test_a_pull_with_an_identity_writes_into_no_store_that_is_not_sealed(tmp_pat
     with pytest.raises(errors.StoreError, match=r"plain is not sealed, and there is an identity \(.*age1\): if it was"):
         unlocking.for_pull(str(tmp_path / "plain"), None, [path("age1")])
     with pytest.raises(
-        errors.UsageError, match="new is no store yet, and a pull makes none that is sealed: first run nbd"
+        errors.UsageError, match="new is not a store yet, and a pull does not create a sealed one: first run nbd"
     ):
         unlocking.for_pull(str(tmp_path / "new"), None, [path("age1")])
     assert not (tmp_path / "new").exists()

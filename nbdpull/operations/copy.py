@@ -265,8 +265,8 @@ def _chosen(source: Series, known: soundness.Soundness, match: Matched, run: _Ru
 
 def _other(point: Point, dest: Store) -> errors.NbdpullError:
     return errors.StoreError(
-        f"{dest.root} has another point of this id, or cannot read it; nbdpull verify tells if that is damaged or "
-        f"forged; then nbdpull remove {shlex.quote(dest.root)} {point.id} makes way for this one"
+        f"{dest.root} has another point of this id, or cannot read it; nbdpull verify shows whether that is damaged or "
+        f"forged; if so, nbdpull remove {shlex.quote(dest.root)} {point.id} makes way for this one"
     )
 
 

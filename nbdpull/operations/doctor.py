@@ -69,7 +69,7 @@ def _host(host: Host, scratch_dir: str) -> Iterator[Finding]:
     yield good("libvirt", f"{host.uri}, version {host.versions['libvirt']}")
     yield from versions.found(host.versions)
     if host.is_remote:
-        yield Finding(WARN, "remote", f"{host.uri}: sockets and scratch are on that machine, and were not looked at",
+        yield Finding(WARN, "remote", f"{host.uri}: sockets and scratch are on that machine, and were not checked",
                       "run nbdpull doctor there; see --nbd for ways to its data")  # fmt: skip
     else:
         yield machine.scratch(scratch_dir)

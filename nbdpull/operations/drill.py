@@ -93,8 +93,7 @@ def drill(options: Options, report: Report = lambda **event: None, check: Check 
     expect = _pattern(options.expect)
     if expect is None and not drill_xml.has_agent(xml):
         raise errors.UsageError(
-            f"{target.domain} has no channel of the guest agent; tell by --expect what its serial console says when it "
-            "is up"
+            f"{target.domain} has no guest agent channel; say with --expect what its serial console shows when it is up"
         )
     told = partial(report, event="drill", domain=target.domain, point=point.id)
     seen = _seen(_Run(options, target, point, xml, expect, told, check))

@@ -123,14 +123,14 @@ def _await(options: Options, gate: Gate, asked: Finish, check: Check) -> None:
     while not asked.wait(LOOK_INTERVAL):
         check()
         if time.monotonic() > until:
-            raise errors.LimitReached(f"no client finished the backup within {options.ttl:g} s: give more by --ttl")
+            raise errors.LimitReached(f"no client finished the backup within {options.ttl:g} s: allow more with --ttl")
         if time.monotonic() > probe:
             _probe(gate)
             probe = time.monotonic() + PROBE_INTERVAL
         if gate.failed:
             raise gate.failed
     if not asked.ok:
-        raise errors.Declined('the client gave the backup up: it said {"ok": false}')
+        raise errors.Declined('the client abandoned the backup: it sent {"ok": false}')
 
 
 def _probe(gate: Gate) -> None:

@@ -19,10 +19,10 @@ from ..repository.key_files import KeyFile
 from ..storage.base import Store
 from .options.stores import KeyOptions as Options
 
-_NOBODY = "say who is to open the store: --recipient age1…, --recipient 'ssh-ed25519 …', or --passphrase-file FILE"
+_NOBODY = "say what should open the store: --recipient age1…, --recipient 'ssh-ed25519 …', or --passphrase-file FILE"
 _KEPT = (
-    "the master key is the same as before: who could open the store and kept a copy of it, or of the key files, can "
-    "read what he gets of it, also what is written from now on; to shut him out, begin a new store"
+    "the master key is the same as before: anyone who could open the store and kept a copy of it, or of the key files, "
+    "can read whatever they get of it, including what is written from now on; to shut them out, start a new store"
 )
 
 
@@ -99,9 +99,9 @@ def _require_fitting(options: Options) -> None:
     if "recipients" in takes and not (options.recipients or options.passphrase_file):
         raise errors.UsageError(_NOBODY)
     if options.action == KeyAction.REMOVE and not options.key:
-        raise errors.UsageError("name the key that is to go: nbdpull key remove DIR KEY; see nbdpull key list")
+        raise errors.UsageError("name the key to remove: nbdpull key remove DIR KEY; see nbdpull key list")
     if options.action == KeyAction.EXPORT and options.recipients and options.passphrase_file:
-        raise errors.UsageError("a passphrase has to stand alone in what is exported: name no --recipient beside it")
+        raise errors.UsageError("an export takes a passphrase or recipients, not both: leave out --recipient")
 
 
 def passphrase(path: Optional[str]) -> Optional[bytes]:

@@ -112,7 +112,7 @@ def _backup(run: Run, options: Options, state: objects.State, subject: _Subject)
     if not why and not frozen and options.quiesce == Quiesce.NEVER:
         reason = "not-requested"
     if options.quiesce == Quiesce.REQUIRE and not frozen:
-        raise errors.NotQuiesced(f"the guest was not frozen ({why or 'the cluster does not tell'})")
+        raise errors.NotQuiesced(f"the guest was not frozen ({why or 'the cluster does not say why'})")
     if reason == "freeze-failed":
         run.warnings.append("the guest's file systems could not be frozen: the point is crash-consistent")
     if state.checkpoint is None:

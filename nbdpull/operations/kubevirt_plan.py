@@ -100,7 +100,7 @@ def _latest(cluster: Cluster, machine: Machine, store: Optional[str]) -> tuple[O
     for each in remains.running(cluster, machine, store):
         state = objects.state(each, cluster.inside)
         latest = state.checkpoint[0] if state.checkpoint else latest
-        warnings.append(f"backup {objects.name_of(each)} is there: a pull under way, or one that died and left it")
+        warnings.append(f"backup {objects.name_of(each)} exists: a pull is running, or one died and left it")
     return latest, warnings
 
 

@@ -51,7 +51,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
 
 def _require_sense(options: Options) -> None:
     if options.token_file is None or options.type is None:
-        raise errors.UsageError("--http-map wants --token-file and --type, too")
+        raise errors.UsageError("--http-map also needs --token-file and --type")
     if options.since and options.type == BackupType.FULL:
         raise errors.UsageError("--since is for --type incremental")
     if options.full and options.type == BackupType.INCREMENTAL:
@@ -86,7 +86,7 @@ def _start(run: Run, options: Options) -> Start:
         raise errors.CheckpointUnusable(f"point {parent.id} cannot be built on: pull a full backup")
     if options.since is None:
         run.warnings.append(
-            f"that the backup begins where point {parent.id} ended is your word alone: --since has it compared"
+            f"it was not checked that the backup begins where point {parent.id} ended: give --since to check that"
         )
     return found
 

@@ -72,7 +72,7 @@ def immutability(options: Union[Options, InitOptions], was: Optional[Immutabilit
     """
     if not options.immutable_for:
         if options.lock_mode:
-            raise errors.UsageError("--lock-mode: add --immutable-for, to say for how long; it changes nothing alone")
+            raise errors.UsageError("--lock-mode: add --immutable-for, to say for how long; alone it has no effect")
         return None
     try:
         return Immutability(options.immutable_for, options.lock_mode or (was.mode if was else LockMode.COMPLIANCE))
@@ -108,7 +108,7 @@ def made(rules: dict[str, Any]) -> Policy:
     try:
         return Policy(**rules)
     except ValueError as error:
-        raise errors.UsageError(f"{error}; say what is to be kept, as in --keep-daily 7 --keep-weekly 4") from None
+        raise errors.UsageError(f"{error}; say what to keep, as in --keep-daily 7 --keep-weekly 4") from None
 
 
 def _of(pattern: Optional[str]) -> str:

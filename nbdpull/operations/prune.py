@@ -84,7 +84,7 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
     found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
     if not any(each.policy for each in found):
         of = f" for {options.domain or 'any of its domains'}" if standing else ""
-        raise errors.UsageError(f"no policy is told, and the store has none{of}: {_REMEDY.format(options.store)}")
+        raise errors.UsageError(f"no policy given, and the store has none{of}: {_REMEDY.format(options.store)}")
     return Result(list(_all_pruned(zip(wanted, found), options, check)))
 
 
@@ -94,7 +94,7 @@ def _all_pruned(asked: Iterable[tuple[Series, Pruned]], options: Options, check:
         check()  # whatever ended this domain early, such as a signal, ends all others, too
 
 
-_REMEDY = "say what is to be kept, as in --keep-daily 7 --keep-weekly 4, or write it into the store: nbdpull policy {}"
+_REMEDY = "say what to keep, as in --keep-daily 7 --keep-weekly 4, or write it into the store: nbdpull policy {}"
 
 
 def require_policy(root: str, domain: Optional[str] = None) -> None:
@@ -161,7 +161,7 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
     found = retention.decided(every, by.policy, datetime.now(timezone.utc))
     decided = replace(asked, decisions=found.decisions, created={each.id: each.created for each in every})
     if found.needs_force and not options.force and not options.dry_run:
-        why = "more than half of its points would go: look with --dry-run, then add --force"
+        why = "more than half of its points would be removed: check with --dry-run, then add --force"
         return replace(decided, problem=why)
     points = [point for point in known.points if point.id in set(found.removed)]
     try:

@@ -48,12 +48,12 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
     paths = [f"{target.folder}/{disk.directory.path}", f"{target.folder}/{point.id}/{layout.index_name(name)}"]
     lost = [path for path in paths if target.store.size(path) is None]
     if not lost:
-        raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} are there: move away what is damaged")
+        raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} exist: move away what is damaged")
     made = _fitting(target, point, disk, check)
     immutable.begin(target.store)
     lost = [path for path in lost if path in made]
     if not lost:
-        raise errors.OutputExists(f"{target.store.path(paths[0])} is there, and nothing changed: there is no index")
+        raise errors.OutputExists(f"{target.store.path(paths[0])} exists, and nothing changed: there is no index")
     for path in lost:
         target.store.publish(path, made[path], target.store.protection)
     return [target.store.path(path) for path in lost]
@@ -85,8 +85,8 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
     raise problems[0] or errors.Damaged(
         f"{target.store.path(target.folder, disk.directory.path)}: the records of the chunk files do not make the "
         "directory that the manifest names; either some of its chunk files are those of another point, or an index of "
-        "the point below was damaged then and is not now, or this zstd compresses otherwise than the one that made it: "
-        "try on the machine that made the point"
+        "the point below was damaged then and is not now, or this zstd compresses differently from the one that made "
+        "it: try on the machine that made the point"
     )
 
 
@@ -147,8 +147,8 @@ def _lost_base(target: Series, point: Point) -> Optional[errors.Damaged]:
     if point.manifest.parent is None or target.parent(point) is not None:
         return None
     return errors.Damaged(
-        f"point {point.id} was laid over {point.manifest.parent.point}, which the store has not: an index cannot be "
-        "rebuilt without it"
+        f"point {point.id} was laid over {point.manifest.parent.point}, which the store does not have: an index cannot "
+        "be rebuilt without it"
     )
 
 

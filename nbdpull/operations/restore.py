@@ -103,7 +103,7 @@ def _require_sense(options: Options) -> None:
     if options.trust_definition and not options.define:
         raise errors.UsageError("--trust-definition is for --define")
     if options.name is not None and (not options.name.strip() or set("/\n") & set(options.name)):
-        raise errors.UsageError(f"--name {options.name!r}: libvirt takes no such name of a domain")
+        raise errors.UsageError(f"--name {options.name!r}: libvirt does not accept this as the name of a domain")
     if not (options.output or options.to):
         raise errors.UsageError("no target: give -o OUT, --to DISK=TARGET or --onto IMAGE")
     for text in filter(None, [options.output, *options.to.values()]):

@@ -208,4 +208,4 @@ def _warnings(domain: _Domain, now: datetime) -> Iterator[str]:
         yield f"{path} cannot be read: its findings are lost"
     early = [point.id for point in domain.found.points if (point.when - now).total_seconds() > _SKEW]
     if early:
-        yield f"a clock was wrong: points of {domain.name} are of the future: {point_choice.listed(early)}"
+        yield f"a clock was wrong: points of {domain.name} are from the future: {point_choice.listed(early)}"

@@ -61,8 +61,8 @@ def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Op
         raise known_stores.gone(here)
     if meant and is_new:
         raise errors.UsageError(
-            f"{root} is no store yet, and a pull makes none that is sealed: first run nbdpull init {shlex.quote(root)} "
-            f"--recipient …, or name no identity ({meant[0]})"
+            f"{root} is not a store yet, and a pull does not create a sealed one: first run nbdpull init "
+            f"{shlex.quote(root)} --recipient …, or name no identity ({meant[0]})"
         )
     store = marker.open_or_create(root, group, patience=patience)
     known_stores.require(store)

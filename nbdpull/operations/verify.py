@@ -160,12 +160,12 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
 def _require_fitting(options: Options) -> None:
     if options.oldest and (options.point or options.sample or options.shard or not options.keep):
         raise errors.UsageError(
-            "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
+            "--oldest relies on the records of all files: it takes no --point, --sample, --shard, --no-record"
         )
     if options.heal_from is not None and options.as_of is not None:
         raise errors.UsageError("--as-of only reads: bring points back with nbdpull undelete, then heal them")
     if options.heal_from is not None and not options.keep:
-        raise errors.UsageError("--heal-from goes by what is on record: it takes no --no-record")
+        raise errors.UsageError("--heal-from relies on the records: it takes no --no-record")
 
 
 def _looked_and_healed(
@@ -221,7 +221,7 @@ def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
             run.conclude(proved)
     tally.points += sum(each.points for each in rolling)
     if not complete and not any(ledgers):
-        runs[0].warn("the time did not suffice to prove a single file: the next run will come no further")
+        runs[0].warn("the time was too short to prove a single file: the next run will get no further")
     return [run.outcome(complete) for run in runs]
 
 
