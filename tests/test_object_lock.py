@@ -608,3 +608,31 @@ def test_a_lock_by_default_is_a_warning_and_no_more(object_store, capsys):
         assert answered(capsys, "verify", url)[::2] == (0, "")
         assert [point.id for point in vm.series.points()] == [points[2].id]
         assert marker.of(marker.open_store(url)).object_store.default_retention == 1
+
+
+def test_a_copy_under_another_seal_is_immutable_too(place, tmp_path, monkeypatch):
+    """All that is made anew is locked for as long as the policy tells, and so is what a later point refers to; one that
+    is removed and copied again while its files are locked is whole, too."""
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    vm = stores.chain(tmp_path / "store", points=3, size=300 * KIB)
+    said("init", place.url, "--immutable-for", "30d", "--recipient", recipient("age1"))
+    words, mine = ("copy", vm.root, place.url, "--dest-identity", path("age1")), ("--identity", path("age1"))
+    for point in vm.points:
+        said(*words, "--point", point.id)
+        found = stores.Vm(
+            place.url, keys=keyring.keys_of(marker.open_store(place.url), identity_files.given([path("age1")]))
+        )
+        made = found.series.point_in(point.id)
+        assert made.manifest.locked is None
+        entries = references.standing(found.series, references.of_point(found.series, made))
+        paths = [f"vm1/{entry.path}" for entry in entries] + [f"vm1/{point.id}/{layout.MANIFEST}"]
+        for name in [*paths, layout.MARKER, *(n for n in place.objects() if n.startswith(layout.KEYS))]:
+            lock = lock_of(place, name)
+            assert lock and lock[0] == "COMPLIANCE" and lock[1] > 30 * DAY, name
+    said("remove", place.url, vm.points[0].id)
+    said(*words, "--point", vm.points[0].id)
+    said("verify", place.url, *mine)
+    for point in vm.points:
+        said("restore", place.url, "--point", point.id, "-o", tmp_path / "out", "--format", "raw", "--force", *mine)
+        assert (tmp_path / "out/vda.raw").read_bytes() == vm.images[point.id]["vda"]

@@ -11,7 +11,8 @@ removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
@@ -133,6 +134,42 @@ def write(
             done(size)
         directory, files = output.close()
     return Written(directory, files, [entry for entry in files if entry not in kept.files])
+
+
+def is_found(
+    source: Series, here: Directory, target: Series, there: Directory, sure: Container[str], check: Check
+) -> bool:
+    """Whether a Directory that was found in the target tells what one of the source does, and leads to it. sure: paths
+    of files that are counted on; in others each frame is proved. Damaged."""
+    doubtful = {number for number, entry in enumerate(there.files) if entry.path not in sure}
+    live: Counter[int] = Counter()
+    with reader.FrameReader(target.store, target.folder, there.files, wanted=there.live.tolist()) as frames:
+        for start in sorted({*here.starts(), *there.starts()}):
+            check()
+            wanted, found = _shown(here, start), _shown(there, start)
+            if not _tells_the_same(wanted, found):
+                return False
+            live.update(pages.total_live(found))
+            data = found[found["kind"] == extents.DATA]
+            places = dict(zip(zip(data["chunk"].tolist(), data["position"].tolist()), data))
+            for (number, _), record in places.items():
+                if number in doubtful:
+                    check()
+                    frames.unsealed(record)
+    for ref in there.pages:
+        live[int(ref["file"])] += int(ref["stored"])
+    return all(live[number] == count for number, count in enumerate(there.live.tolist()))
+
+
+def _shown(directory: Directory, start: int) -> Records:
+    records = directory.window(start).flat() if len(directory.refs(start)) else _NONE
+    return stack.data_of(records) if directory.whole else records
+
+
+def _tells_the_same(one: Records, other: Records) -> bool:
+    """But for where a frame is."""
+    names = ["offset", "length", "raw", "skip", "kind", "flags", "digest"]
+    return len(one) == len(other) and bool((one[names] == other[names]).all())
 
 
 def _resealed(frames: reader.FrameReader, record: layout.Record, seal: Seal) -> bytes:

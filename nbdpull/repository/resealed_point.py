@@ -130,8 +130,8 @@ class Resealing:
 
         def require_still() -> None:
             making.require_set_apart()
-            if pair:
-                lock_free.require_base(self._target, pair.there.id)
+            for name in self._counted_on.points if making.is_adopted else [pair.there.id] if pair else []:
+                lock_free.require_base(self._target, name)
 
         require_still()
         making.publish(data, made)
@@ -158,12 +158,15 @@ class Resealing:
             check()
             self._throttle.take(count)
 
+        here = self._source.directory(point, entry.name, partial=True)
+        if found := making.found(entry.name):
+            return self._adopted(here, replace(entry, directory=found), making, check)
         sizes = [disk.size for disk in point.manifest.disks]
         written = resealed_disk.write(
             self._source,
-            self._source.directory(point, entry.name, partial=True),
+            here,
             self._target,
-            Disk(self._target.folder, point.id, entry.name, entry.size, entry.whole, making.beside),
+            Disk(self._target.folder, point.id, entry.name, entry.size, entry.whole, making.folder_beside()),
             self._base(entry, pair, check),
             making.left(entry.name),
             resealed_disk.chunk_size(self._target.store.chunk_size, self._chunk_size, sizes),
@@ -175,6 +178,26 @@ class Resealing:
         making.own += [*written.files, written.directory]
         stored = sum(each.size for each in [*written.files, written.directory])
         return replace(entry, directory=written.directory, stored_bytes=stored)
+
+    def _adopted(self, here: Directory, entry: DiskEntry, making: _Making, check: Check) -> DiskEntry:
+        """The entry of a disk whose directory was found, all of which is proved: OutputExists where it is of no use.
+        Without locks nothing can be made in its place."""
+        with suppress(errors.Damaged):
+            there = Directory(self._target.store, self._target.folder, entry)
+            bad = self._counted_on.bad(there.files)
+            sure = {each.path for each in there.files if self._counted_on.includes(each)}
+            own = [each for each in there.files if each.path not in sure]
+            if (
+                not bad
+                and all(making.adopts(each.path) and not self._target.own_flaw(each, check) for each in own)
+                and resealed_disk.is_found(self._source, here, self._target, there, sure, check)
+            ):
+                mine = [each for each in there.files if each in own or each.path.startswith(f"{making.point}/")]
+                making.own += [*mine, entry.directory]
+                making.is_adopted = True
+                return replace(entry, stored_bytes=sum(each.size for each in [*mine, entry.directory]))
+        where = self._target.store.path(self._target.folder, entry.directory.path)
+        raise errors.OutputExists(f"{where} is there, and what it tells is not all there, or is something else")
 
     def _base(self, entry: DiskEntry, pair: Optional[Pair], check: Check) -> Optional[Base]:
         """What a disk is laid over; None where there is none, or what no record tells is not the same in both."""
@@ -200,7 +223,8 @@ class Resealing:
         stored = self._target.store.seal.piece(data, layout.file_piece(name))
         known = pair.there.file(name) if pair else None
         same = known and (known.size, known.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
-        if known and same and not self._counted_on.bad([known]) and not self._target.file_flaw(known):
+        is_free = known and same and not self._counted_on.bad([known]) and not making.has(name, stored)
+        if known and is_free and not self._target.file_flaw(known):
             return known
         return making.put(name, stored)
 
@@ -225,33 +249,59 @@ class _Making:
     made. beside: see index_writer.Disk; it is set where other points need files of the point's own folder."""
 
     def __init__(self, target: Series, point: str, counted_on: CountedOn) -> None:
-        self._target, self._store, self._point, self._counted_on = target, target.store, point, counted_on
+        self._target, self._store, self.point, self._counted_on = target, target.store, point, counted_on
         self.beside: Optional[str] = None
         self.own: list[FileEntry] = []
         self.made: list[FileEntry] = []
         self._left: dict[str, list[Left]] = {}
+        self.is_adopted = False  # whether a directory counts that was found
         self._is_new = self._was_swept = self._may_be_point = False
+        self._directories: dict[str, FileEntry] = {}  # that were found, by their disks' encoded names
+        self._apart: set[str] = set()  # further folders whose files count
         self._stays: Optional[set[str]] = None  # names of files that were there; None where that is not known yet
 
     def _path(self, name: str) -> str:
-        return f"{self._target.folder}/{self._point}/{name}"
+        return f"{self._target.folder}/{self.point}/{name}"
 
     def prepare(self, check: Check) -> None:
         """Set the folder apart. What is there is left of a copy that ended early, or of the point as it was before it
         was removed: frames that are whole are not copied again, and the rest goes, where nothing needs it."""
-        lock_free.require_not_doomed(self._target, self._point)
-        self._was_swept = sweep_mark.is_there(self._target, self._point)
-        self._is_new = half_points.set_apart(self._target, self._point)
+        lock_free.require_not_doomed(self._target, self.point)
+        self._was_swept = sweep_mark.is_there(self._target, self.point)
+        self._is_new = half_points.set_apart(self._target, self.point)
         if not self._is_new:
-            half_points.renew(self._target, self._point)
+            half_points.renew(self._target, self.point)
             self._look(check)
-        if self.beside:
+
+    def folder_beside(self) -> Optional[str]:
+        """`beside`, which is there then."""
+        if self.beside and self.beside not in self._apart:
             half_points.set_apart(self._target, self.beside)
+            self._apart.add(self.beside)
+        return self.beside
+
+    def found(self, disk: str) -> Optional[FileEntry]:
+        """The directory of a disk, where nobody is kept out, and there is one already."""
+        return self._directories.get(layout.encoded(disk))
+
+    def adopts(self, path: str) -> bool:
+        """Whether a file counts that no point has: of the folder itself, or of one that an earlier copy had beside it.
+        Busy where a prune may be about to remove that."""
+        name = path.partition("/")[0]
+        if name == self.point or name in self._apart:
+            return True
+        if self._target.has_point(name):
+            return False
+        lock_free.require_not_doomed(self._target, name)
+        half_points.renew(self._target, name)
+        self._apart.add(name)
+        return True
 
     def _look(self, check: Check) -> None:
-        names = self._store.files(f"{self._target.folder}/{self._point}")
-        held = self._counted_on.held_in(self._point)
-        disks = {match["disk"] for name in names if (match := layout.DISK_PATH.match(f"{self._point}/{name}"))}
+        names = self._store.files(f"{self._target.folder}/{self.point}")
+        held = self._counted_on.held_in(self.point)
+        self._directories = {} if self._store.has_locks else self._found_in(names, check)
+        disks = {match["disk"] for name in names if (match := layout.DISK_PATH.match(f"{self.point}/{name}"))}
         is_needed = held is None or any(map(layout.DISK_PATH.match, held))
         is_whole = not is_needed and all([self._kept(disk, names, check) for disk in sorted(disks)])
         if is_needed or not is_whole:
@@ -260,10 +310,19 @@ class _Making:
             kept = {*(held or ()), *(each.entry.path for several in self._left.values() for each in several)}
             kept |= {moved.path_of(path) for path in kept}
             for name in names:
-                if f"{self._point}/{name}" not in kept and _may_go(name, held is None):
+                if f"{self.point}/{name}" not in kept and _may_go(name, held is None):
                     self._store.delete(self._path(name))
-            drafts.remove(self._target, [self._point])
-            self._stays = {*self._store.files(f"{self._target.folder}/{self._point}")}
+            drafts.remove(self._target, [self.point])
+            self._stays = {*self._store.files(f"{self._target.folder}/{self.point}")}
+
+    def _found_in(self, names: Iterable[str], check: Check) -> dict[str, FileEntry]:
+        found: dict[str, FileEntry] = {}
+        for name in names:
+            if name.endswith(end := layout.directory_name("")):
+                path = self._path(name)
+                size, digest = self._store.size(path) or 0, self._store.sha256(path, check)
+                found[name[: -len(end)]] = FileEntry(f"{self.point}/{name}", size, digest)
+        return found
 
     def _named(self, held: Mapping[str, FileEntry]) -> dict[str, list[Left]]:
         """Of each disk (its encoded name), the files that others need: a point names all that is in its folder, so that
@@ -279,6 +338,8 @@ class _Making:
         """Find the chunk files of a disk (its encoded name) that count. Return whether its others, and its index, can
         be made under their names: what is no use goes, but nothing where another run may work on it."""
         found = self._left.setdefault(disk, [])
+        if disk in self._directories:
+            return False
         while f"{disk}.{len(found):04d}.zst" in names:
             entry = self._proved(disk, f"{disk}.{len(found):04d}.zst", check)
             if entry is None:
@@ -288,7 +349,7 @@ class _Making:
 
     def _proved(self, disk: str, name: str, check: Check) -> Optional[Left]:
         """A chunk file that was found, if it is whole; it is durable then."""
-        path = f"{self._point}/{name}"
+        path = f"{self.point}/{name}"
         full = f"{self._target.folder}/{path}"
         try:
             entry = FileEntry(path, self._store.size(full) or 0, self._store.sha256(full, check))
@@ -309,11 +370,15 @@ class _Making:
         """The files of a disk that count, or are to be named."""
         return self._left.get(layout.encoded(disk), [])
 
+    def has(self, name: str, data: bytes) -> bool:
+        """Whether nobody is kept out, and a small file is in the folder already: what is left tells of it."""
+        return not self._store.has_locks and self._store.find(self._path(name)) == data
+
     def put(self, name: str, data: bytes) -> FileEntry:
         """Make a small file, or find it there. StoreError where another one is there that is needed; OutputExists
         where another run may have made that."""
         path = self._path(name)
-        entry = FileEntry(f"{self._point}/{name}", len(data), hashlib.sha256(data).hexdigest())
+        entry = FileEntry(f"{self.point}/{name}", len(data), hashlib.sha256(data).hexdigest())
         self.own.append(entry)
         if self._store.size(path) is not None:
             if not self._target.own_flaw(entry):
@@ -331,43 +396,47 @@ class _Making:
     def sums(self, files: Iterable[FileEntry], disks: Iterable[DiskEntry]) -> FileEntry:
         """Make SHA256SUMS, when all else of the point is there."""
         entries = {entry.path: entry for entry in [*self.own, *files, *(disk.directory for disk in disks)]}
-        own = [entry for path, entry in entries.items() if path.startswith(f"{self._point}/")]
+        own = [entry for path, entry in entries.items() if path.startswith(f"{self.point}/")]
         digests = {each.path.partition("/")[2]: each.sha256 for each in own if is_there(self._target, each)}
-        return self.put(layout.SUMS, layout.sums(digests))
+        data = layout.sums(digests)
+        found = None if self._store.has_locks else self._store.find(self._path(layout.SUMS))
+        if found and {*found.splitlines()} < {*data.splitlines()}:
+            data = found  # of a copy that took a small file from a point that is gone: what it tells is right
+        return self.put(layout.SUMS, data)
 
     def require_set_apart(self) -> None:
         """Busy where files of the folders may be about to go."""
-        for name in filter(None, (self.beside, self._point)):
-            lock_free.require_set_apart(self._target, name, self._point)
+        for name in sorted({*self._apart, self.point}):
+            lock_free.require_set_apart(self._target, name, self.point)
 
     def publish(self, data: bytes, made: Point) -> None:
         """Commit the point, of which all else is there; OutputError."""
-        for name in filter(None, (self.beside, self._point)):
+        for name in sorted({*self._apart, self.point}):
             self._store.sync_folder(f"{self._target.folder}/{name}")
         protection = immutable.secure(self._target, made)
         try:
             self._store.publish(self._path(layout.MANIFEST), data, protection)
         except errors.NbdpullError as error:
-            if isinstance(error, errors.OutputExists) or not half_points.withdrawn(self._target, self._point):
+            if isinstance(error, errors.OutputExists) or not half_points.withdrawn(self._target, self.point):
                 self._may_be_point = True
             raise
 
     def end(self) -> None:
         """It is a point now."""
-        half_points.end_setting_apart(self._target, self._point)
+        half_points.end_setting_apart(self._target, self.point)
         if self._was_swept:
-            sweep_mark.drop(self._target, self._point)
+            sweep_mark.drop(self._target, self.point)
 
     def undo(self) -> None:
         """Remove what was made, unless it may be a point. Without locks it may be counted on by now: it is for a prune,
         in its time."""
         if self._may_be_point or not self._store.has_locks:
             return
-        if self.beside:
+        if self.beside in self._apart:
             self._store.remove_folder(f"{self._target.folder}/{self.beside}")
         if self._is_new:
-            self._store.remove_folder(f"{self._target.folder}/{self._point}")
+            self._store.remove_folder(f"{self._target.folder}/{self.point}")
             return
         if self._stays is not None:
-            for name in {*self._store.files(f"{self._target.folder}/{self._point}")} - self._stays:
+            for name in {*self._store.files(f"{self._target.folder}/{self.point}")} - self._stays:
                 self._store.remove_file(self._path(name))
