@@ -1,6 +1,7 @@
-"""An NBD server whose answers are made up by a test: what no sane server would say must be found out as well.
+"""An NBD server whose answers a test makes up: what no sane server would answer must be detected as well.
 
-Speaks the fixed newstyle handshake with structured replies, as the NBD protocol document has it, on a unix socket.
+Speaks the fixed newstyle handshake with structured replies, as specified by the NBD protocol document, on a unix
+socket.
 """
 
 import contextlib
@@ -17,15 +18,16 @@ READ_ONLY = 1 << 1
 
 
 class FakeServer:
-    """status(context, offset, length) -> [(length, flags), …], None: no answer for it; read(offset, length) -> bytes.
+    """A server with status(context, offset, length) -> [(length, flags), …], None: no reply for it; and read(offset,
+    length) -> bytes.
 
-    A function that returns `HANG_UP` ends the connection, one that returns `SILENT` answers nothing.
+    A function that returns `HANG_UP` ends the connection, one that returns `SILENT` sends no answer.
     """
 
     HANG_UP, SILENT = object(), object()
 
     def __init__(self, path, size, status, read=None, refused=(), read_only=True, slow=0.0, queue=16):
-        """slow: seconds before each reply in a handshake, and before a client is taken out of the queue."""
+        """slow: seconds before each reply in a handshake, and before a client is accepted from the queue."""
         self._size, self._status, self._refused = size, status, refused
         self._slow, self._handshakes, self._changed = slow, [], threading.Condition()
         self.asked = 0  # requests after a handshake
@@ -39,11 +41,11 @@ class FakeServer:
 
     @property
     def clients(self):
-        """How many there were so far."""
+        """The number of clients so far."""
         return len(self._open)
 
     def handshakes(self):
-        """How each ended, "whole" or "left" half way, when none is under way any more."""
+        """Wait until no handshake is in progress; return how each ended: "whole", or "left" before its end."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._handshakes) == self.clients, 30)
             return list(self._handshakes)

@@ -61,24 +61,26 @@ def package():
 
 
 def holds_nothing(module):
-    """Whether there are but functions, classes and constants in it, which no run changes, and tables and caches."""
+    """Return whether a module contains only functions, classes and constants, which no run changes, and tables and
+    caches."""
     members = [each for name, each in vars(module).items() if not name.startswith("__")]
     known = (*CODE, *CONSTANT, *SIZE)
     return all(isinstance(each, known) or type(each).__module__ in CONSTANT_OF for each in members)
 
 
 def tables(module):
-    """[(each table and cache of a module, how many it holds)]; the first one is that of its members."""
+    """Return [(table or cache of a module, its size)]; the first one is the table of the module's members."""
     found = [vars(module), *(each for name, each in vars(module).items() if not name.startswith("__"))]
     return [(each, SIZE[type(each)](each)) for each in found if type(each) in SIZE]
 
 
 def leave(spared):
-    """End this process as Python ends, from where threads are over and all has been called that was to be at the exit.
+    """End this process as Python does once threads have ended and all exit handlers have been called.
 
-    Python empties every module and frees all that it knows. A forked process copies each page for that: 35 of the 42 ms
-    of CPU that `nbdpull --version` took. How the package and its C libraries end is looked at; so its modules are
-    emptied, but for those (nine in ten) that hold nothing of a run: code, constants, and as many in tables as before.
+    Python would empty every module and free all that it knows, for which a forked process has to copy each page: 35 of
+    the 42 ms of CPU that `nbdpull --version` took. Tests check how the package and its C libraries end, so modules of
+    the package are emptied, except those (nine in ten) that contain nothing of a run: code, constants, and tables of
+    unchanged size.
     """
     with contextlib.suppress(Exception):  # Python has its own way to tell of that
         sys.stdout.flush()
@@ -92,7 +94,7 @@ def leave(spared):
 
 
 def empty(members):
-    """As Python empties a module; what does it there can be called up to Python 3.12."""
+    """Empty a module as Python does; the function that Python uses can be called only up to Python 3.12."""
     private = [name for name in members if name.startswith("_") and not name.startswith("__")]
     for name in [*private, *({*members} - {*private, "__builtins__"})]:
         members[name] = None
@@ -121,7 +123,7 @@ def serve(control):
 
 
 def started(request, standard, others):
-    """The pid of a new process, in which this is 0 and `others` are closed."""
+    """Fork a process and return its pid. In the new process, return 0, with `others` closed."""
     ready, become_ready = os.pipe()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.random()  # so that the next one is another one in each process
@@ -140,7 +142,7 @@ def started(request, standard, others):
 
 
 def end(descriptor, pid, answer):
-    """Tell of the end of a process."""
+    """Report the end of a process."""
     _pid, status = os.waitpid(pid, 0)
     tell(answer, status)
     os.close(descriptor)
@@ -153,7 +155,8 @@ def tell(answer, number):
 
 
 def become(request, standard):
-    """Take the place of what Python would have set up of these at its start."""
+    """Give this process the requested descriptors, folder, variables and standard streams, as Python does at its
+    start."""
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
     for descriptor in {*standard} - {0, 1, 2}:

@@ -1,4 +1,4 @@
-"""Hours that pass at once, by the clock of the stores of one class: what is there gets so much older."""
+"""Hours that pass at once, by the clock of the stores of one class: existing files get that much older."""
 
 import contextlib
 import time
@@ -6,7 +6,7 @@ from unittest import mock
 
 
 class Hours:
-    """resolution: seconds by which that class may take a file for older than it is."""
+    """A clock that can be advanced. resolution: seconds by which that class may overestimate the age of a file."""
 
     def __init__(self, store, resolution=0.02):
         self._passed, self._resolution = [], resolution
@@ -35,6 +35,6 @@ class Hours:
 
 @contextlib.contextmanager
 def without_locks(store):
-    """As a bucket is: nobody is kept out."""
+    """Inside this block, the store locks nobody out, like a bucket."""
     with mock.patch.multiple(store, has_locks=False, locked=lambda *_: contextlib.nullcontext()):
         yield

@@ -1,14 +1,14 @@
-"""All orders of the steps of several who work on one state, with time passing and one death anywhere.
+"""All orders of the steps of several actors on one state, with time passing and one death anywhere.
 
-A step is a function of (state, where its owner is: None at first, rules, name) to (the state that follows, where the
-owner is then). A state is a NamedTuple with `now`. Must not know: what the state is of, what is a loss.
+A step is a function of (state, place of its actor: None at first, rules, name) that returns (next state, next place). A
+state is a NamedTuple with `now`. Must not know: what the state represents, what a loss is.
 """
 
-END, LOST = "end", "lost"  # where an owner makes no step any more; and why: what he needed was not there
+END, LOST = "end", "lost"  # places of an actor that takes no more steps; LOST: as something that it needed was missing
 
 
 class _Numbers(dict):
-    """{state or place: its number}. Nearly all time went into hashes of states; those of numbers take none."""
+    """{state or place: its number}. Hashing states took nearly all of the time; hashing numbers takes none."""
 
     def __init__(self):
         self.things = []
@@ -20,9 +20,10 @@ class _Numbers(dict):
 
 
 def loss(who, rules, state, is_lost, ticks, without=None):
-    """How something is lost in some order of the steps of `who`, a text, "" where it is in none; how many states there
-    are. who: [(name, step)]. is_lost: of a state. ticks: how much time may pass. without: the state that a death
-    leaves; None: as it was: then who dies is as who makes no step any more, and so as any order begins."""
+    """Return (order, count): an order of the steps of `who` that loses something, as text, "" if there is none; and the
+    number of states visited. who: [(name, step)]. is_lost: function of a state. ticks: how much time may pass. without:
+    function that returns the state after a death; None: a death leaves the state unchanged, and so equals an actor that
+    takes no more steps, which every order includes."""
     states, places = _Numbers(), _Numbers()
     start, end, lost = places[None], places[END], places[LOST]
     first = states[state], (start,) * len(who), True
@@ -56,7 +57,7 @@ def loss(who, rules, state, is_lost, ticks, without=None):
 
 
 def _told(path):
-    """The steps, of which each was put before those that it came after."""
+    """Return the steps of a path, which is a linked list with the last step first, from first to last."""
     steps = []
     while path:
         step, path = path

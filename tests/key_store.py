@@ -1,4 +1,4 @@
-"""A sealed store without points, for tests of who opens it: two recipients, and what a thief puts into its files."""
+"""A sealed store without points, for tests of opening it: two recipients, and an attacker's changes to its files."""
 
 import hashlib
 import json
@@ -25,18 +25,19 @@ def key_path(store, number=0, end=".age"):
 
 
 def replaced(store, where, new):
-    """Put other bytes into a file of a store, as a thief does."""
+    """Replace the content of a file of a store, as an attacker does."""
     with open(store.path(where), "wb") as file:
         file.write(new)
 
 
 def forged(words=(AGE1,)):
-    """A key file of a thief, who knows the master key in it, for the recipients of a store: they are public."""
+    """Return a key file made by an attacker, who chose its master key, for the recipients of a store: these are
+    public."""
     return next(data for name, data in key_changes.new(words, None).files if name.endswith(".age"))
 
 
 def exchanged(store, ends, resealed=False):
-    """Put the files of two keys into the places of each other."""
+    """Exchange the files of two keys."""
     one, other = (f"{layout.KEYS}/{each.name}" for each in key_files.listed(store))
     for end in ends:
         first, second = store.read(one + end), store.read(other + end)

@@ -1,4 +1,4 @@
-"""The stub of KubeVirt with one VM, pulled from in process; and what a test asks of the cluster and of the store.
+"""The stub of KubeVirt with one VM, pulled from in this process, and questions of tests to the cluster and the store.
 
 Owns: `ns1/vm1` and the store beside the kubeconfig. Must not know: what goes wrong. For runs by the command line see
 kubevirt_play.
@@ -18,7 +18,7 @@ KINDS = ("virtualmachinebackups", "secrets", "persistentvolumeclaims")
 
 
 def quicken(monkeypatch):
-    """Nobody waits long for a stub."""
+    """Shorten all waits, which a stub does not need."""
     monkeypatch.setattr(backup, "POLL", 0.01)
     monkeypatch.setattr(backup, "MAX_POLL", 0.05)
     monkeypatch.setattr(backup, "SETTLED", 1.0)
@@ -46,7 +46,7 @@ def pull(bed, **more):
 
 
 def dead_run(bed):
-    """Somebody's pull into the store is killed when its backup can be read."""
+    """Leave the remains of a pull into the store that was killed when its backup became readable."""
     store = marker.uuid_of(marker.open_or_create(str(store_of(bed))))
     reached = cluster.Cluster(str(bed.kubeconfig), None, 3.0)
     dead = backup.Backup(reached, backup.Who(given.Machine("ns1", "vm1"), store, "20261127T000000Z-00000000"), 3.0)
@@ -59,7 +59,7 @@ def disks(bed):
 
 
 def require_equal(bed, name):
-    """The newest point restores to the disks."""
+    """Require that the newest point restores to the disks."""
     out = bed.folder / f"out-{name}"
     restore.restore(RestoreOptions(store=str(store_of(bed)), output=str(out), kind="raw"))
     for volume, disk in disks(bed).items():
@@ -79,6 +79,6 @@ def both(mode, reason):
 
 
 def left(bed):
-    """What of ours is in the cluster, but for the tracker."""
+    """Return the names of our objects in the cluster, except the tracker."""
     names = [each["metadata"]["name"] for kind in KINDS for each in bed.all(kind)]
     return [name for name in names if name.startswith("nbdpull")]

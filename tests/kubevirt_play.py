@@ -1,6 +1,6 @@
 """Pulls from the stub of KubeVirt by the command line, and what each point must restore to.
 
-Owns: `Play`, for which the test makes the backups, as the manual tells a vendor to, and hands over their URLs. Must not
+Owns: `Play`, in which the test creates the backups, as the manual asks a vendor to, and passes on their URLs. Must not
 know: how nbdpull speaks to a cluster.
 """
 
@@ -14,11 +14,11 @@ from witness import assert_same, points_of
 
 SIZES = {"rootdisk": 20 * CLUSTER, "data": 5 * CLUSTER + 512}
 VM = {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "vm1"}
-QUICK = ("--stall-timeout", "1s")  # how long a server may be of no use
+QUICK = ("--stall-timeout", "1s")  # how long a server may make no progress
 
 
 def rotating(cases, name):
-    """Each case with another generation: what goes wrong does so in all alike."""
+    """Parametrize a test with cases, each on the next generation: faults have the same effect in all of them."""
     pairs = [([*GENERATIONS][number % len(GENERATIONS)], case) for number, case in enumerate(cases)]
     ids = [f"{generation}, {_shown(case)}" for generation, case in pairs]
     return pytest.mark.parametrize(("every", name), pairs, indirect=["every"], ids=ids)
@@ -30,7 +30,7 @@ def _shown(case):
 
 @contextlib.contextmanager
 def playing(kind, tmp_path_factory):
-    """Give {generation: a play that goes on from test to test}; kind: Play, or one made of it."""
+    """Give {generation: a play that is continued from test to test}; kind: Play, or a subclass."""
     with contextlib.ExitStack() as stack:
         folders = {generation: tmp_path_factory.mktemp(generation) for generation in GENERATIONS}
         yield {each: kind(stack.enter_context(Cluster(each, at)), at) for each, at in folders.items()}
@@ -57,7 +57,7 @@ class Play:
         self.token.chmod(0o600)
 
     def clear(self):
-        """All is well again, for the next test."""
+        """Remove all faults, for the next test."""
         self.faults.clear()
         self.vm.running = True
         self.cluster.complaints.clear()
@@ -68,7 +68,7 @@ class Play:
 
     @property
     def base(self):
-        """Where the tracker stands."""
+        """The checkpoint that the tracker records."""
         return self.cluster.trackers.get("t")
 
     def disk(self, name="rootdisk"):
@@ -85,7 +85,8 @@ class Play:
 
     @contextlib.contextmanager
     def backup(self):
-        """A backup that is ready: the command line that reads it. Full unless the tracker stands at our last point."""
+        """Give the command line that reads a ready backup. It is full unless the tracker records our last point's
+        checkpoint."""
         self.number += 1
         name, forced, base = f"b{self.number}", self.base != self.checkpoint, self.base
         self.cluster.start_backup("ns1", name, "t", forceFullBackup=forced)
@@ -105,7 +106,7 @@ class Play:
         return words
 
     def pull(self, *options):
-        """Make a point, which has to succeed; {disk: how it was read}."""
+        """Make a point, which has to succeed; return {disk: its mode}."""
         before = self.content()
         return self.made(self.run(*options), before)
 
@@ -121,7 +122,8 @@ class Play:
         return {disk["name"]: disk["mode"] for disk in point["disks"]}
 
     def attempt(self, *options):
-        """Make a point, or not; whether it was made. A failure is one line, told twice, and leaves nothing."""
+        """Try to make a point; return whether it was made. A failure prints one line, also in the result, and leaves
+        nothing."""
         before, points = self.content(), points_of(self.store)
         done = self.run(*options)
         if done.returncode == 0:
@@ -140,7 +142,7 @@ class Play:
         self.assert_nothing_left()
 
     def assert_nothing_left(self):
-        """In the cluster; with backups of the test's own, there is nothing that a run could leave."""
+        """Require that the cluster has no remains; here a run cannot leave any, as the test owns the backups."""
 
     # -- points
 
@@ -153,7 +155,7 @@ class Play:
         return found
 
     def assert_restores(self, *points):
-        """These points (without names: all) restore to what the disks held."""
+        """Require that these points (by default all) restore to what the disks contained."""
         for point in points or self.frozen:
             assert_same(self.restored(point), self.frozen[point], point)
 
@@ -161,12 +163,12 @@ class Play:
         self.assert_restores([*self.frozen][-1])
 
     def assert_right_or_nothing(self):
-        """Of a run: a point that restores, or a failure that leaves nothing."""
+        """Require of a run a point that restores, or a failure that leaves nothing."""
         if self.attempt():
             self.assert_restores_last()
 
     def change(self, chance):
-        """The guest does something, anywhere."""
+        """Let the guest change something, anywhere."""
         disk = self.disk(chance.choice([*self.vm.disks]))
         offset, stop = sorted(chance.sample(range(disk.size // 512 + 1), 2))
         offset, length = offset * 512, min((stop - offset) * 512, 3 * CLUSTER)

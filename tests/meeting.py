@@ -1,8 +1,8 @@
-"""Several who pull into one bucket, prune and repack it, and copy points back, at once, each a process of its own that
-stands still or dies at any request that changes something; and what is wrong then.
+"""Several processes at once in one bucket, which pull, prune, repack, and copy points back, and what goes wrong.
 
-The rules of a bucket go by hours (repository/grace.py); here an hour is some seconds, so that in minutes weeks pass. On
-a machine that is so busy that a process waits longer than the two hours of the margin, what is found proves nothing.
+Each may pause or die at any request that changes something. The rules of a bucket count in hours (repository/grace.py);
+here an hour lasts some seconds, so that weeks pass in minutes. On a machine so busy that a process waits longer than
+the two hours of the margin, the result proves nothing.
 """
 
 import collections
@@ -29,13 +29,14 @@ MADE = ("pulled", "brought back")  # events
 
 
 class Meeting:
-    """url: of the store; folder: a directory for what the processes write down; hour: how many seconds it has here."""
+    """A bucket and the processes that use it. url: of the store; folder: a directory for the notes of the processes;
+    hour: the seconds that an hour lasts here."""
 
     def __init__(self, url, folder, hour):
         self.url, self.folder, self.hour = url, folder, hour
         self._may_pause = False
 
-    # -- what is written down
+    # -- notes
 
     def note(self, event, **what):
         with open(self.folder / "events", "a") as file:
@@ -46,7 +47,7 @@ class Meeting:
             return [json.loads(line) for line in (self.folder / "events").read_text().splitlines()]
         return []
 
-    # -- who meets: each is done again and again
+    # -- the roles, each of which is repeated
 
     def pull(self, rng):
         vm = stores.Vm(self.url)
@@ -80,7 +81,7 @@ class Meeting:
         self.note("pruned", freed=swept.freed, moved=found.moved)
 
     def copy(self, rng):
-        """Mirror all, and bring some back that were removed."""
+        """Mirror all points, and copy some back that were removed."""
         vm, mirror = stores.Vm(self.url), stores.Vm(self.folder / "mirror")
         known = {point.id for point in mirror.series.points()}
         self._may_pause = False
@@ -92,7 +93,7 @@ class Meeting:
             self.note("brought back", point=point.id)
 
     def _work(self, role, seed):
-        """Do it until all end, and die now and then."""
+        """Repeat a role until the end, and die now and then."""
         rng = random.Random(seed)
         for name in ("GRACE", "MARGIN", "COUNTED_ON", "MARKED"):
             setattr(grace, name, getattr(grace, name) / 3600 * self.hour)
@@ -123,14 +124,15 @@ class Meeting:
 
         return call
 
-    # -- what is wrong
+    # -- flaws
 
     def made(self):
-        """Ids of points whose makers said so: who dies before that has not looked whom else he meets."""
+        """Return the ids of points whose makers reported success: a maker that dies earlier has not checked for
+        concurrent writers."""
         return {each["point"] for each in self.events() if each["event"] in MADE}
 
     def flaws(self):
-        """Of points that were made, and are there."""
+        """Return the flaws of points that were made and still exist."""
         series, made = stores.Vm(self.url).series, self.made()
         found = {point.id: self._flaws(series, point) for point in series.points() if point.id in made}
         return [flaw for name, flaws in found.items() if flaws and series.has_point(name) for flaw in flaws]
@@ -145,7 +147,8 @@ class Meeting:
         return flaws if is_right else [*flaws, f"{point.id} shows other bytes"]
 
     def lost(self):
-        """At the end: points that were made and not removed, and numbers that two have."""
+        """Return, at the end, points that were made and not removed but are missing, and numbers that two points
+        share."""
         points, made = stores.Vm(self.url).series.points(), self.made()
         removed = {each["point"] for each in self.events() if each["event"] == "removes"}
         numbers = collections.Counter(point.manifest.sequence for point in points if point.id in made)
@@ -153,7 +156,7 @@ class Meeting:
         return [*missing, *(number for number, count in numbers.items() if count > 1)]
 
     def meet(self, seconds, roles):
-        """Let them, for so long; what was wrong."""
+        """Run the roles for that many seconds; return everything that went wrong."""
         stores.Vm(self.url)
         context, seeds, found = multiprocessing.get_context("fork"), iter(range(1 << 30)), []
 
@@ -171,7 +174,7 @@ class Meeting:
         finally:
             (self.folder / "end").touch()
             for _, each in working:
-                each.join(10)  # who stands still for longer dies
+                each.join(10)  # a process that pauses for longer is killed
                 each.kill()
                 each.join()
         return [*found, *self.flaws(), *self.lost()]

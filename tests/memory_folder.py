@@ -1,7 +1,7 @@
-"""A folder in memory, for unit tests: they make and remove files by the thousand, and none outlives its test.
+"""A folder in memory for unit tests: they create and remove thousands of files, none of which outlives its test.
 
-On a disk that took a fifth of their CPU: ext4 gives no new file the inode of one that went in the last minute, and goes
-through all such to find another. Owns: where the folder is, and that none stays behind when a run is killed. Knows
+On a disk that took a fifth of their CPU time: ext4 does not reuse the inode of a file removed in the last minute, and
+searches through all such inodes for another. Owns: where the folder is, and that a killed run leaves none behind. Knows
 nothing of the package.
 """
 
@@ -17,7 +17,7 @@ ROOM = 1 << 30  # bytes that have to be free there: a container has 64 MiB, and 
 
 
 def usable():
-    """Whether there is such memory, and enough of it."""
+    """Return whether there is such memory, and enough of it."""
     try:
         told = os.statvfs(MEMORY)
     except OSError:
@@ -27,7 +27,7 @@ def usable():
 
 @contextlib.contextmanager
 def folder():
-    """A new folder, which goes at the end; those of runs that were killed go at once."""
+    """Create a folder for this block, and remove the folders of runs that were killed."""
     for path in MEMORY.glob(f"{_prefix()}*"):
         if not os.path.exists(f"/proc/{path.name[len(_prefix()) :].partition('-')[0]}"):
             shutil.rmtree(path, ignore_errors=True)
@@ -37,5 +37,6 @@ def folder():
 
 
 def _prefix():
-    """Of the folders of processes that /proc shows: containers can share memory and not that."""
+    """Return the prefix of the folders of processes that this /proc shows: containers can share memory but not
+    /proc."""
     return f"nbdpull-tests-{re.sub('[^0-9]', '', os.readlink('/proc/self/ns/pid'))}-"

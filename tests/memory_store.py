@@ -1,6 +1,6 @@
-"""A store in memory: storage/base.py's interface without a directory, so that tests see what needs no more than that.
+"""A store in memory, with the interface of storage/base.py, so that tests show what needs no directory.
 
-It promises less than a directory: a file is not there before it is sealed, as on an object store.
+It promises less than a directory: a file does not exist before it is sealed, as in an object store.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ class MemoryStore:
 
     def __init__(self):
         self._held = set()
-        self._files = {}  # path: its bytes, None while it is not sealed
+        self._files = {}  # {path: its bytes, None until it is sealed}
         self._folders = {""}
         self.seal = PLAIN
 

@@ -14,7 +14,7 @@ BLOCK = 512
 
 
 class Memory:
-    """A Volume. kinds: one word a block: data, zero or clean."""
+    """A Volume in memory. kinds: one word per block: data, zero or clean."""
 
     def __init__(self, kinds, mode, seed=1, tail=0):
         self.name, self.mode, self.size = "vda", mode, len(kinds) * BLOCK - tail
@@ -37,7 +37,7 @@ class Memory:
 
 
 def merged(kinds, start, stop):
-    """[(offset, length, kind)], no two neighbours of one kind: a byte at a time would say the same."""
+    """Return [(offset, length, kind)] with neighbours of one kind merged; working byte by byte would give the same."""
     found = []
     for number in range(start // BLOCK, -(-stop // BLOCK)):
         first, last = max(start, number * BLOCK), min(stop, (number + 1) * BLOCK)
@@ -57,7 +57,7 @@ def some(chance, mode, blocks=40):
 
 
 def client(*routes):
-    """call(method, url, body=b"", **headers): status, headers in lower case, body."""
+    """Return call(method, url, body=b"", **headers) -> (status, headers in lower case, body)."""
     asked = app.App(routes, auth.Token(TOKEN.encode()))
 
     def call(method, url, body=b"", token=TOKEN, **headers):
@@ -78,7 +78,7 @@ def client(*routes):
 
 @contextmanager
 def heard(caplog):
-    """All that is logged, whatever a command line in this process has set before."""
+    """Capture all log messages of nbdpull.http, whatever an earlier command line in this process has configured."""
     caplog.set_level(logging.DEBUG, "nbdpull.http")
     logging.getLogger("nbdpull.http").addHandler(caplog.handler)
     try:

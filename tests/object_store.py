@@ -1,7 +1,7 @@
-"""A SeaweedFS of the tests' own, and a place in it: what a user would have of an object store.
+"""A SeaweedFS for the tests, and a place in it: what a user would have in an object store.
 
-Owns: how the server starts, stands still, dies and comes back, and with which keys it is reached. Must not know: how
-nbdpull keeps a store there. What goes wrong on the way between the two is faulty_proxy's.
+Owns: how the server starts, pauses, dies and is restarted, and the keys to reach it. Must not know: how nbdpull keeps a
+store there. Faults in transit are in faulty_proxy.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ REGION = "us-east-1"
 
 
 def environment(endpoint, keys=ROOT, base=os.environ):
-    """The variables by which boto3 finds a server, and nothing of the user's own."""
+    """Return the variables with which boto3 finds a server, without any of the user's own."""
     own = {name: value for name, value in base.items() if not name.startswith("AWS_")}
     key, secret = keys
     return {
@@ -49,7 +49,7 @@ def environment(endpoint, keys=ROOT, base=os.environ):
 
 
 def client(endpoint, keys=ROOT):
-    """A witness: boto3 as it is, with each request made once."""
+    """Return a plain boto3 client, as a witness, that makes each request once."""
     import boto3
     import botocore.config
 
@@ -65,14 +65,15 @@ def client(endpoint, keys=ROOT):
 
 
 def botocore_exceptions():
-    """boto3 and botocore take 0.5 s to import, which processes that only collect tests are spared."""
+    """Return botocore.exceptions, imported only here: boto3 and botocore take 0.5 s, which processes that only collect
+    tests are spared."""
     import botocore.exceptions
 
     return botocore.exceptions
 
 
 def program(name, package):
-    """The path of a server's program that pip has installed."""
+    """Return the path of a server program installed by pip."""
     path = shutil.which(name, path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
     if not path:
         raise Unavailable(f"{package} is not installed (scripts/install --test installs it)")
@@ -82,7 +83,7 @@ def program(name, package):
 class Server(Started):
     """A program that serves S3 on a port of 127.0.0.1. It ends with this object, or with this process.
 
-    What a subclass starts is `command()`, with `variables` in its environment.
+    A subclass defines what to start: `command()`, with `variables` in its environment.
     """
 
     variables: dict = {}
@@ -112,7 +113,7 @@ class Server(Started):
                 env={**os.environ, **self.variables}, preexec_fn=child.ended_with_us())  # fmt: skip
 
     def start(self):
-        """Start it, also after `kill`, with what it had; return when it answers."""
+        """Start the server, also after `kill`, with its data; return when it answers."""
         self.spawn()
         self.wait()
 
@@ -134,14 +135,14 @@ class Server(Started):
         return True
 
     def kill(self):
-        """Its end without a word. What it has acknowledged must be there when it is started again."""
+        """Kill the server (SIGKILL). What it has acknowledged must be there after a restart."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
     @contextlib.contextmanager
     def paused(self):
-        """It takes connections, and answers nothing."""
+        """Pause the server inside the block: it accepts connections, but does not answer."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)  # on a busy machine it runs on for a moment
         try:
@@ -159,7 +160,7 @@ class Server(Started):
 
 
 def owned(folder):
-    """A file that is locked as long as this process lives: a test worker may be killed."""
+    """Return a file that is locked while this process lives: a test worker may be killed."""
     path = folder / "new-owner"
     file = open(path, "w")  # noqa: SIM115
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -168,7 +169,7 @@ def owned(folder):
 
 
 def sweep():
-    """Remove what servers left whose process was killed."""
+    """Remove the files of servers whose process was killed."""
     for owner in Path("/tmp").glob("s3-*/owner"):
         with contextlib.suppress(OSError), open(owner) as file:  # gone, another user's, or of one who lives
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,7 +177,7 @@ def sweep():
 
 
 def remove(folder):
-    """All of a server's folder, and the sockets that it has elsewhere."""
+    """Remove a server's folder, and the sockets that it has elsewhere."""
     sockets = folder / "sockets"
     for path in sockets.read_text().splitlines() if sockets.exists() else []:
         Path(path).unlink(missing_ok=True)
@@ -184,7 +185,7 @@ def remove(folder):
 
 
 class SeaweedFS(Server):
-    """All of a SeaweedFS in one process."""
+    """A whole SeaweedFS in one process."""
 
     # By default each new bucket begins with seven volumes; telemetry would be sent to somebody.
     variables = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
@@ -221,12 +222,12 @@ class SeaweedFS(Server):
         return super()._answers() and self._has_volumes()
 
     def _has_volumes(self):
-        """Whether the master knows the volume server: else what is there cannot be read."""
+        """Return whether the master knows the volume server; otherwise objects cannot be read."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._ports['master.port']}/dir/status") as answer:
             return json.load(answer)["Topology"]["Max"] > 0
 
     def note_sockets(self):
-        """Those that it makes in /tmp, wherever its folders are."""
+        """Record the sockets that the server creates in /tmp, wherever its folders are."""
         made = [f"/tmp/seaweedfs-{name.partition('.')[0]}-grpc-{port}.sock" for name, port in self._ports.items()
                 if name.endswith(".grpc")]  # fmt: skip
         (self.folder / "sockets").write_text("\n".join(made))
@@ -238,7 +239,7 @@ def _identity(name, keys, *actions):
 
 
 class ObjectStore:
-    """An empty place in a bucket of a server: `url` is what a user writes for DIR, `client` a witness."""
+    """An empty place in a bucket of a server: `url` stands for DIR on a command line, `client` is a witness."""
 
     def __init__(self, server, bucket, prefix=None):
         self.server, self.bucket = server, bucket
@@ -250,11 +251,11 @@ class ObjectStore:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def environment(self, endpoint=None, keys=ROOT):
-        """In which a program finds the server, or what stands before it."""
+        """Return the environment in which a program finds the server, or the proxy before it."""
         return environment(endpoint or self.server.endpoint, keys)
 
     def objects(self):
-        """{name below the place: its size} of all that is there."""
+        """Return {name below the place: size} for all objects of the place."""
         start = f"{self.prefix}/" if self.prefix else ""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
         return {each["Key"][len(start) :]: each["Size"] for page in pages for each in page.get("Contents", ())}
@@ -268,8 +269,8 @@ class ObjectStore:
 
 @contextlib.contextmanager
 def new_bucket(server, **options):
-    """The name of a bucket for a time, such as one with ObjectLockEnabledForBucket=True. The tests share one where they
-    can: each takes 0.2 s."""
+    """Create a bucket for this block, for example with ObjectLockEnabledForBucket=True, and give its name. Tests share
+    one if possible: each takes 0.2 s."""
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     client(server.endpoint).create_bucket(Bucket=name, **options)
     try:

@@ -1,6 +1,6 @@
-"""Ceph's radosgw, the second server of S3 for the tests: a monitor, one OSD in memory, and the gateway before them.
+"""Ceph's radosgw, the second S3 server for the tests: a monitor, one OSD in memory, and the gateway.
 
-Owns: the smallest cluster that serves objects, and in which order it comes up. Must not know: what is kept there.
+Owns: the smallest cluster that serves objects, and the order of its start. Must not know: what is stored there.
 """
 
 import shutil
@@ -65,7 +65,7 @@ CAPABILITIES = {
 
 
 class Rgw(Server):
-    """The gateway can be paused, killed and started again; the cluster behind it stays."""
+    """The gateway, which can be paused, killed and restarted; the cluster behind it keeps running."""
 
     def __init__(self):
         missing = [name for name in PROGRAMS if not shutil.which(name)]

@@ -1,4 +1,4 @@
-"""The published schemas of what nbdpull prints with --json, and the check of what the tests' command lines print."""
+"""The published schemas of nbdpull's --json output, and the validation of what the tests' command lines print."""
 
 import functools
 import json
@@ -30,13 +30,13 @@ OF_THE_TESTS = ("held", "waited")  # events of faults/held.py
 
 @functools.cache
 def validator(name):
-    """Of one definition: a verb, or what it consists of."""
+    """Return the validator of one definition: a verb, or a part of one."""
     assert name in SCHEMA["$defs"], f"nbdpull/schemas/output.json has no $defs/{name}: describe there what it prints"
     return jsonschema.Draft202012Validator({**SCHEMA, "anyOf": [{"$ref": f"#/$defs/{name}"}]})
 
 
 def line_name(verb, line):
-    """The definition that a line is an instance of: it tells more than 'is none of these'."""
+    """Return the name of the definition that a line should match: its error says more than 'is none of these'."""
     if verb == "index":
         return "record"
     if "code" in line and line["event"] == "result":
@@ -57,7 +57,7 @@ def check_line(verb, line):
 
 
 def check_output(words, output):
-    """All that a command line has printed; the last line of one that was killed may be cut off."""
+    """Validate the whole output of a command line; the last line of a killed one may be cut off."""
     verb = verb_of(words)
     if not output or not verb:
         return
@@ -71,7 +71,7 @@ def check_output(words, output):
 
 
 def verb_of(words):
-    """Whose JSON a command line prints; None where it prints none."""
+    """Return the verb of a command line that prints JSON; None if it prints none."""
     words = [*map(str, words)]
     before = words[: words.index("--")] if "--" in words else words
     first = words[0] if words else None

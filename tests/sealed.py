@@ -1,4 +1,4 @@
-"""Sealed stores for tests: of one fixed master key, whatever identities there are; or such as identities open."""
+"""Sealed stores for tests, either of one fixed master key, or to be opened by identities."""
 
 import contextlib
 
@@ -11,11 +11,11 @@ from nbdpull.repository import key_changes, keyring, marker
 MASTER = bytes(range(100, 132))
 KEYS = keys.of_master(MASTER)
 OTHER = keys.of_master(bytes(32))
-SECRET = b"Xy7-nobody-may-see-this-9Qz"  # what only a guest, and its definition, say
+SECRET = b"Xy7-nobody-may-see-this-9Qz"  # contained only in a guest and its definition
 
 
 def chain(root, points=3, store_keys=KEYS):
-    """A small domain of two disks with points, each of which changes a little of the first one."""
+    """Return a small domain of two disks with points, each of which changes a part of the first one."""
     vm = Vm(root, keys=store_keys)
     vm.xml = f"<domain><name>vm1</name><description>{SECRET.decode()}</description></domain>"
     vm.files = {"nvram": SECRET * 10}
@@ -31,13 +31,13 @@ def chain(root, points=3, store_keys=KEYS):
 
 
 def sealed_store(root):
-    """Make a sealed store that the identities age1 and ed25519 open; its StoreKeys."""
+    """Make a sealed store that the identities age1 and ed25519 open; return its StoreKeys."""
     store = marker.create(str(root), seal=key_changes.new([recipient("age1"), recipient("ed25519")], None))
     return keyring.keys_of(store, identity_files.given([path("age1")]))
 
 
 def filled(root):
-    """The same with two points."""
+    """Make a sealed store as `sealed_store` does, with two points."""
     vm = Vm(root, keys=sealed_store(root))
     vm.add_disk("vda", 256 * KIB)
     vm.write("vda", 0, b"guest" * 1000)
@@ -49,7 +49,7 @@ def filled(root):
 
 @contextlib.contextmanager
 def opening(monkeypatch, store_keys=KEYS):
-    """Whoever opens a sealed store meanwhile has these keys."""
+    """Inside this block, use these keys to open sealed stores."""
     real = marker.open_store
 
     def opened(*args, **options):
@@ -64,7 +64,7 @@ def opening(monkeypatch, store_keys=KEYS):
 
 
 def is_told(data, secret=SECRET):
-    """Whether bytes have a part of the secret in them."""
+    """Return whether bytes contain a part of the secret."""
     return any(secret[at : at + 8] in data for at in range(len(secret) - 8))
 
 

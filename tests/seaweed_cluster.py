@@ -1,6 +1,6 @@
-"""A SeaweedFS of several volume servers, each object on two of them, of which one can be killed.
+"""A SeaweedFS of several volume servers, with each object on two of them, of which one can be killed.
 
-Must not know: what is kept there.
+Must not know: what is stored there.
 """
 
 import json
@@ -16,7 +16,7 @@ SERVERS = 3
 
 
 class SeaweedCluster(SeaweedFS):
-    """Master, filer and gateway are one process; the volume servers are others."""
+    """Master, filer and gateway run in one process; the volume servers are processes of their own."""
 
     variables = {"WEED_MASTER_VOLUME_GROWTH_COPY_2": "3"}  # by default a bucket begins with six
 
@@ -59,7 +59,7 @@ class SeaweedCluster(SeaweedFS):
         return len(nodes) == SERVERS
 
     def kill_volumes(self, number):
-        """The end of one volume server, without a word, for good."""
+        """Kill one volume server (SIGKILL), without a restart."""
         self._volumes[number].kill()
         self._volumes[number].wait()
 

@@ -1,12 +1,12 @@
-"""A store played with at random, and a model in memory that knows what must be in it after every deed.
+"""A store with random operations, and a model in memory of what must be in the store after each of them.
 
-Pulls, removals, prunes, pins, verifications and readers that take their time, in any order, in a real directory, by the
-package's own operations; each may die at any call that changes a file, as with SIGKILL, and the next ones go on from
-there. After every deed each point that is left shows the bytes that it was made of, every file that is referred to is
-there, and none that nothing refers to has stayed for longer than readers are given.
+Pulls, removals, prunes, pins, verifications and slow readers, in any order, in a real directory, by the package's own
+operations. Each may die at any call that changes a file, as with SIGKILL, and the next ones continue from there. After
+each operation, every remaining point shows the bytes that it was made of, every file that is referred to exists, and no
+unreferenced file has remained for longer than readers are given.
 
-A new operation is one more method in DEEDS. It changes the model once it has done its work; what one that died may have
-done or not, `_settle` looks up. Must not know: libvirt; what a pull does before and after its files.
+A new operation is one more method in DEEDS. It updates the model after its work; `_settle` determines what an operation
+that died has done. Must not know: libvirt; what a pull does before and after writing its files.
 """
 
 import os
@@ -27,16 +27,16 @@ from nbdpull.repository.image import Image
 from nbdpull.repository.series import Point
 
 HOUR = 3600.0
-CHANGES = ("link", "unlink", "rename", "mkdir", "rmdir", "write", "fsync", "open")  # of os; open: where it creates
+CHANGES = ("link", "unlink", "rename", "mkdir", "rmdir", "write", "fsync", "open")  # of os; open: if it creates
 
 
 class Killed(BaseException):
-    """The process is dead: it is not caught, and nothing can be cleaned up."""
+    """The process is dead: nothing catches this, and nothing can be cleaned up."""
 
 
 class Death:
-    """Comes before call `at` that changes a file, and then before every other one; None: never. calls: how many there
-    were."""
+    """Raises Killed before call number `at` that changes a file, and before every later one; None: never. calls: the
+    number of such calls."""
 
     def __init__(self, at):
         self._at, self.calls = at, 0
@@ -52,13 +52,14 @@ class Death:
                 if self._at is not None and self.calls >= self._at:
                     raise Killed
                 self.calls += 1
-            return None if name == "fsync" else real(*args, **others)  # which takes most of the time, and tells nothing
+            return None if name == "fsync" else real(*args, **others)  # fsync takes most of the time, and shows nothing
 
         return call
 
 
 class Play:
-    """points: {id: {disk: (bytes, mask of what the point tells)}}; removed: {id: when by the play's clock}."""
+    """A store and its model. points: {id: {disk: (bytes, mask of the bytes in the point)}}; removed: {id: time of
+    removal by the play's clock}."""
 
     def __init__(self, folder, seed, mortality=0.3, keys=None):
         """keys: StoreKeys that the store is sealed with."""
@@ -67,14 +68,14 @@ class Play:
         self.vm.add_disk("vda", 2 * MIB + 1234)
         self.vm.add_disk("vdb", 300 * KIB)
         self.points, self.pinned, self.removed = {}, set(), {}
-        self.waived = set()  # of the removed ones those that nobody is to wait for
-        self.highest = 0  # number that any point ever had
-        self.base = None  # the point that what is dirty counts from
+        self.waived = set()  # removed points whose readers need not be waited for
+        self.highest = 0  # the highest number that any point ever had
+        self.base = None  # the point since which dirty bytes are recorded
         self.readers = []
         self.hours, self.told = 0.0, []
         self.deaths = 0
 
-    # -- one after another
+    # -- steps
 
     def step(self):
         deeds, weights = zip(*DEEDS)
@@ -89,7 +90,7 @@ class Play:
         return (self.hours - self.removed.get(name, self.hours)) * HOUR
 
     def killable(self, work, at=None):
-        """Do it, and perhaps die of it; whether it was done."""
+        """Run an operation, which may die; return whether it was completed."""
         if at is None and self.chance.random() < self.mortality:
             at = int(self.chance.random() ** 2 * 60)
         death = Death(at)
@@ -105,7 +106,7 @@ class Play:
             self._settle()
 
     def _settle(self):
-        """Of what was under way the store may hold all or nothing."""
+        """Update the model from the store, which may contain all or nothing of an interrupted operation."""
         self.pinned = {point.id for point in self.vm.series.points() if pins.of_point(self.vm.series, point)}
         there = {point.id for point in self.vm.series.points()}
         for point in [*self.points]:
@@ -160,10 +161,10 @@ class Play:
             assert number > self.highest, "a number is used again"
             self.vm.pull(since, point_id, sequence=number, **how)
 
-        self.points[point_id] = held  # unless it is not there, see _settle
+        self.points[point_id] = held  # unless the point does not exist, see _settle
         done = self.killable(work)
         if point_id not in self.points:
-            del self.removed[point_id]  # it never was
+            del self.removed[point_id]  # it never existed
         elif since != "elsewhere":
             self.base = point_id
         if done:
@@ -233,7 +234,7 @@ class Play:
             self.readers.append((image, self.points[point.id]["vda"], self.hours))
 
     def end_reading(self):
-        """Of one that is within its time all bytes are there."""
+        """Finish one reader. If it is within its time, it must find all bytes."""
         if self.readers:
             image, held, since = self.readers.pop(0)
             if self.hours - since < grace.GRACE / HOUR:
@@ -242,7 +243,7 @@ class Play:
     # -- what must hold
 
     def check(self):
-        """Of every point, whatever was done and has died; and of those that were removed a short time ago."""
+        """Check every point, whatever was done and has died, and those that were removed a short time ago."""
         for point in self.vm.points:
             for name, held in self.points[point.id].items():
                 with Image(self.vm.series, point, name, partial=True) as image:
@@ -253,22 +254,23 @@ class Play:
         assert not missing, f"referred to and gone: {missing}"
 
     def _holds(self, path):
-        """Whether a file is there, or was moved."""
+        """Return whether a file exists, or was moved."""
         return (self.vm.folder / path).exists() or (self.vm.folder / moved.path_of(path)).exists()
 
     def _late(self, grace):
-        """Ids of points that were removed so short a time ago that they may be read, or taken back."""
+        """Return the ids of points removed so recently that they may still be read, or restored to the store."""
         removed = half_points.removed(self.vm.series)
         return [name for name in removed if self._seconds_removed(None, name) < grace]
 
     def _needed(self, points):
-        """Paths of all files that these points refer to."""
+        """Return the paths of all files that these points refer to."""
         named = [entry for point in points for entry in point.manifest.all_files()]
         directories = [directory_of(self.vm, point, name) for point in points for name in point.disks]
         return {entry.path for entry in [*named, *(each for found in directories for each in found.files)]}
 
     def _moved(self, points):
-        """Paths of the tables of files of these points, and of the files that those name."""
+        """Return the paths of the tables of moved frames for the files of these points, and of the files that these
+        tables name."""
         found = set()
         for directory in [directory_of(self.vm, point, name) for point in points for name in point.disks]:
             for entry in directory.files:
@@ -277,8 +279,8 @@ class Play:
         return found
 
     def _require_swept(self, grace):
-        """What a sweep that came to its end leaves of removed points: what points need that are there, or were not
-        removed long ago, and all of those."""
+        """Require that a completed sweep left of removed points only what existing or recently removed points need, and
+        all of that."""
         late = self._late(grace)
         points = [*self.vm.points, *filter(self._is_readable, map(self._removed_point, late))]
         needed = self._needed(points) | self._moved(points)
@@ -289,7 +291,7 @@ class Play:
             assert files <= needed, f"nothing refers to {sorted(files - needed)}"
 
     def _tells_highest(self, name):
-        """Whether that alone tells the highest number that any point had."""
+        """Return whether only this removed point records the highest number that any point had."""
         numbers = [point.manifest.sequence for point in self.vm.series.points()]
         return self._removed_point(name).manifest.sequence == self.highest > max(numbers, default=0)
 
@@ -298,11 +300,12 @@ class Play:
         return Point(manifest.decode(data, name, self.vm.store.seal), "")
 
     def _is_readable(self, point):
-        """Not so where its files went at once, or began to."""
+        """Return whether the directories of a removed point still exist: its files may have been removed at once, at
+        least in part."""
         return all((self.vm.folder / disk.directory.path).exists() for disk in point.manifest.disks)
 
     def end(self):
-        """Nothing stays of a store whose points all go."""
+        """Remove all points, and require that nothing remains but the record of the highest number."""
         for point in self.pinned:
             unpin.unpin(PinOptions(str(self.vm.root), point))
         self.readers.clear()
@@ -316,7 +319,8 @@ class Play:
 
 
 def require_shown(found, held):
-    """found: of `shown`; held: bytes, and which of them are told, None: all."""
+    """Require that an image shows these bytes. found: from `shown`; held: (bytes, mask of those in the point, None:
+    all)."""
     content, told = found
     expected, mask = numpy.frombuffer(held[0], "u1"), held[1]
     if mask is None:

@@ -1,7 +1,8 @@
-"""Stores for tests, made without libvirt: a pretend VM whose disks are byte arrays and which knows what was written.
+"""Stores for tests, made without libvirt: a simulated VM with byte arrays as disks, which records what was written.
 
-Owns: `Vm`, whose points go through the package's own writer while it remembers the bytes each must restore to; ways to
-damage a file and mend it again; and a reading of zstd files by the published specification (RFC 8878), not by ours.
+Owns: `Vm`, whose points are written by the package's own writer while it remembers the bytes that each must restore to;
+ways to damage a file and repair it; and a parser of zstd frames by the published specification (RFC 8878), independent
+of the package's.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from nbdpull.operations.verify import Options, verify
 from nbdpull.repository import half_points, known_frames, marker, new_point, series
 
 KIB, MIB = 1 << 10, 1 << 20
-ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
+ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # gives many chunk files from little data
 REASONS = {manifest.FULL: "requested", manifest.INCREMENTAL: "checkpoint"}
 SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}  # several chunk files of vda
 SEVERAL = {**SMALL, "size": 900_000}  # and more of them
@@ -39,7 +40,8 @@ SEVERAL = {**SMALL, "size": 900_000}  # and more of them
 
 @dataclass
 class Disk:
-    """content: the bytes; kind: of each byte extents.DATA or ZERO; dirty: which bytes changed since the last pull."""
+    """A disk. content: its bytes; kind: extents.DATA or ZERO for each byte; dirty: which bytes changed since the last
+    pull."""
 
     content: numpy.ndarray
     kind: numpy.ndarray
@@ -54,7 +56,7 @@ class Disk:
         return len(self.content)
 
     def extents(self, full):
-        """What a server would tell: everything of a full pull, else what is dirty."""
+        """Return the extents that a server would report: all for a full pull, else the dirty ones."""
         state = numpy.where(self.dirty | full, self.kind, 255).astype("u1")
         first = numpy.flatnonzero(numpy.concatenate([[True], state[1:] != state[:-1]])) if len(state) else []
         stops = [*first[1:], len(state)]
@@ -62,7 +64,7 @@ class Disk:
 
 
 class Blank(Disk):
-    """A disk of which nothing but the size is known."""
+    """A disk of which only the size is known."""
 
     def __init__(self, size):
         super().__init__(numpy.zeros(0, "u1"), numpy.zeros(0, "u1"), numpy.zeros(0, bool))
@@ -74,7 +76,7 @@ class Blank(Disk):
 
 
 def domain_xml(disks, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", **inner):
-    """A definition with disks {target: format}; inner: what else the element of a disk holds, by target."""
+    """Return a definition with disks {target: format}; inner: additional XML in the element of a disk, by target."""
     elements = "".join(
         f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/>"
         f"<source file={quoteattr(f'/images/{target}.{kind}')}/><target dev={quoteattr(target)} bus='virtio'/>"
@@ -87,14 +89,14 @@ def domain_xml(disks, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", *
 
 
 def disks_of(xml):
-    """{target: (format, path)} of the disks in a definition that have an image."""
+    """Return {target: (format, path)} for the disks of a definition that have an image."""
     found = [disk for disk in ET.fromstring(xml).iterfind("devices/disk") if disk.find("source") is not None]
     told = {disk.find("target").get("dev"): (disk.find("driver"), disk.find("source")) for disk in found}
     return {target: (driver.get("type"), at.get("file") or at.get("dev")) for target, (driver, at) in told.items()}
 
 
 def seen_by(xml):
-    """{target: the bytes of the disk} of a domain, as its definition has them."""
+    """Return {target: the bytes of the disk} for a domain, read as its definition says."""
     return {target: _seen(*disk) for target, disk in disks_of(xml).items()}
 
 
@@ -105,13 +107,13 @@ def _seen(kind, path):
 
 
 class Vm:
-    """`vm = Vm(folder); vm.add_disk("vda", MIB); vm.write("vda", 0, b"x"); point = vm.pull()`.
+    """A simulated VM: `vm = Vm(folder); vm.add_disk("vda", MIB); vm.write("vda", 0, b"x"); point = vm.pull()`.
 
-    images[point.id][disk] is what must be restored. Points go one after another into one series.
+    images[point.id][disk] is what a restore must return. All points belong to one series.
     """
 
     def __init__(self, root, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", keys=None):
-        """keys: StoreKeys that the store is sealed with; None: it is not."""
+        """keys: StoreKeys that the store is sealed with; None: the store is not sealed."""
         self.store = marker.open_or_create(str(root), seal=keys and marker.NewSeal(keys.id, []))
         if keys:
             marker.unlock(self.store, keys)
@@ -127,7 +129,7 @@ class Vm:
         self.images = {}
 
     def copy(self, root):
-        """A Vm like this one over a copy of its store, made in a tenth of the time of the pulls."""
+        """Return a copy of this Vm with a copy of its store, in a tenth of the time of the pulls."""
         shutil.copytree(self.root, root)
         twin = Vm(root, self.name, self.uuid)
         twin.xml, twin.files, twin.points, twin.images = self.xml, {**self.files}, [*self.points], {**self.images}
@@ -150,25 +152,25 @@ class Vm:
         disk.dirty[offset:stop] = True
 
     def grow(self, name, size):
-        """Or shrink. New room reads as zero and is not dirty, as with QEMU's bitmaps."""
+        """Grow or shrink a disk. New space reads as zero and is not dirty, as with QEMU's bitmaps."""
         old, new = self.disks[name], Disk.blank(size)
         for field in ("content", "kind", "dirty"):
             getattr(new, field)[: old.size] = getattr(old, field)[:size]
         self.disks[name] = new
 
     def shrink(self, name, size):
-        """No bitmap tells of it: the next pull is to read the disk in full."""
+        """Shrink a disk. No bitmap records that: the next pull has to be a full one."""
         old = self.disks[name]
         self.disks[name] = Disk(old.content[:size].copy(), old.kind[:size].copy(), old.dirty[:size].copy())
 
     def pull(self, since="last", point_id=None, disks=None, handmade=None, sequence=None, levels=None, **how):
         """Commit a point of the named disks, by default of all.
 
-        since: "last" point, "nothing" (full), "nothing, alike" (full, and stored is what the last one has otherwise),
-        or a checkpoint "elsewhere" (incremental, without a parent); handmade:
-        {disk: function of the point's folder -> (records, chunk files that they are numbers of)} for what DiskWriter
-        never makes; sequence: its number, by default that after the last one; levels: that it tells of; how:
-        frame_size, chunk_size, batch_size, dedupe, level.
+        since: "last" point, "nothing" (full), "nothing, alike" (full, but only differences from the last point are
+        stored), or a checkpoint "elsewhere" (incremental, without a parent); handmade: {disk: function of the point's
+        folder -> (records, chunk files that the records number)}, for what DiskWriter never writes; sequence: its
+        number, by default the next one; levels: recorded in the manifest; how: frame_size, chunk_size, batch_size,
+        dedupe, level.
         """
         point_id = point_id or layout.new_point_id()
         last = self.points[-1] if self.points and since in ("last", "nothing, alike") else None
@@ -190,7 +192,7 @@ class Vm:
         return point
 
     def pull_zeros(self, name, size):
-        """Commit a full point of one disk that is all zeros, however large, and that `disks` does not have."""
+        """Commit a full point of one new disk of any size that is all zeros."""
         self.disks[name] = Blank(size)
         return self.pull("nothing", disks=[name], handmade={name: lambda folder: (numpy.empty(0, layout.RECORD), [])})
 
@@ -250,13 +252,13 @@ class Vm:
 
 
 def buffers(content, batch):
-    """The bytes of each data extent of a batch."""
+    """Return the bytes of each data extent of a batch."""
     data = batch[batch["kind"] == extents.DATA]
     return [content[int(e["offset"]) : int(e["offset"] + e["length"])].tobytes() for e in data]
 
 
 def scribble(vm, name, rng, count=6, longest=700 * KIB):
-    """Random writes and zeroes at any offset, of any length; `rng` is a random.Random."""
+    """Write random data and zeros at random offsets, of random lengths; `rng` is a random.Random."""
     size = vm.disks[name].size
     for _ in range(count):
         offset = rng.randrange(size)
@@ -265,13 +267,13 @@ def scribble(vm, name, rng, count=6, longest=700 * KIB):
         if what == 0:
             vm.zero(name, offset, length)
         elif what == 1:
-            vm.write(name, offset, bytes(length))  # zeros that the server does not tell of
+            vm.write(name, offset, bytes(length))  # zeros that the server does not report as such
         else:
             vm.write(name, offset, rng.randbytes(min(length, 3000)).ljust(length, b"%c" % rng.randrange(256)))
 
 
 def chain(root, seed=1, points=3, size=2 * MIB + 1234, **how):
-    """A Vm with a full point and incremental ones of vda (which grows) and vdb."""
+    """Return a Vm with a full point and incremental ones of vda, which grows, and vdb."""
     rng = random.Random(seed)
     vm = Vm(root)
     vm.add_disk("vda", size)
@@ -287,7 +289,7 @@ def chain(root, seed=1, points=3, size=2 * MIB + 1234, **how):
 
 
 def daily(root, days, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
-    """A Vm with a point for each of so many days, the newest of yesterday."""
+    """Return a Vm with one point per day for that many days, the newest from yesterday."""
     vm = Vm(root, name, uuid)
     vm.add_disk("vda", 64 * KIB)
     for age in range(days, 0, -1):
@@ -298,14 +300,14 @@ def daily(root, days, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
 
 
 def ids(vm):
-    """Of its points that are there."""
+    """Return the ids of a Vm's existing points."""
     return [point.id for point in vm.series.points()]
 
 
 def handmade_files(store, disk, base, records, chunks):
-    """Write index and directory of any records, which may be none that a reader takes: a page of each window, laid over
-    those of the base. chunks: FileEntry of what their chunk is a number of; disk: writer.Disk. Return what
-    DiskWriter.close does."""
+    """Write an index and a directory of the given records, even of invalid ones: one page per window, on top of those
+    of the base. chunks: the FileEntry objects that the records number; disk: writer.Disk. Return what DiskWriter.close
+    returns."""
     refs, index = [], b""
     windows = records["offset"] // layout.WINDOW
     for window in numpy.unique(windows):
@@ -333,7 +335,7 @@ def handmade_files(store, disk, base, records, chunks):
 
 
 def _live(disk, files, base, records, chunks):
-    """How much of each chunk file shows; all, where the records are none to be laid on anything."""
+    """Return how many bytes of each chunk file are visible; all of them if the records are invalid."""
     if layout.records_flaw(records, disk.size, len(chunks)):
         return numpy.array([0 if file.path.endswith(".index") else file.size for file in files], "u8")
     numbers, live = numpy.array([files.index(chunk) for chunk in chunks] or [0], "u4"), numpy.zeros(len(files), "u8")
@@ -347,8 +349,8 @@ def _live(disk, files, base, records, chunks):
 
 
 def move(vm, point, disk, paths, new_id="20270101T000000Z-000000aa"):
-    """Let the frames that a point shows of some chunk files of a disk be in one new file, and those files be gone.
-    Return the FileEntry of the new one."""
+    """Move the frames that a point shows from some chunk files of a disk into one new file, and remove those files.
+    Return the FileEntry of the new file."""
     found = directory_of(vm, point, disk)
     old = [entry for entry in found.files if entry.path in paths]
     frames = {entry.path: _frames(found, entry) for entry in old}
@@ -377,7 +379,7 @@ def move(vm, point, disk, paths, new_id="20270101T000000Z-000000aa"):
 
 
 def _frames(directory, entry):
-    """A record of each frame of a file that the image of a disk shows, by position."""
+    """Return one record for each frame of a file that the image of a disk shows, by position."""
     found = numpy.concatenate([stack.data_of(window.flat()) for window in directory.windows()])
     mine = found[found["chunk"] == directory.files.index(entry)]
     return mine[numpy.unique(mine["position"], return_index=True)[1]]
@@ -394,7 +396,7 @@ def digest(data):
 
 
 def shown(image):
-    """(bytes of an Image, bool array of those that it tells)"""
+    """Return (bytes of an Image, bool array of the bytes that it contains)."""
     content, told = numpy.zeros(image.size, "u1"), numpy.zeros(image.size, bool)
     for piece in image.pieces():
         for extent, data in zip(piece.extents, image.read_piece(piece) or [b"\0"] * len(piece.extents)):
@@ -409,24 +411,25 @@ def directory_of(vm, point, disk):
 
 
 def chunks_of(vm, point, disk):
-    """FileEntry of each chunk file that the image of a disk is made of, of whatever point."""
+    """Return the FileEntry of each chunk file, of any point, that the image of a disk consists of."""
     return directory_of(vm, point, disk).chunks
 
 
 def index_of(vm, point, disk):
-    """Path of the index that the pull of a point wrote."""
+    """Return the path of the index that the pull of a point wrote."""
     return vm.folder / point.id / layout.index_name(disk)
 
 
 def records_of(vm, point, disk):
-    """The records of all pages that the pull of a point wrote, as one array; chunk: number in the directory's files."""
+    """Return the records of all pages that the pull of a point wrote, as one array; chunk: number in the directory's
+    files."""
     found = directory_of(vm, point, disk)
     own = [ref for ref in found.pages if found.files[ref["file"]].path.startswith(point.id)]
     return numpy.concatenate([numpy.empty(0, layout.RECORD), *(found.records(ref) for ref in own)])
 
 
 def page_of(vm, point, disk):
-    """The only Page of a disk."""
+    """Return the only Page of a disk."""
     found = directory_of(vm, point, disk)
     [ref] = found.pages
     data = (vm.folder / found.files[ref["file"]].path).read_bytes()
@@ -434,11 +437,10 @@ def page_of(vm, point, disk):
 
 
 def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directory=lambda data: data):
-    """Put other pages in the place of the only one of a disk, with all sizes and digests in files made to fit; return
-    the new Point.
+    """Replace the only page of a disk by others, adapt all sizes and digests in files, and return the new Point.
 
-    layers: Pages, or the bytes of some; starts: their windows, by default the first; frame: what makes a file's bytes
-    of a page's; directory: what makes other bytes of the directory's.
+    layers: Pages, or bytes in place of some; starts: their windows, by default the first; frame: function from a page's
+    bytes to those in the file; directory: function that changes the bytes of the directory.
     """
     point = vm.series.point_in(point.id)  # as it is now
     found = directory_of(vm, point, disk)
@@ -458,8 +460,8 @@ def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directo
 
 
 def redirected(vm, point, disk, told, changed=lambda data: data):
-    """Put another directory, a pages.Directory, in the place of a disk's, and return the new Point. changed: what makes
-    other bytes of its."""
+    """Replace the directory of a disk by another pages.Directory, and return the new Point. changed: function that
+    changes the bytes of the directory."""
     entry = point.manifest.disk(disk)
     written = replaced(vm, entry.directory.path, pages.compressed(changed(pages.encode_directory(told))))
     return resealed(vm, point, disks=[replace(each, directory=written) if each == entry else each
@@ -467,19 +469,19 @@ def redirected(vm, point, disk, told, changed=lambda data: data):
 
 
 def replaced(vm, path, data):
-    """Put other bytes in the place of a file's; FileEntry."""
+    """Replace the content of a file; return its FileEntry."""
     (vm.folder / path).write_bytes(data)
     return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def entry_of(vm, path):
-    """FileEntry of a file of the series as it is."""
+    """Return the FileEntry of the present content of a file of the series."""
     data = Path(path).read_bytes()
     return FileEntry(str(Path(path).relative_to(vm.folder)), len(data), hashlib.sha256(data).hexdigest())
 
 
 def resealed(vm, point, **changes):
-    """Put another manifest in the place of a point's, sealed as it should be, and return the new Point."""
+    """Replace the manifest of a point by a changed one with a correct seal, and return the new Point."""
     path = vm.folder / point.id / layout.MANIFEST
     path.write_bytes(manifest.encode(replace(point.manifest, **changes)))
     return vm.series.point_in(point.id)
@@ -490,7 +492,7 @@ def resealed(vm, point, **changes):
 
 @contextlib.contextmanager
 def damaged(path, data):
-    """Let a file hold other bytes (None: let it be gone) for a while."""
+    """Replace the content of a file (None: remove the file) inside the block."""
     path = Path(path)
     before = path.read_bytes()
     if data is None:
@@ -504,17 +506,18 @@ def damaged(path, data):
 
 
 def flipped(data, at, bit=0):
-    """The bytes with one bit turned over."""
+    """Return the bytes with one bit flipped."""
     return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
 
 
 def files(root):
-    """Every file below a folder, sorted."""
+    """Return all files below a folder, sorted."""
     return sorted(path for path in Path(root).rglob("*") if path.is_file())
 
 
 def forged_store(root):
-    """A frame was replaced by another sound one, and all files' digests were made to fit; not the frame's own."""
+    """Return (Vm, Point) of a store in which two frames were exchanged, and the digests of all files adapted, but not
+    those of the frames."""
     vm = Vm(root)
     vm.add_disk("vda", 3 * MIB)
     noise = [random.Random(i).randbytes(64 * KIB) for i in range(48)]
@@ -537,7 +540,7 @@ def forged_store(root):
 
 @contextlib.contextmanager
 def small_disk(folder, size):
-    """A file system of `size` bytes mounted at a new folder; needs root."""
+    """Mount a file system of `size` bytes at a new folder; needs root."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=True)
     try:
@@ -548,7 +551,7 @@ def small_disk(folder, size):
 
 @contextlib.contextmanager
 def unprivileged():
-    """Let this process be nobody, if it is root, in a folder that nobody can enter and nobody owns."""
+    """Run this process, if it is root, as the user nobody inside the block; give a folder of that user."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         root = os.geteuid() == 0
@@ -566,7 +569,7 @@ def unprivileged():
 
 
 def zstd_frames(data):
-    """[(magic, start, stop), …] of every frame in a file, by RFC 8878; ValueError where it is none."""
+    """Return [(magic, start, stop), …] for all frames in a file, by RFC 8878; ValueError if there is something else."""
     frames, at = [], 0
     while at < len(data):
         magic = int.from_bytes(data[at : at + 4], "little")
@@ -596,19 +599,19 @@ def _frame_end(data, at):
 
 
 def package_environment():
-    """Environment in which `python -m nbdpull` is the package under test, wherever it is run."""
+    """Return an environment in which `python -m nbdpull` runs the package under test, from any folder."""
     import nbdpull
 
     return {**os.environ, "PYTHONPATH": str(Path(nbdpull.__file__).parent.parent), "NBDPULL_DEBUG": ""}
 
 
 def verify_store(root, report=lambda **event: None, check=lambda: None, keep=False, **options):
-    """What verify finds in a store, which is left as it is."""
+    """Return what verify finds in a store, without changing the store."""
     return verify(Options(str(root), keep=keep, **options), report, check)
 
 
 def restored(vm, point, folder):
-    """{disk: bytes} of a restore to raw; {} where it is refused as damaged. Nothing may be left then."""
+    """Return {disk: bytes} of a restore to raw; {} if it fails with Damaged, in which case no file may be left."""
     try:
         result = restore.restore(restore.Options(str(vm.root), str(folder), vm.name, point.id, kind="raw"))
     except errors.Damaged as error:

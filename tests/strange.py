@@ -1,4 +1,4 @@
-"""What stands in a store instead of what should: kinds of files, documents, frames. No reader takes any of it."""
+"""Invalid content of a store: kinds of files, documents, frames. No reader accepts any of it."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ if os.geteuid() == 0:
 
 
 def resealed(text):
-    """A document whose seal is right, of any text that is to pass for JSON."""
+    """Return a document with a correct seal from any text in place of JSON."""
     blank = text.encode("utf-8", "surrogatepass") + b',\n "digest": "%s"\n}\n'
     digest = hashlib.sha256(blank % (b"0" * 64)).hexdigest().encode()
     return blank % digest
@@ -55,7 +55,7 @@ JSON = [  # more members, of which a reader must refuse each
     r'"a": "\ud800"',
     r'"\udc80": 1',
     r'"a": "\udc80\ud800"',
-    '"a": "\ud800"',  # as bytes that are no UTF-8
+    '"a": "\ud800"',  # as bytes that are not UTF-8
     '"a": "\x1b"',  # a control character that is not escaped
     f'"a": {"[" * 100_000}{"]" * 100_000}',
     '"a": ' + '{"a":' * 100_000 + "1" + "}" * 100_000,
@@ -73,7 +73,7 @@ SKIPPABLE = layout.skippable(layout.HEADER_MAGIC, b"anything")
 
 
 def with_window(data, log):
-    """A frame without a content size, as a stream has it, whose decompression takes so much memory."""
+    """Return a frame without a content size, as in a stream, whose decompression needs a window of 2**log bytes."""
     settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=log, write_checksum=True)
     stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
     return stream.compress(data) + stream.flush()

@@ -1,6 +1,6 @@
-"""Servers of S3 on which no store can live: they take `If-None-Match: *`, and overwrite. Each is up in a second.
+"""S3 servers that cannot hold a store: they accept `If-None-Match: *`, and overwrite. Each starts in a second.
 
-Must not know: how that is found out.
+Must not know: how nbdpull finds that out.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ class Rclone(Server):
 
 
 class JuiceFS(Server):
-    """JuiceFS's gateway, which is that of MinIO, over a folder and a SQLite file."""
+    """JuiceFS's gateway, which is that of MinIO, on a folder and a SQLite file."""
 
     variables = {"MINIO_ROOT_USER": object_store.ROOT[0], "MINIO_ROOT_PASSWORD": object_store.ROOT[1]}
 

@@ -1,7 +1,8 @@
-"""Witnesses of pulls: what each point must restore to, and what a run that failed has left.
+"""Witnesses of pulls: what each point must restore to, and what a failed run has left behind.
 
-Owns: `Witness`, which pulls a VM into a store by the command line and remembers what its disks held; `Before`, which
-finds what a run has changed. Must not know: the package's inside. What a disk held is told by the bed alone.
+Owns: `Witness`, which pulls a VM into a store by the command line and remembers the contents of its disks; `Before`,
+which finds what a run has changed. Must not know: the internals of the package. Only the test bed says what a disk
+contained.
 """
 
 import contextlib
@@ -24,11 +25,11 @@ GROWN = ("incremental", "grown")
 
 
 class Witness:
-    """Pulls a VM into a store by the command line, and knows what every disk held when each point was made.
+    """Pulls a VM into a store by the command line, and records the content of every disk at each point.
 
-    frozen[point id][disk] are bytes; at[checkpoint] is the same for each checkpoint that a pull made; result is the
-    last pull's result object. quick: for many pulls, of which Python's start would take half of the time; the command
-    line then runs in this process.
+    frozen[point id][disk] are bytes; at[checkpoint] is the same for each checkpoint that a pull created; result is the
+    last pull's result object. quick: run the command line in this process, for many pulls, of which Python's start
+    would take half of the time.
     """
 
     def __init__(self, vm, folder, quick=False):
@@ -43,7 +44,8 @@ class Witness:
         self.result = {}
 
     def words(self, *options):
-        """The command line of a pull. Scratch in a folder of its own: what is left there was left by the run."""
+        """Return the command line of a pull. Scratch files have their own folder: whatever is left there is the
+        run's."""
         words = ["pull", "-o", self.store, "--json", "-c", self.vm.bed.uri, *options]
         words += [] if "--scratch-dir" in options else ["--scratch-dir", self.scratch]
         return [*words, "--", self.vm.name]
@@ -52,7 +54,7 @@ class Witness:
         return {disk: self.vm.content(disk) for disk in self.vm.disks}
 
     def pull(self, *options):
-        """Make a point; return it as the result tells it."""
+        """Make a point; return it as the result describes it."""
         held = self.content()
         if self.quick:
             output = said(*self.words(*options))
@@ -63,14 +65,14 @@ class Witness:
         return self.made(last_event(output), held)
 
     def plan(self, *options):
-        """What a plan tells, without a store unless the options name one."""
+        """Return the result of a plan, without a store unless the options name one."""
         words = ["plan", self.vm.name, "-c", self.vm.bed.uri, "--scratch-dir", self.scratch, "--json"]
         done = nbdpull(*words, *options)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def made(self, result, held):
-        """Take note of a point that was made when the disks held this."""
+        """Record a point that was made when the disks had this content."""
         assert (result["event"], result["ok"], result["exit_code"]) == ("result", True, 0)
         self.result, point = result, result["details"]
         self.frozen[point["id"]] = {disk["name"]: held[disk["name"]] for disk in point["disks"]}
@@ -80,7 +82,7 @@ class Witness:
         return point
 
     def restored(self, point="latest", *options):
-        """What the disks of a point are restored to, as bytes."""
+        """Restore the disks of a point, and return their bytes."""
         out = self.folder / "restored"
         try:
             said("restore", self.store, "-o", out, "--point", point, "--format", "raw", "--quiet", *options)
@@ -89,12 +91,13 @@ class Witness:
             shutil.rmtree(out, ignore_errors=True)
 
     def assert_restores(self, *points):
-        """Each point (without names: every one) restores to exactly what its disks held."""
+        """Require that each of these points (by default all) restores to exactly what its disks contained."""
         for point in points or self.frozen:
             assert_same(self.restored(point), self.frozen[point], point)
 
     def change(self, point, disk, base):
-        """The bytes of a disk at a point, of a partial one over `base`: read by its index alone, not by restore."""
+        """Return the bytes of a disk at a point, those of a partial one on top of `base`, read by the index rather than
+        by restore."""
         about = json.loads(said("show", self.store, point, "--json"))
         [size] = [each["size"] for each in about["disks"] if each["name"] == disk]
         content = bytearray(base) if about["partial"] else bytearray(size)
@@ -114,7 +117,7 @@ class Witness:
         return raw[record["skip"] : record["skip"] + record["length"]]
 
     def points(self):
-        """What `list` tells."""
+        """Return the points that `list` shows."""
         return json.loads(said("list", self.store, "--json"))
 
     def assert_verified(self):
@@ -123,10 +126,10 @@ class Witness:
 
 @contextlib.contextmanager
 def stopped_in_the_middle(witness, *options, before_start=None):
-    """Give a pull that stands still (SIGSTOP) with its job active: its first reads are done, its last ones are not.
+    """Give a pull that is stopped (SIGSTOP) with its job active, after its first reads and before its last.
 
-    So it needs something to read: it reads some 10 MiB ahead of what it has written. It goes on when the block is left,
-    and has ended then.
+    So the disk must be large enough: the pull reads some 10 MiB ahead of what it has written. At the end of the block
+    the pull is continued, and has ended.
     """
     gate = witness.folder / "gate"
     process = start_held("copying", gate, *witness.words("--threads", "1", *options), preexec_fn=before_start)
@@ -143,7 +146,7 @@ def stopped_in_the_middle(witness, *options, before_start=None):
 
 
 def assert_same(got, expected, what=""):
-    """Compare {disk: bytes}, and tell where they differ: pytest would print all of both."""
+    """Compare {disk: bytes}, and report where they differ: pytest would print all of both."""
     assert set(got) == set(expected), what
     for disk, content in expected.items():
         assert len(got[disk]) == len(content), f"{what} {disk}: {len(got[disk])} bytes for {len(content)}"
@@ -153,7 +156,7 @@ def assert_same(got, expected, what=""):
 
 
 class Before:
-    """What a domain and a store were before a run that must leave no trace."""
+    """The state of a domain and a store before a run that must leave no trace."""
 
     def __init__(self, witness):
         self._witness, self._vm = witness, witness.vm
@@ -167,7 +170,7 @@ class Before:
                 "points": points_of(self._witness.store), "sockets": sockets(vm)}  # fmt: skip
 
     def assert_same(self):
-        """No job, checkpoints and bitmaps as they were, no scratch, no socket, no point and no part of one."""
+        """Require no job, the same checkpoints and bitmaps, no scratch file, no socket, no new point or part of one."""
         assert not self._vm.active or not self._vm.job_active()
         with pytest.raises(libvirt.libvirtError, match="no domain backup job"):
             self._vm.domain.backupGetXMLDesc()
@@ -176,7 +179,7 @@ class Before:
 
 
 def points_of(store):
-    """Every file and folder below the domains' folders of a store."""
+    """Return every file and folder below the domains' folders of a store."""
     if not os.path.isdir(store):
         return []
     found = {*Path(store).glob("*/*"), *Path(store).glob("*/*/**/*")}
@@ -184,7 +187,7 @@ def points_of(store):
 
 
 def sockets(vm):
-    """NBD sockets of nbdpull where QEMU makes them for this VM, by default or by what the tests name."""
+    """Return the NBD sockets of nbdpull for this VM, at QEMU's default location and where the tests put them."""
     own = Path("/var/lib/libvirt/qemu").glob(f"domain-*-{vm.name[:20]}/nbdpull-*") if vm.bed.root else []
     return sorted(map(str, [*own, *vm.bed.folder.glob("*.sock")]))
 
@@ -198,7 +201,8 @@ def dirty(point):
 
 
 def assert_refused(witness, exit_code, code, message, *options, run=nbdpull, domain=None):
-    """A pull with these options fails so, with one line on stderr, the same in its JSON result, and leaves nothing."""
+    """Require that a pull with these options fails in this way, with one line on stderr and the same in its JSON
+    result, and leaves nothing behind."""
     before = Before(witness)
     words = witness.words(*options)[:-1] + [domain or witness.vm.name]
     done = run(*words)

@@ -1,4 +1,4 @@
-"""Stores of which most is hidden by newer points, and what is left of them once they are pruned."""
+"""Stores in which most data are hidden by newer points, and what is left of them after they are pruned."""
 
 import random
 
@@ -12,7 +12,7 @@ HALF = Wanted(0.5)
 
 
 def pruned(vm, ids, wanted=HALF, grace=0.0):
-    """Remove points, and free what can be."""
+    """Remove points, sweep and repack; return the result of the repack."""
     with half_points.writing(vm.series):
         for point in [point for point in vm.series.points() if point.id in ids]:
             removal.remove(vm.series, point)
@@ -21,14 +21,14 @@ def pruned(vm, ids, wanted=HALF, grace=0.0):
 
 
 def scattered(vm, rng, count):
-    """Writes so that most of what is stored is hidden."""
+    """Write so that most of what is stored is hidden."""
     blocks = vm.disks["vda"].size // 4096
     for number in rng.sample(range(blocks), count):
         vm.write("vda", number * 4096, rng.randbytes(4096))
 
 
 def mostly_hidden(root, seed=1, rounds=4, chunk_size=100 * KIB):
-    """A Vm with small frames, most of which newer points hide."""
+    """Return a Vm with small frames, most of which newer points hide."""
     rng, vm = random.Random(seed), stores.Vm(root)
     vm.add_disk("vda", 100 * 4096)
     vm.add_disk("vdb", 5 * 4096)
