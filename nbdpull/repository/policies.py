@@ -1,10 +1,10 @@
-"""The policies that stand in a store: which one counts for a domain, in one sealed file that is replaced as a whole.
+"""The policies stored in a store, and which one applies to a domain: one file with a digest, replaced as a whole.
 
-A policy is of all domains, or of those whose names fit a pattern. One counts for a domain, never a mix of several: that
-of its very name, else that of the longest pattern that fits it, else that of all. The file has them in this order, so
-that a reader takes the first that fits.
+A policy is for all domains, or for those whose names match a pattern. Exactly one applies to a domain, never a mix of
+several: that of its exact name, else that of the longest matching pattern, else that of all domains. The file lists
+them in this order, so that a reader takes the first that matches.
 
-Must not know: what a policy keeps, which domains there are.
+Must not know: what a policy keeps, which domains exist.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..format import findings, layout
 from ..storage.base import Store
 from .retention import Policy, UnknownZone
 
-_ESCAPED = re.compile(r"\[[*?[]\]")  # as `pattern_of` does
-LONGEST = 100 * 365 * 86400.0  # seconds of a lock: a typing error that nobody could undo is refused
+_ESCAPED = re.compile(r"\[[*?[]\]")  # by `pattern_of`
+LONGEST = 100 * 365 * 86400.0  # seconds of a lock: refuse a typing error that could not be undone
 _MEND = (
     "to write them anew with nbdpull policy, delete it first; then say --immutable-for again, too, if points were "
     "immutable: without it, later ones are not"
@@ -31,26 +31,27 @@ _MEND = (
 
 
 class Standing(NamedTuple):
-    """A policy of a store. pattern: of the names of its domains, as of a shell; None: all."""
+    """A policy of a store. pattern: a shell pattern that the names of its domains match; None: all domains."""
 
     pattern: Optional[str]
     policy: Policy
 
     @property
     def members(self) -> dict[str, Any]:
-        """As a JSON object, of which `_standing` makes the same."""
+        """The policy as a JSON object, which `_standing` reads back."""
         return {"domain": self.pattern, **self.policy.members}
 
     @property
     def _rank(self) -> tuple[bool, bool, int, str]:
-        """The first that fits counts."""
+        """The sort key of the file: the first policy that matches applies."""
         pattern = self.pattern or ""
         return self.pattern is None, any(sign in _ESCAPED.sub("", pattern) for sign in "*?["), -len(pattern), pattern
 
 
 @dataclass(frozen=True)
 class Immutability:
-    """seconds: for which nobody can remove what is made, from then on; mode: a word of LockMode. ValueError."""
+    """The protection of new files. seconds: how long nothing can remove a file after it is made; mode: a word of
+    LockMode. ValueError."""
 
     seconds: float
     mode: str = LockMode.COMPLIANCE
@@ -69,7 +70,7 @@ class _Document:
 
 
 class _Told(NamedTuple):
-    """data: the bytes of which the others were read, None where there is no file."""
+    """The contents of the file. data: its bytes, None if there is no file."""
 
     standing: list[Standing]
     immutable: Optional[Immutability] = None
@@ -77,13 +78,14 @@ class _Told(NamedTuple):
 
 
 def load(store: Store) -> list[Standing]:
-    """In the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of them is to be
-    followed."""
+    """Return the policies in the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of
+    them may be applied."""
     return _told(store).standing
 
 
 def immutability(store: Store) -> Optional[Immutability]:
-    """Of all that is made in a store from now on. Damaged, FormatTooNew: then nobody knows."""
+    """Return the protection of all files that are made in a store from now on; None: no protection. Damaged,
+    FormatTooNew: then it is unknown."""
     data = store.find(layout.POLICY)
     if data is None:
         return None
@@ -106,7 +108,7 @@ def _decoded(data: bytes, path: str) -> _Told:
     try:
         told = members.build(_Document, layout.unseal(data, path))
         return _Told([_standing(each) for each in told.policies], told.immutable, data)
-    except UnknownZone as error:  # its writer knew it
+    except UnknownZone as error:  # the host that wrote the file knew the time zone
         zone = members.short(error.name)
         raise errors.MissingSoftware(f"{path}: this host does not know the time zone {zone}: install tzdata") from error
     except ValueError as error:
@@ -121,35 +123,36 @@ def _standing(document: Any) -> Standing:
 
 
 def counting(standing: Iterable[Standing], domain: str) -> Optional[Standing]:
-    """That which counts for a domain of this name; None where there is none for it."""
+    """Return the policy that applies to a domain with this name; None if there is none."""
     return next((each for each in standing if fits(domain, each.pattern)), None)
 
 
 def fits(domain: str, pattern: Optional[str]) -> bool:
-    """Whether a name is that of a domain that is meant. A name may have signs of a pattern in it."""
+    """Return whether a pattern matches the name of a domain. The name itself may contain characters of patterns."""
     return pattern is None or domain == pattern or fnmatchcase(domain, pattern)
 
 
 def pattern_of(name: str) -> str:
-    """That which fits this name alone, also one that looks like a pattern."""
+    """Return the pattern that matches only this name, even if the name looks like a pattern."""
     return re.sub(r"[*?[]", r"[\g<0>]", name)
 
 
 def put(store: Store, pattern: Optional[str], policy: Policy) -> None:
-    """From now on this one counts for the pattern. Damaged, FormatTooNew, OutputError: then all is as it was."""
+    """Store the policy for the pattern, in place of any earlier one. Damaged, FormatTooNew, OutputError: then nothing
+    is changed."""
     with _changing(store) as told:
         others = [each for each in told.standing if each.pattern != pattern]
         _write(store, told._replace(standing=[*others, Standing(pattern, policy)]))
 
 
 def put_immutability(store: Store, immutable: Optional[Immutability]) -> None:
-    """Of what is made from now on; None: nothing is protected any more. Errors as of `put`."""
+    """Store the protection of files that are made from now on; None: protect no more files. Errors as for `put`."""
     with _changing(store) as told:
         _write_or_remove(store, told._replace(immutable=immutable))
 
 
 def drop(store: Store, pattern: Optional[str]) -> bool:
-    """Whether there was one. OutputError where it still counts."""
+    """Remove the policy for the pattern; return whether there was one. OutputError if it still applies."""
     with _changing(store) as told:
         left = [each for each in told.standing if each.pattern != pattern]
         _write_or_remove(store, told._replace(standing=left))
@@ -158,14 +161,15 @@ def drop(store: Store, pattern: Optional[str]) -> bool:
 
 @contextmanager
 def _changing(store: Store) -> Iterator[_Told]:
-    """Of two that change them at once, one waits for nothing: it is Busy."""
+    """Read the policies for a change. If two runs change them at once, one fails with Busy and does not wait."""
     with store.locked("", "try again"):
         yield _told(store)
 
 
 def _write_or_remove(store: Store, told: _Told) -> None:
-    """Without locks a file of nothing stays: not every server can remove one on the condition that it is what was
-    read. Where no file was read, one that is there by now is another writer's."""
+    """Write the file, or remove it if nothing is left to write. Without locks a file without policies remains, because
+    not every server can delete an object on the condition that it is unchanged. If no file was read, a file that exists
+    by now is another writer's."""
     if told.standing or told.immutable or (told.data is not None and not store.has_locks):
         _write(store, told)
     elif told.data is not None:

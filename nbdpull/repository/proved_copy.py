@@ -1,6 +1,6 @@
-"""The bytes of one file of a store into another, proved on the way.
+"""The copy of one file of a store into another, verified while it is copied.
 
-Owns: how much is read at once. Must not know: whose files they are, when a copy has its name.
+Owns: how much is read at once. Must not know: what the files belong to, when a copy gets its name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Count = Callable[[int], None]  # of bytes
 
 
 def copied(source: Series, entry: FileEntry, into: Writer, begin: Count, done: Count = lambda count: None) -> bool:
-    """Write what the source has of a file; whether it is what was stored. begin, done: called before each part is read,
-    and when it is written. Damaged."""
+    """Copy a file from the source; return whether the copy has the stored SHA-256. begin, done: called with the bytes
+    of each part before it is read, and after it is written. Damaged."""
     with source.store.open_reader(f"{source.folder}/{entry.path}") as data:
         for offset in range(0, entry.size, BLOCK):
             length = min(BLOCK, entry.size - offset)

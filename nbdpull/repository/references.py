@@ -1,6 +1,7 @@
-"""Which files a point refers to, in its own folder or in those of others: docs/format.md, section 12.
+"""The files that a point refers to, in its own folder or in those of other points: docs/format.md, section 12.
 
-Who removes, copies, counts or verifies files asks here. Must not know: what becomes of them, whether they are sound.
+All code that removes, copies, counts or verifies files uses this module. Must not know: what is done with the files,
+or whether they are intact.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from .series import Point, Series
 
 
 def of_point(series: Series, point: Point) -> list[FileEntry]:
-    """Each file but the manifest, once: those that the manifest names, and then those that the directories of the disks
-    name. Damaged where a directory cannot be read: then nobody knows."""
+    """Return each file of a point except the manifest, once: first those that the manifest names, then those that the
+    directories of the disks name. Damaged if a directory cannot be read: then the files are unknown."""
     return by_directories(point, (series.directory(point, disk, partial=True) for disk in point.disks))
 
 
 def readable(series: Series, point: Point) -> list[Directory]:
-    """Those of a point that are sound: one damaged disk takes nothing from the others."""
+    """Return the directories of a point that are intact: one damaged disk does not affect the others."""
     found: list[Directory] = []
     for disk in point.disks:
         with suppress(errors.Damaged):
@@ -32,14 +33,14 @@ def readable(series: Series, point: Point) -> list[Directory]:
 
 
 def by_directories(point: Point, directories: Iterable[Directory]) -> list[FileEntry]:
-    """The same as far as these directories of the point tell."""
+    """Return each file that the manifest or these directories of the point name, once."""
     named = [*point.manifest.all_files(), *(entry for each in directories for entry in each.files)]
     return list({entry.path: entry for entry in named}.values())
 
 
 def standing(series: Series, entries: Iterable[FileEntry]) -> list[FileEntry]:
-    """The files that are read in the end, each once: these themselves, and in the place of one that was moved its table
-    and the files that this names. Damaged where a table cannot be read."""
+    """Return the files that are actually read for these, each once: the files themselves, and instead of a moved file
+    its table and the files that the table names. Damaged if a table cannot be read."""
     found: dict[str, FileEntry] = {}
     for entry in entries:
         is_there = series.store.size(f"{series.folder}/{entry.path}") is not None
@@ -56,8 +57,9 @@ def _of_table(series: Series, entry: FileEntry) -> FileEntry:
 
 
 def paths(series: Series, entries: Iterable[FileEntry]) -> set[str]:
-    """Of all that must stay as long as something refers to these files: they themselves, their moved tables, and what
-    those name. A file may be there beside its table, where a run was killed between the two. Damaged."""
+    """Return the paths of all that must remain as long as something refers to these files: the files, their moved
+    tables, and the files that the tables name. A file and its table may both exist if a run was killed before it
+    removed the file. Damaged."""
     found: set[str] = set()
     for entry in {entry.path: entry for entry in entries}.values():
         found.add(entry.path)
@@ -70,8 +72,8 @@ def paths(series: Series, entries: Iterable[FileEntry]) -> set[str]:
 
 
 def beside(series: Series, entries: Iterable[FileEntry]) -> list[str]:
-    """Paths of what will be read in the place of files that are there yet: their moved tables, and the files that these
-    name, as far as they are there."""
+    """Return the paths of what will be read instead of files that still exist: their moved tables, and the files that
+    the tables name, as far as these exist."""
     found: dict[str, None] = {}
     for entry in entries:
         if series.store.size(f"{series.folder}/{entry.path}") is not None:
@@ -83,8 +85,8 @@ def beside(series: Series, entries: Iterable[FileEntry]) -> list[str]:
 
 
 def is_lost(series: Series, kept: Iterable[str]) -> bool:
-    """Whether a chunk file among these paths has gone without a moved table: nobody knows whether its frames were
-    moved, and where to."""
+    """Return whether a chunk file among these paths is missing and has no moved table: then it is unknown whether its
+    frames were moved, and where to."""
     chunks = (path for path in kept if layout.CHUNK_PATH.match(path))
     return any(
         series.store.size(f"{series.folder}/{path}") is None
@@ -94,5 +96,5 @@ def is_lost(series: Series, kept: Iterable[str]) -> bool:
 
 
 def live(directories: Iterable[Directory]) -> dict[str, int]:
-    """{path: how much of a chunk file or index these directories of one point need, in bytes}"""
+    """Return {path: how many bytes of a chunk file or index these directories of one point need}."""
     return {entry.path: size for each in directories for entry, size in zip(each.files, each.live.tolist())}

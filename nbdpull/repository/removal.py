@@ -1,12 +1,12 @@
-"""Points that are removed, and the files that go with them.
+"""The removal of points, and of the files that no other point needs.
 
-A point is gone once its manifest has another name; that frees nothing, and can be taken back by hand until the sweep. A
-file goes when no committed point refers to it, and not before readers of any point that did have had their time. Each
-step is one call of the system, takes no room, and can be made again: what a killed run leaves, the next one ends. The
-manifest of the last point outlives its files, as no other point may get its number.
+A point is removed by renaming its manifest. That frees nothing, and can be undone by hand until the sweep. A file is
+removed when no committed point refers to it, and the readers of any point that did have had enough time. Each step is
+one system call, takes no space, and can be repeated: the next run finishes what a killed run leaves. The manifest of
+the last point outlives its files, because no other point may get its number.
 
-Owns: what a removed point's directory looks like, and which files may go. Who removes holds the series. Must not know:
-which points are to go, and why.
+Owns: what a removed point's directory looks like, and which files may be removed. The caller holds the lock of the
+series. Must not know: which points are removed, and why.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ from . import drafts, half_points, immutable, lock_free, pins, references, sweep
 from . import grace as graces
 from .series import Point, Series
 
-_TELLING = {half_points.REMOVED, layout.REPACKED, sweep_mark.NAME}  # files that say what their directory is
+_TELLING = {half_points.REMOVED, layout.REPACKED, sweep_mark.NAME}  # files that state what their directory is
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What became of the files of removed points, in bytes. freed: gone; waiting: nothing refers to them, but it is
-    too early; shared: points that stay refer to them; locked: nothing refers to them, and they show no more, but a lock
-    keeps them until locked_until, the last of them. untold: why nobody could tell that of some, "" for none. points:
-    ids of those whose last files went."""
+    """The result of a sweep of the files of removed points, in bytes.
+
+    freed: of removed files; waiting: of files that nothing refers to, but that are too recent to be removed; shared: of
+    files that remaining points refer to; locked: of files that nothing refers to and that are hidden, but that a lock
+    keeps, the last of them until locked_until; untold: why the locks of some files are unknown, "" if there are none;
+    points: ids of the points whose last files were removed.
+    """
 
     freed: int = 0
     waiting: int = 0
@@ -64,16 +67,16 @@ class Swept:
 
 
 def remove(series: Series, point: Point) -> None:
-    """From now on the series has no such point. UsageError of one that is pinned, be it just now; OutputError."""
+    """Remove a point from the series. UsageError if it is pinned, even if that happened just now; OutputError."""
     pins.require_none(series, point)
     folder = f"{series.folder}/{point.id}"
     if series.store.has_locks:
-        series.store.delete(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back: its time is not ours
+        series.store.delete(f"{folder}/{half_points.REMOVED}")  # of an undone removal: its time does not count
         series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{half_points.REMOVED}")
     elif not half_points.rename_manifest(series, point.id):
         return
     try:
-        pins.require_none(series, point)  # who pins holds nothing
+        pins.require_none(series, point)  # a run that pins a point holds no lock
     except errors.UsageError:
         _take_back(series.store, folder)
         raise
@@ -81,7 +84,7 @@ def remove(series: Series, point: Point) -> None:
 
 
 def _take_back(store: Store, folder: str) -> None:
-    """In a bucket, the manifest is another object than it was."""
+    """Undo a removal. In a bucket the manifest is a new object, which has to be protected again."""
     store.rename(f"{folder}/{half_points.REMOVED}", f"{folder}/{layout.MANIFEST}")
     immutable.begin(store)
     if store.protection:
@@ -89,8 +92,11 @@ def _take_back(store: Store, folder: str) -> None:
 
 
 def referred(series: Series, but: Collection[str] = (), check: Check = lambda: None) -> set[str]:
-    """Paths of all files that the points of a series refer to, relative to it. but: ids of points that do not count.
-    Where that cannot be told of one point, no file may go: Damaged, FormatTooNew."""
+    """Return the paths of all files that the points of a series refer to, relative to the series.
+
+    but: ids of points that are ignored. Damaged or FormatTooNew if the files of one point are unknown: then no file may
+    be removed.
+    """
     points, refused = series.load()
     for error in refused.values():
         raise type(error)(f"{error}; until that is settled, no file of {series.domain} can be removed") from error
@@ -103,8 +109,8 @@ def referred(series: Series, but: Collection[str] = (), check: Check = lambda: N
 
 
 def why_stays(series: Series, name: str) -> str:
-    """Of a directory without a manifest that says nothing of itself: it may be what is left of a point that others
-    refer to. "" where it may go."""
+    """Return why a directory without a manifest and without any record of what it is must remain; "" if it may be
+    removed. It may be the rest of a point that other points refer to."""
     try:
         is_empty = not series.store.names(f"{series.folder}/{name}")
         is_needed = not is_empty and any(path.startswith(f"{name}/") for path in referred(series))
@@ -114,7 +120,7 @@ def why_stays(series: Series, name: str) -> str:
 
 
 def require_at_once(store: Store) -> None:
-    """UsageError where files must not go before their time."""
+    """Raise UsageError if files of the store must not be removed before the grace period ends."""
     if not store.has_locks:
         raise errors.UsageError(f"--now: {store.root} has no locks, and only time keeps those apart who work there")
 
@@ -125,9 +131,12 @@ def sweep(
     check: Check = lambda: None,
     emptied: Callable[[], Collection[str]] = frozenset,
 ) -> Swept:
-    """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
-    refer to files all the same: those who read them began when they were there. grace: None: as the store needs.
-    emptied: tells, when all is listed, which files go although points refer to them: see repack.emptied."""
+    """Remove the files of removed points that nothing refers to.
+
+    grace: how many seconds ago a point must have been removed, None: as the store needs. Points removed since then
+    still refer to their files, because readers may have begun before the removal. emptied: called when everything is
+    listed; returns the files to remove although points refer to them, see repack.emptied.
+    """
     grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
         drafts_freed = drafts.remove_all(series)
@@ -140,7 +149,8 @@ def sweep(
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
-    """Only look, as if the points with these ids were removed, too: all that could go is waiting."""
+    """Return what a sweep could remove if the points with these ids were removed, too, without a change: all of it
+    counts as waiting."""
     locks = _Locks(series.store)
     with series.store.looking(series.folder):
         return sum((_would_sweep(series, left, locks) for left in _left(series, gone, check)), Swept())
@@ -152,13 +162,14 @@ def _would_sweep(series: Series, left: _Left, locks: _Locks) -> Swept:
 
 
 class _Locks:
-    """Tells of files that are to go how much of them a lock keeps."""
+    """The locks on files that are to be removed."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._is_asked = store, immutable.may_be(store)
 
     def of(self, going: Mapping[str, int]) -> Swept:
-        """going: {path: bytes}. Who may not ask removes all the same."""
+        """Return how much of some files a lock keeps. going: {path: bytes}. Without permission to read the locks, the
+        files are removed nevertheless."""
         locked, until, untold = 0, None, ""
         for path, size in going.items() if self._is_asked else ():
             try:
@@ -172,8 +183,11 @@ class _Locks:
 
 
 class _How(NamedTuple):
-    """late: paths of what stays; last: see _last_of_all. moved: paths of what points refer to, and read elsewhere;
-    points: ids of all of which that was looked at."""
+    """How to sweep.
+
+    late: paths of files that remain; last: see _last_of_all; moved: paths of files that points refer to, but read
+    elsewhere; points: ids of all points for which that was checked.
+    """
 
     grace: float
     late: Collection[str]
@@ -184,8 +198,8 @@ class _How(NamedTuple):
 
 
 def _late(series: Series, grace: float, check: Check) -> set[str]:
-    """Paths of what points refer to that were removed less than so many seconds ago. What has lost its directory can be
-    read by nobody: it was removed at once."""
+    """Return the paths of the files to which points refer that were removed less than `grace` seconds ago. A disk whose
+    directory is lost cannot be read: its files need not wait."""
     found: set[str] = set()
     for name in half_points.removed(series):
         check()
@@ -196,7 +210,7 @@ def _late(series: Series, grace: float, check: Check) -> set[str]:
 
 
 def _readable(series: Series, point: Point) -> set[str]:
-    """Paths of what a removed point refers to, as far as that can be told."""
+    """Return the paths of the files that a removed point refers to, as far as they can be determined."""
     directories = references.readable(series, point)
     found: set[str] = set()
     for entry in references.by_directories(point, directories) if directories or not point.disks else []:
@@ -207,8 +221,8 @@ def _readable(series: Series, point: Point) -> set[str]:
 
 
 def _last_of_all(series: Series) -> Optional[str]:
-    """Directory of the removed point that alone tells the highest number of the series; None where a committed one
-    does."""
+    """Return the directory of the removed point that has the highest number of the series; None if a committed point
+    has it."""
     newest = series.newest()
     committed = newest.manifest.sequence if newest else -1
     found = [(point.manifest.sequence, name) for name, point in half_points.removed_points(series).items()]
@@ -217,14 +231,15 @@ def _last_of_all(series: Series) -> Optional[str]:
 
 
 def waiting(series: Series, kept: Container[str]) -> int:
-    """Bytes of what nothing refers to. kept: paths of all that the points refer to in directories without a point."""
+    """Return the bytes of the files in directories without a point that nothing refers to. kept: paths of all files
+    there that points refer to."""
     found = (_left_of(series, name, kept) for name in _without_point(series))
     return sum(sum(left.free.values()) for left in found)
 
 
 class _Left(NamedTuple):
-    """What is left of a removed point, or is in a directory of frames that were moved. free: {name: bytes} of the files
-    that no committed point refers to; shared: bytes of the others."""
+    """The files of a removed point, or of a directory of moved frames. free: {name: bytes} of the files that no
+    committed point refers to; shared: bytes of the others."""
 
     point: str
     free: dict[str, int]
@@ -232,12 +247,12 @@ class _Left(NamedTuple):
 
 
 def _left(series: Series, gone: frozenset[str], check: Check, emptied: Collection[str] = ()) -> Iterator[_Left]:
-    """Of each point that was removed, or is among `gone`; and of moved frames. emptied: paths of files that go although
-    they are referred to."""
+    """Yield the files of each point that was removed or is in `gone`, and of each directory of moved frames. emptied:
+    paths of files to remove although points refer to them."""
     names = [*_without_point(series), *sorted(gone)]
     kept = referred(series, gone, check).difference(emptied) if names else set()
     moved = half_points.repacked(series)
-    if moved and references.is_lost(series, kept):  # its table may be brought back from a copy
+    if moved and references.is_lost(series, kept):  # somebody may restore the lost table from a copy
         kept |= {f"{name}/{file}" for name in moved for file in _files(series, name)}
     for name in names:
         check()
@@ -255,16 +270,16 @@ def _left_of(series: Series, name: str, kept: Container[str]) -> _Left:
 
 
 def _files(series: Series, point: str) -> dict[str, int]:
-    """{name: bytes} of the files of a directory but that which says what it is. What is no file is nothing of ours, as
-    the folder that a file server makes for itself."""
+    """Return {name: bytes} of the files of a directory except those that state what it is. Anything but a file is not
+    nbdpull's, such as a folder that a file server makes for itself."""
     folder = f"{series.folder}/{point}"
     names = set(series.store.files(folder)) - _TELLING
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
 def _is_late(series: Series, name: str, is_point: bool, grace: float) -> bool:
-    """Whether it is too early for any file of a directory. Moved frames go at once where they are moved again; without
-    locks they may just be on their way there."""
+    """Return whether it is too early to remove any file of a directory. Moved frames that are moved again are removed
+    at once; without locks, another run may just be moving frames to the directory."""
     if is_point:
         return half_points.seconds_removed(series, name) < grace
     moved = f"{series.folder}/{name}/{layout.REPACKED}"
@@ -284,22 +299,23 @@ def _swept(series: Series, left: _Left, how: _How) -> Swept:
     if is_late or left.shared or len(going) < len(left.free):
         return Swept(freed, sum(left.free.values()) - gone, left.shared) + found
     strange = set(series.store.names(folder)) - _TELLING
-    is_to_stay = strange or left.point == how.last  # the manifest of the last one stays
+    is_to_stay = strange or left.point == how.last  # the manifest of the last point remains
     if is_to_stay or (going and not has_locks):  # the mark of a sweep outlives the files
         return Swept(freed, points=(left.point,) if is_point and going else ()) + found
     if lock_free.may_sweep(series, left.point, age):
         sweep_mark.drop(series, left.point)
-        series.store.remove_folder(folder)  # with the file that says what it is, the last of it
+        series.store.remove_folder(folder)  # with the file that states what it is, its last one
     return Swept(freed, points=(left.point,) if is_point and has_locks else ()) + found
 
 
 def _deleted(series: Series, name: str, due: dict[str, int], age: float, how: _How) -> dict[str, int]:
-    """Those of the files of a directory that are gone now. age: of what tells that it may go, as it was listed."""
+    """Remove files of a directory; return those that were removed. age: what seconds_set_apart returned when the files
+    were listed."""
     gone: dict[str, int] = {}
     if due and lock_free.may_sweep(series, name, age):
         sweep_mark.put(series, name)
     moved = {file for file in due if f"{name}/{file}" in how.moved}
-    if moved and lock_free.has_more(series, how.points):  # which may show of them what is not elsewhere
+    if moved and lock_free.has_more(series, how.points):  # which may show frames of them that are nowhere else
         due = {file: size for file, size in due.items() if file not in moved}
     for file, size in due.items():
         if not lock_free.may_sweep(series, name, age):

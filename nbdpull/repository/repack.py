@@ -1,18 +1,19 @@
-"""Mostly dead chunk files of removed points: their live frames are moved together, and the files go.
+"""The repack of mostly dead chunk files of removed points: their live frames are moved together, the files are removed.
 
-A frame lives while a point shows it: a committed one, or one that was removed and can still be taken back. Files of
-committed points are left alone: all that the pull of such a point stored shows in it, and `sha256sum -c` goes on to
-hold.
+A frame is live while a point shows it: a committed point, or a removed one whose removal can still be undone. Files of
+committed points are not touched: all data that the pull of such a point stored is shown by the point, and
+`sha256sum -c` continues to succeed.
 
-The new file is durable before the tables that lead to it, these before the old files go; so what a killed run leaves is
-whole, and the next run goes on: where a file is there beside its table, it only has to go.
+The new file is durable before the tables that lead to it, and these before the old files are removed. So what a killed
+run leaves is complete, and the next run continues: a file that exists beside its table only has to be removed.
 
-Where no lock keeps others out, a table is made once and never replaced, so of two runs one moves a file, and what the
-other one has made is a stray. The old file goes with a later sweep, which has seen the table there for a while, and
-looks anew whether it leads to all. Files that frames were moved to stay as they are until no table leads to them.
+Without locks a table is made once and never replaced, so if two runs move the same file, one of them succeeds, and what
+the other one made is a stray. The old file is removed by a later sweep, when the table has existed for a while, and
+after another check that the table leads to all live frames. Files to which frames were moved are not changed until no
+table leads to them.
 
-Owns: the choice within a limit, and the order of steps. Who repacks holds the series. Must not know: the layout of
-anything, which points are to go.
+Owns: the choice within a limit, and the order of the steps. The caller holds the lock of the series. Must not know: the
+layout of any file, which points are removed.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from .series import Point, Series
 if TYPE_CHECKING:
     from ..format.layout import Records
 
-STEP = 64  # frames that are copied between two looks at whether to end
+STEP = 64  # frames that are copied between two calls of check()
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """below: files of which a smaller share lives are repacked; limit: bytes that are written at most, None: any;
-    chunk_size: bytes of a new file, about."""
+    """below: repack files whose live share is smaller than this; limit: the most bytes to write, None: no limit;
+    chunk_size: approximate bytes of a new file."""
 
     below: float
     limit: Optional[int] = None
@@ -52,9 +53,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Repacked:
-    """In bytes. moved: of live frames, to new files; freed: of the old files, which are gone; waiting: of those, and of
-    those that were moved before, that go with a later sweep; left: what more would be free, but for the limit, for
-    locks or for the problems. skipped: why nothing was looked at, a word of core/choices; None: it was."""
+    """The result of a repack, in bytes.
+
+    moved: of live frames moved to new files; freed: of the old files that were removed; left: what more could be freed
+    without the limit, the locks or the problems; skipped: why nothing was repacked at all, a word of core/choices, or
+    None; waiting: of the files, moved now or before, that a later sweep removes.
+    """
 
     moved: int = 0
     freed: int = 0
@@ -65,7 +69,8 @@ class Repacked:
 
 
 def would_repack(series: Series, gone: Collection[str], wanted: Wanted, check: Check = lambda: None) -> Repacked:
-    """Only look, as if the points with these ids were removed, and all that can go had gone."""
+    """Return what a repack would do if the points with these ids, and all files that can be removed, were removed,
+    without a change."""
     with series.store.looking(series.folder, anew=True):
         points = [point for point in series.points() if point.id not in gone]
         found = list(mostly_dead(series, points, {point.id for point in points}, wanted.below, check))
@@ -75,14 +80,16 @@ def would_repack(series: Series, gone: Collection[str], wanted: Wanted, check: C
 
 
 def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repacked:
-    """Empty what is worth it, the least alive first. A damaged frame keeps the file that it is in, a damaged index all
-    of its disk, and where there is no room all ends: those are problems, not errors. Damaged where a directory cannot
-    be read."""
+    """Empty the files that are worth it, those with the smallest live share first.
+
+    A file with a damaged frame is kept, as are all files of a disk with a damaged index, and if there is no space the
+    repack ends: these are problems, not errors. Damaged if a directory cannot be read.
+    """
     with series.store.looking(series.folder, anew=True):
         found = list(mostly_dead(series, *_shown(series), wanted.below, check)) if _may_move(series) else []
         pending = sum(_pending(series).values())
     chosen, rest = _chosen(series, found, wanted.limit)
-    if chosen and not series.store.has_locks:  # points that are made until the old files go count on these locks
+    if chosen and not series.store.has_locks:  # points made until the old files are removed rely on these locks
         immutable.begin(series.store, timedelta(seconds=2 * graces.of(series.store)))
     run = _Run(series, check, _problems(found))
     chunk_size = min(wanted.chunk_size, series.store.chunk_size or wanted.chunk_size)
@@ -99,7 +106,7 @@ def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repac
 def _repacked(
     series: Series, done: Sequence[Old], left: Sequence[Old], problems: Iterable[str], pending: int
 ) -> Repacked:
-    """pending: bytes of files that were moved before."""
+    """Return the result. pending: bytes of files that were moved before."""
     size, has_locks = sum(old.size for old in done), series.store.has_locks
     return Repacked(
         _alive(done),
@@ -111,13 +118,14 @@ def _repacked(
 
 
 def _shown(series: Series) -> tuple[list[Point], set[str]]:
-    """(points whose frames live, ids of those that are there)."""
+    """Return (points whose frames are live, ids of the committed ones)."""
     committed = series.points()
     return [*committed, *half_points.removed_points(series).values()], {point.id for point in committed}
 
 
 def _may_move(series: Series) -> bool:
-    """Whether to look. Without locks all that a point stored lives until its time is over; and a file is moved once."""
+    """Return whether any file may be moved. Without locks a removed point keeps all its frames live until its grace
+    period ends, and a file is moved only once."""
     if series.store.has_locks:
         return True
     names = [name for name in half_points.removed(series) if not _is_late(series, name)]
@@ -126,7 +134,8 @@ def _may_move(series: Series) -> bool:
 
 
 def _pending(series: Series, least: float = 0.0) -> dict[str, int]:
-    """{path: bytes} of files that were moved so many seconds ago, and are there yet, without locks."""
+    """Return {path: bytes} of the files of a store without locks that still exist and were moved at least `least`
+    seconds ago."""
     found: dict[str, int] = {}
     store, folder = series.store, series.folder
     for name in () if store.has_locks else [*half_points.removed(series), *half_points.repacked(series)]:
@@ -139,8 +148,11 @@ def _pending(series: Series, least: float = 0.0) -> dict[str, int]:
 
 
 def emptied(series: Series, check: Check = lambda: None) -> list[str]:
-    """Paths of files that were moved so long ago that they go, as their tables lead to all that points show: those of
-    points that were removed, too, for as long as these may be read. What cannot be told of one disk keeps its files."""
+    """Return the paths of the files that were moved long enough ago to be removed.
+
+    Their tables lead to all frames that points show, including removed points as long as readers may still use them. If
+    that cannot be determined, files are kept.
+    """
     known = _pending(series, graces.of(series.store))
     found: list[str] = []
     with suppress(errors.Damaged, errors.KeyNeeded):
@@ -155,7 +167,7 @@ def _is_late(series: Series, name: str) -> bool:
 
 
 def _chosen(series: Series, found: Iterable[Disk], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
-    """(those to be emptied, the rest). What a lock keeps would only take room twice."""
+    """Return (the files to empty, the rest). A file that a lock keeps would only take space twice."""
     olds = [old for disk in found for old in disk.olds]
     free = [old for old in olds if not _is_locked(series, old)] if olds and immutable.may_be(series.store) else olds
     chosen, rest = _within(free, limit)
@@ -165,7 +177,7 @@ def _chosen(series: Series, found: Iterable[Disk], limit: Optional[int]) -> tupl
 def _is_locked(series: Series, old: Old) -> bool:
     try:
         until = series.store.protected_until(f"{series.folder}/{old.path}")
-    except errors.AccessDenied:  # who may not ask leaves it as it is
+    except errors.AccessDenied:  # without permission to read the lock, leave the file
         return True
     return until is not None and until > datetime.now(timezone.utc) + timedelta(seconds=graces.of(series.store))
 
@@ -175,7 +187,7 @@ def _problems(found: Iterable[Disk]) -> tuple[str, ...]:
 
 
 def _within(olds: Sequence[Old], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
-    """(those to be emptied, the rest)."""
+    """Return (the files to empty, the rest)."""
     chosen: list[Old] = []
     left = limit
     for old in sorted(olds, key=lambda old: old.share):
@@ -191,7 +203,7 @@ def _without(olds: Sequence[Old], others: Sequence[Old]) -> list[Old]:
 
 
 def _batches(olds: Sequence[Old], chunk_size: int) -> Iterator[list[Old]]:
-    """Of which each makes one new file."""
+    """Yield batches of old files: each batch makes one new file."""
     batch: list[Old] = []
     for old in olds:
         if batch and (
@@ -222,24 +234,24 @@ class _Bad(Exception):
 
 
 class _Run:
-    """done: what was emptied, and is gone; problems: texts."""
+    """A repack. done: files that were emptied, and are removed if the store has locks; problems: texts."""
 
     def __init__(self, series: Series, check: Check, problems: Iterable[str]) -> None:
         self.done: list[Old] = []
         self.problems = [*problems]
         self._series, self._store, self._check = series, series.store, check
-        self._folder = ""  # of new files: its name
-        self._files: dict[str, int] = {}  # of each disk there, how many
+        self._folder = ""  # the name of the folder of new files
+        self._files: dict[str, int] = {}  # {disk: number of its files in that folder}
 
     def end(self) -> None:
-        """Remove directories of moved frames in which there are none any more. Without locks another run may have made
-        one just now."""
+        """Remove directories of moved frames that have become empty. Not without locks: another run may have made one
+        just now."""
         for name in half_points.repacked(self._series) if self._store.has_locks else ():
             if self._store.names(f"{self._series.folder}/{name}") == [layout.REPACKED]:
                 self._store.remove_folder(f"{self._series.folder}/{name}")
 
     def empty(self, disk: str, batch: list[Old]) -> None:
-        """Move all that lives in some files of a disk to one new file. OutputError."""
+        """Move all live frames of some files of a disk to one new file. OutputError."""
         while batch:
             try:
                 self._empty(disk, batch)
@@ -269,8 +281,8 @@ class _Run:
             raise
 
     def _lead(self, batch: Sequence[Old], tables: Mapping[Named, moved.Table]) -> None:
-        """Without locks: make the tables as long as no sweep takes the new file for a stray, which it is where another
-        run made one first. OutputError."""
+        """Make the tables in a store without locks, but only as long as no sweep may take the new file for a stray.
+        It is a stray if another run made the tables first. OutputError."""
         for old in batch:
             self._check()
             told = f"{self._series.folder}/{self._folder}/{layout.REPACKED}"
@@ -282,7 +294,7 @@ class _Run:
                 self.done.append(old)
 
     def _is_named(self, made: FileEntry, holders: Sequence[Named]) -> bool:
-        """Whether a table leads to a new file. One that could not be written may be there all the same."""
+        """Return whether a table leads to the new file. A table whose writing failed may exist nevertheless."""
         try:
             tables = [moved.read(self._store, self._series.folder, holder.entry) for holder in holders]
         except errors.Damaged:
@@ -296,7 +308,7 @@ class _Run:
         holder.move(table)
 
     def _copied(self, disk: str, frames: _Frames) -> FileEntry:
-        """A new file of frames, which learn their places in it. _Bad, OutputError: then there is none."""
+        """Copy the frames to a new file, and set their positions in it. _Bad, OutputError: then no new file remains."""
         number = self._files.get(disk, 0)
         path = f"{self._new_folder()}/{layout.chunk_name(disk, number)}"
         file = self._store.create(f"{self._series.folder}/{path}")
@@ -318,7 +330,7 @@ class _Run:
         return FileEntry(path, file.size, file.sha256())
 
     def _new_folder(self) -> str:
-        """Its name; it is made with the first file in it."""
+        """Return the name of the folder of new files; make the folder for the first file."""
         if not self._folder:
             name = layout.new_point_id()
             self._store.make_folder(f"{self._series.folder}/{name}", fresh=True)
@@ -329,10 +341,10 @@ class _Run:
 
 
 class _Frames:
-    """All that lives in a batch of files, in the order of the disk.
+    """All live frames of a batch of files, in the order of the disk.
 
-    holders: the files as directories name them; olds: those of the batch, by path. records: of the frames, chunk the
-    number of a holder; moved: the position of each in the new file.
+    holders: the files as directories name them; olds: the files of the batch, by path; records: of the frames, with the
+    number of a holder as chunk; moved: the position of each frame in the new file.
     """
 
     def __init__(self, holders: Sequence[Named], olds: dict[str, Old]) -> None:
@@ -357,11 +369,11 @@ class _Frames:
 
     @property
     def disk_size(self) -> int:
-        """So large the disk is at the least."""
+        """A lower bound of the size of the disk, in bytes."""
         return int((self.records["offset"] + self.records["length"]).max())
 
     def encoded(self, source: reader.FrameReader, start: int, stop: int) -> writer.Encoded:
-        """Some of them, as they are, each proved. _Bad."""
+        """Return some of the frames as stored, each verified. _Bad."""
         records, frames = self.records[start:stop].copy(), []
         for record, path in zip(records, self._paths[start:stop]):
             try:
@@ -372,7 +384,7 @@ class _Frames:
         return writer.Encoded(records, frames, 0, every, every[:0])
 
     def tables(self, made: Optional[FileEntry]) -> Iterator[moved.Table]:
-        """The new table of each holder; made: the new file, None where nothing lives."""
+        """Yield the new table of each holder. made: the new file, None if no frame is live."""
         for number, holder in enumerate(self._holders):
             mine = self.records["chunk"] == number
             to = dict(zip(self.records["position"][mine].tolist(), self.moved[mine].tolist())) if made else {}

@@ -1,12 +1,11 @@
-"""One disk of a point into a store with another seal: its frames are taken out of one seal and put under the other, and
-stay compressed as they are.
+"""The copy of one disk of a point into a store with another seal: its frames are unsealed and sealed again, without
+being compressed again.
 
-It is written as a pull writes a disk: over a point that both stores have, in chunk files of its own, with what differs
-only. So pages, directory and chunk files are made anew, and nothing in them depends on where the source has a frame, be
-it moved or not.
+The disk is written as in a pull: based on a point that both stores have, in new chunk files that contain only what
+differs. So pages, directory and chunk files are new, and do not depend on where the source has a frame, moved or not.
 
-Owns: which frames the target has already, and the way of the others. Must not know: manifests, small files, what may be
-removed.
+Owns: which frames the target has already, and how the others are copied. Must not know: manifests, small files, what
+may be removed.
 """
 
 from __future__ import annotations
@@ -32,27 +31,30 @@ if TYPE_CHECKING:
     from ..core.extents import Indexes, Mask
     from ..format.layout import Records
 
-BATCH_BYTES = 4 << 20  # of frames that are worked on as one
+BATCH_BYTES = 4 << 20  # bytes of frames in one batch
 BATCH_RECORDS = 1 << 12
-AHEAD_BYTES = 32 << 20  # of frames under way
-THREADS = 2  # the third one digests and writes
-_KEPT_PAGES = 2  # of chunk files that were left
+AHEAD_BYTES = 32 << 20  # bytes of frames in progress
+THREADS = 2  # a third thread digests and writes
+_KEPT_PAGES = 2  # pages of left chunk files that are kept in memory
 
-Count = Callable[[int], None]  # of bytes
+Count = Callable[[int], None]  # takes bytes
 _NONE = numpy.empty(0, layout.RECORD)
 
 
 class Base(NamedTuple):
-    """A disk as of a point that both stores have. here: in the source, None where it cannot be read; there: in the
-    target."""
+    """A disk as of a point that both stores have. here: its directory in the source, None if it cannot be read; there:
+    in the target."""
 
     here: Optional[Directory]
     there: Directory
 
 
 class Left(NamedTuple):
-    """A chunk file of the point that a copy left which ended early: whole, and each frame proved. It has records of
-    the disk from start to stop. Of any other file that the directory is to name, both are 0."""
+    """A chunk file of the point that an interrupted copy left: complete, with each frame verified.
+
+    start, stop: the range of the disk that its records cover; both are 0 for any other file that the directory must
+    name.
+    """
 
     entry: FileEntry
     start: int
@@ -60,8 +62,8 @@ class Left(NamedTuple):
 
 
 class Written(NamedTuple):
-    """directory, files: FileEntry of the disk's directory, and of the other files that are the point's own; made: of
-    those that were not left by another copy."""
+    """directory, files: FileEntry of the disk's directory, and of the other files of the point itself; made: the files
+    that no earlier copy left."""
 
     directory: FileEntry
     files: list[FileEntry]
@@ -70,7 +72,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class _Kept:
-    """See writer.Kept: files that count, and whose records do not."""
+    """The writer.Kept for files that the directory must name, but whose records it must not take over."""
 
     files: list[FileEntry]
 
@@ -80,8 +82,11 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some records as they are to be written, but for the places of new frames. new: of those, one of each frame, which
-    tell where the source has it; old: those whose frame is in the target; again: see writer.Encoded."""
+    """Some records to write, complete except for the places of new frames.
+
+    new: numbers of records of new frames, one for each frame, which contain its place in the source; old: numbers of
+    records whose frame is in the target; again: see writer.Encoded.
+    """
 
     records: Records
     new: Indexes
@@ -106,8 +111,11 @@ def write(
     done: Count = lambda count: None,
     check: Check = lambda: None,
 ) -> Written:
-    """Write what a Directory of the source tells as that of another disk's files. begin, done: called with the bytes of
-    frames before they are read, and when they are written. Damaged, OutputError: what was written stays."""
+    """Write the disk of a Directory of the source to new files of the target.
+
+    here: the directory; about: the new disk; left: files of an interrupted copy; begin, done: called with the bytes of
+    frames before they are read, and after they are written. Damaged, OutputError: what was written remains.
+    """
     there = base.there if base else None
     wanted = here.live.tolist()
     with ExitStack() as held:
@@ -139,8 +147,8 @@ def write(
 def is_found(
     source: Series, here: Directory, target: Series, there: Directory, sure: Container[str], check: Check
 ) -> bool:
-    """Whether a Directory that was found in the target tells what one of the source does, and leads to it. sure: paths
-    of files that are counted on; in others each frame is proved. Damaged."""
+    """Return whether a Directory that exists in the target describes the same disk as one of the source, and leads to
+    its frames. sure: paths of files that are relied on; in other files each frame is verified. Damaged."""
     doubtful = {number for number, entry in enumerate(there.files) if entry.path not in sure}
     live: Counter[int] = Counter()
     with reader.FrameReader(target.store, target.folder, there.files, wanted=there.live.tolist()) as frames:
@@ -167,7 +175,7 @@ def _shown(directory: Directory, start: int) -> Records:
 
 
 def _tells_the_same(one: Records, other: Records) -> bool:
-    """But for where a frame is."""
+    """Return whether records are the same except for the places of the frames."""
     names = ["offset", "length", "raw", "skip", "kind", "flags", "digest"]
     return len(one) == len(other) and bool((one[names] == other[names]).all())
 
@@ -177,7 +185,7 @@ def _resealed(frames: reader.FrameReader, record: layout.Record, seal: Seal) -> 
 
 
 def _batches(here: Directory, base: Optional[Base], known: _Known, check: Check) -> Iterator[_Batch]:
-    """All that is not in the target as it is, ascending."""
+    """Yield, in ascending order, all records in which the disk differs from the base in the target."""
     starts = {*here.starts(), *(base.there.starts() if base else ())}
     for start in sorted(start for start in starts if start < here.size):
         check()
@@ -188,13 +196,13 @@ def _batches(here: Directory, base: Optional[Base], known: _Known, check: Check)
 
 
 def _is_cut(there: Directory, start: int, size: int) -> bool:
-    """Whether a window of the base reaches over the end that the disk has now."""
+    """Return whether a window of the base extends beyond the present end of the disk."""
     return there.size > size and start + layout.WINDOW > size
 
 
 def _is_same(here: Directory, base: Base, start: int) -> bool:
-    """Whether nothing of a window has to be looked at: it has the pages that it has in the base, and the target has
-    all of these."""
+    """Return whether a window can be skipped: it has the same pages as in the base, and the target has all their
+    frames."""
     if base.here is None or len(extents.clip(base.there.again, start, start + layout.WINDOW)):
         return False
     has_it = start in base.there.starts()
@@ -202,7 +210,7 @@ def _is_same(here: Directory, base: Base, start: int) -> bool:
 
 
 def _of_window(here: Directory, known: _KnownInWindow, is_cut: bool) -> Iterator[_Batch]:
-    """is_cut: something is to be told of it in any case."""
+    """Yield the batches of a window. is_cut: at least one record must be written."""
     shown = here.window(known.start).flat() if len(here.refs(known.start)) else _NONE
     records = _with_zeros(shown, known.start, known.stop) if here.whole else shown
     records, is_known = known.resolved(records)
@@ -215,7 +223,7 @@ def _of_window(here: Directory, known: _KnownInWindow, is_cut: bool) -> Iterator
 
 
 def _with_zeros(shown: Records, start: int, stop: int) -> Records:
-    """Of a disk that is whole: zeros where no data shows."""
+    """Return the data records, with zeros added wherever there is no data. For a disk that is whole."""
     data = stack.data_of(shown)
     zeros = layout.zero_records(extents.of((*gap, extents.ZERO) for gap in extents.gaps(data, start, stop)))
     both = numpy.concatenate([data, zeros])
@@ -224,7 +232,7 @@ def _with_zeros(shown: Records, start: int, stop: int) -> Records:
 
 
 def _unchanged(records: Records, is_known: Mask, below: Records, whole: bool) -> Mask:
-    """Which records tell nothing that is not told below."""
+    """Return which records change nothing compared with the records below."""
     is_told = is_known | (records["kind"] == extents.ZERO)
     changes = stack.changes(records[is_told], below, whole)
     stays: Mask = is_told & ~numpy.isin(records["offset"], changes["offset"])
@@ -232,7 +240,8 @@ def _unchanged(records: Records, is_known: Mask, below: Records, whole: bool) ->
 
 
 def _bounds(records: Records, is_new: Mask) -> Iterator[tuple[int, int]]:
-    """(first, stop) of each batch: blocks of layout.MAX_FRAME as a whole, as a frame shows in one only."""
+    """Yield (first, stop) of each batch. A batch consists of complete blocks of layout.MAX_FRAME, because a frame shows
+    in only one block."""
     block = records["offset"] // layout.MAX_FRAME
     edges = [*(numpy.flatnonzero(block[1:] != block[:-1]) + 1).tolist(), len(records)]
     sizes = numpy.concatenate([[0], numpy.cumsum(numpy.where(is_new, records["stored"], 0), dtype="u8")]).tolist()
@@ -258,8 +267,8 @@ def _batch(records: Records, is_new: Mask) -> _Batch:
 
 
 class _Known:
-    """The frames of a disk that the target has. there: what the disk is laid over; number: of a file in the records
-    that are written."""
+    """The frames of a disk that the target has. there: directory of the base; number: returns the number of a file in
+    the records being written."""
 
     def __init__(
         self, target: Series, disk: str, there: Optional[Directory], left: Sequence[Left], number: Callable[[str], int]
@@ -283,7 +292,7 @@ class _Known:
         return mine
 
     def _own(self, entry: FileEntry) -> Records:
-        """The records of the frames in a chunk file."""
+        """Return the records of the frames in a chunk file, with the number of that file."""
         if entry.path not in self._pages:
             if len(self._pages) >= _KEPT_PAGES:
                 del self._pages[next(iter(self._pages))]
@@ -294,7 +303,7 @@ class _Known:
 
 
 def own_frames(series: Series, entry: FileEntry, disk: str) -> Records:
-    """The records of the frames that are in a chunk file itself, by what it says. Damaged."""
+    """Return the records of the frames that are in a chunk file itself, according to the file. Damaged."""
     page = reader.chunk_records(series.store, f"{series.folder}/{entry.path}", entry.size, disk)
     mine = [number for number, name in enumerate(page.names) if name == entry.path]
     is_own = (page.records["kind"] == extents.DATA) & numpy.isin(page.records["chunk"], mine)
@@ -303,8 +312,8 @@ def own_frames(series: Series, entry: FileEntry, disk: str) -> Records:
 
 
 class _KnownInWindow(NamedTuple):
-    """below: what the disk is laid over, all of it; good: data of that which is counted on; left: frames in files that
-    another copy left."""
+    """below: all records of the base; good: its data in files that are not damaged; left: frames in files that an
+    earlier copy left."""
 
     start: int
     stop: int
@@ -313,8 +322,8 @@ class _KnownInWindow(NamedTuple):
     left: Records
 
     def resolved(self, records: Records) -> tuple[Records, Mask]:
-        """(the records, which of them lead to frames of the target now). In the same place first: of equal frames, each
-        is to stay where it is."""
+        """Return (the records, which of them lead to frames of the target now). Frames in the same place are preferred,
+        so that each of several equal frames is found where it was."""
         records = records.copy()
         is_known = numpy.zeros(len(records), bool)
         is_data = records["kind"] == extents.DATA
@@ -328,7 +337,7 @@ class _KnownInWindow(NamedTuple):
 
 
 def _in_place(wanted: Records, among: Records) -> tuple[Mask, Records]:
-    """(which of the wanted frames show in the same place among others, these)"""
+    """Return (which of the wanted frames show in the same place among the others, the records of these others)."""
     if not len(among):
         return numpy.zeros(len(wanted), bool), among
     nearest = numpy.maximum(numpy.searchsorted(among["offset"], wanted["offset"], side="right"), 1) - 1
@@ -336,7 +345,7 @@ def _in_place(wanted: Records, among: Records) -> tuple[Mask, Records]:
 
 
 def _by_digest(wanted: Records, among: Records) -> tuple[Mask, Records]:
-    """The same wherever they show."""
+    """Return (which of the wanted frames show anywhere among the others, the records of these others)."""
     if not len(among):
         return numpy.zeros(len(wanted), bool), among
     keys = _keys(among)
@@ -351,12 +360,13 @@ def _equal(wanted: Records, found: Records) -> tuple[Mask, Records]:
 
 
 def _keys(records: Records) -> Indexes:
-    """The first bytes of the digests, as numbers."""
+    """Return the first 8 bytes of the digests, as numbers."""
     digests = numpy.frombuffer(records["digest"].tobytes(), "<u8")
     found: Indexes = digests.reshape(len(records), 4)[:, 0]
     return found
 
 
 def chunk_size(store_size: Optional[int], wanted: int, sizes: Iterable[int]) -> int:
-    """Bytes of a chunk file in a store that may have a size of its own, of disks of these sizes."""
+    """Return the bytes of a chunk file: as wanted, or as the store prefers if that is smaller, but large enough for
+    disks of these sizes."""
     return max(min(wanted, store_size or wanted), -(-sum(sizes) // layout.MAX_CHUNK_FILES))

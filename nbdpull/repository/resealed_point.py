@@ -1,12 +1,13 @@
-"""Points of another store on their way into a series that is sealed otherwise: with another key, or not at all.
+"""The copy of points of another store into a series with a different seal: sealed with another key, or not at all.
 
-What of a point is under a key, or tells of bytes that are, is made anew: frames, pages, small files, and with them
-directories, SHA256SUMS and the manifest, which keeps the digest of the first one (`origin`). By that it is known as the
-same point. As with incoming.py, what a directory gets before its point is there looks like what is left of a removed
-one, and the manifest comes last.
+Everything of a point that is sealed, or that describes sealed bytes, is made again: frames, pages, small files, and
+with them directories, SHA256SUMS and the manifest. The manifest keeps the digest of the first one (`origin`), which
+identifies the copy as the same point. As in incoming.py, a directory looks like that of a removed point until its
+manifest is written, which comes last.
 
-Owns: what a point is laid over there, which files of a copy that ended early count, and that none goes or changes that
-another point needs. Must not know: which points are wanted, and of what order; how frames get there (resealed_disk.py).
+Owns: the base of a point in the target, which files of an interrupted copy are used, and that no file that another
+point needs is removed or changed. Must not know: which points are wanted, and in what order; how frames are copied
+(resealed_disk.py).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .matching import Matched
 from .resealed_disk import Base, Left
 from .series import Point, Series
 
-CHUNK_SIZE = 256 << 20  # bytes of a chunk file, about
+CHUNK_SIZE = 256 << 20  # approximate bytes of a chunk file
 
 
 class Pair(NamedTuple):
@@ -47,14 +48,16 @@ Lacking = Callable[[Point, Container[str]], list[FileEntry]]
 
 
 def is_needed(source: Series, target: Series, match: Matched) -> bool:
-    """Whether files of the source cannot be in the target as they are."""
+    """Return whether files of the source cannot be copied to the target unchanged."""
     return source.store.seal.id != target.store.seal.id or match.is_remade
 
 
 def lacking(source: Series, target: Series, match: Matched) -> Lacking:
-    """What tells of a point of the source which of its files a copy takes, be it as they are or not; but for paths that
-    do not count. Damaged where a directory of the point cannot be read. Where they are sealed again, it is those that
-    no point has which is in both: about what is copied."""
+    """Return a function that lists the files of a point of the source that a copy takes, except some paths.
+
+    The function raises Damaged if a directory of the point cannot be read. If files are sealed again, it lists the
+    files that no point in both stores has, which is about what is copied.
+    """
     if not is_needed(source, target, match):
         return partial(incoming.lacking, source, target)
     known: set[str] = set()
@@ -67,8 +70,8 @@ def lacking(source: Series, target: Series, match: Matched) -> Lacking:
 
 
 class Resealing:
-    """Takes points of the source into the target, which is held; both are unlocked. points: those that the target has;
-    pairs: which of these the source has, too."""
+    """Copies points of the source to the target. Both stores must be unlocked, and the caller holds the lock of the
+    target. points: those of the target; pairs: the points that both have."""
 
     def __init__(
         self,
@@ -85,10 +88,10 @@ class Resealing:
         self._pairs = {pair.here.id: pair for pair in pairs}
 
     def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
-        """Make the point in the target, of what it has already and what it lacks.
+        """Make the point in the target, from what the target has already and what it lacks.
 
-        Damaged where a part of it in the source is not what was stored, or not there; then, and with OutputError, what
-        was made for it is removed. Where `check` ends it, whole files stay for the next time. KeyNeeded.
+        Damaged if a part of the point in the source is damaged or missing; then, and with OutputError, what was made
+        for it is removed. If `check` ends the copy, complete files remain for the next time. KeyNeeded.
         """
         immutable.begin(self._target.store)
         making = _Making(self._target, point.id, self._counted_on)
@@ -140,8 +143,8 @@ class Resealing:
         return made
 
     def _base_of(self, point: Point) -> Optional[Pair]:
-        """Of the points that both stores have: the one that it was read against, else the last before it, else the
-        first after it."""
+        """Return the base for a point among the points that both stores have: its parent, else the last point before
+        it, else the first point after it. None if there are none."""
         parent = point.manifest.parent
         self._counted_on.forget_removed()
         pairs = {name: pair for name, pair in self._pairs.items() if name in self._counted_on.points}
@@ -180,8 +183,8 @@ class Resealing:
         return replace(entry, directory=written.directory, stored_bytes=stored)
 
     def _adopted(self, here: Directory, entry: DiskEntry, making: _Making, check: Check) -> DiskEntry:
-        """The entry of a disk whose directory was found, all of which is proved: OutputExists where it is of no use.
-        Without locks nothing can be made in its place."""
+        """Return the entry of a disk whose directory exists already, once all of it is verified. OutputExists if it
+        cannot be used: without locks it cannot be replaced."""
         with suppress(errors.Damaged):
             there = Directory(self._target.store, self._target.folder, entry)
             bad = self._counted_on.bad(there.files)
@@ -200,7 +203,8 @@ class Resealing:
         raise errors.OutputExists(f"{where} is there, and what it tells is not all there, or is something else")
 
     def _base(self, entry: DiskEntry, pair: Optional[Pair], check: Check) -> Optional[Base]:
-        """What a disk is laid over; None where there is none, or what no record tells is not the same in both."""
+        """Return the base of a disk. None if there is none, or if a range without records may differ between the
+        two."""
         known = pair.there.manifest.disk(entry.name) if pair else None
         if pair is None or known is None or not (entry.whole and known.whole):
             return None
@@ -216,7 +220,7 @@ class Resealing:
         return Base(here, there)
 
     def _file(self, point: Point, name: str, pair: Optional[Pair], making: _Making) -> FileEntry:
-        """A small file, or that of the base if it is the same."""
+        """Write a small file and return its entry, or return that of the base if it is the same file."""
         data = self._source.read_file(point, name)
         if data is None:
             raise errors.Damaged(f"point {point.id} has no {name}")
@@ -230,7 +234,7 @@ class Resealing:
 
 
 def _parent(point: Point, pair: Optional[Pair]) -> Optional[ParentEntry]:
-    """What is written of the base. Of a disk that was read in full it is any."""
+    """Return the parent to record in the manifest. If all disks were read in full, any base can be the parent."""
     parent = point.manifest.parent
     is_it = parent is not None and pair is not None and parent.point == pair.there.id
     if pair and (is_it or all(disk.mode == FULL for disk in point.manifest.disks)):
@@ -239,14 +243,17 @@ def _parent(point: Point, pair: Optional[Pair]) -> Optional[ParentEntry]:
 
 
 def _may_go(name: str, is_unknown: bool) -> bool:
-    """Whether a file of a folder goes, to which nothing is known to refer. is_unknown: other points may; then only what
-    no other one can refer to."""
+    """Return whether to remove a file to which nothing is known to refer. is_unknown: unreadable points may refer to
+    it; then only a file to which no other point can refer is removed."""
     return name.endswith(layout.directory_name("")) if is_unknown else name != half_points.REMOVED
 
 
 class _Making:
-    """A point in the making. own: FileEntry of what is in its folder, or beside it; made: of those that this run
-    made. beside: see index_writer.Disk; it is set where other points need files of the point's own folder."""
+    """A point being made.
+
+    own: FileEntry of the files in its folder or in `beside`; made: of the files that this run made; beside: see
+    index_writer.Disk, set if other points need files of the point's own folder.
+    """
 
     def __init__(self, target: Series, point: str, counted_on: CountedOn) -> None:
         self._target, self._store, self.point, self._counted_on = target, target.store, point, counted_on
@@ -254,18 +261,18 @@ class _Making:
         self.own: list[FileEntry] = []
         self.made: list[FileEntry] = []
         self._left: dict[str, list[Left]] = {}
-        self.is_adopted = False  # whether a directory counts that was found
+        self.is_adopted = False  # whether an existing directory is used
         self._is_new = self._was_swept = self._may_be_point = False
-        self._directories: dict[str, FileEntry] = {}  # that were found, by their disks' encoded names
-        self._apart: set[str] = set()  # further folders whose files count
-        self._stays: Optional[set[str]] = None  # names of files that were there; None where that is not known yet
+        self._directories: dict[str, FileEntry] = {}  # existing ones, by their disks' encoded names
+        self._apart: set[str] = set()  # other folders whose files are used
+        self._stays: Optional[set[str]] = None  # names of the files to keep; None: not known yet
 
     def _path(self, name: str) -> str:
         return f"{self._target.folder}/{self.point}/{name}"
 
     def prepare(self, check: Check) -> None:
-        """Set the folder apart. What is there is left of a copy that ended early, or of the point as it was before it
-        was removed: frames that are whole are not copied again, and the rest goes, where nothing needs it."""
+        """Set the folder apart. Files in it come from an interrupted copy, or from the point before it was removed:
+        intact frames are not copied again; with locks, all other files that nothing needs are removed."""
         lock_free.require_not_doomed(self._target, self.point)
         self._was_swept = sweep_mark.is_there(self._target, self.point)
         self._is_new = half_points.set_apart(self._target, self.point)
@@ -274,19 +281,19 @@ class _Making:
             self._look(check)
 
     def folder_beside(self) -> Optional[str]:
-        """`beside`, which is there then."""
+        """Return `beside`, and make that folder if it does not exist yet."""
         if self.beside and self.beside not in self._apart:
             half_points.set_apart(self._target, self.beside)
             self._apart.add(self.beside)
         return self.beside
 
     def found(self, disk: str) -> Optional[FileEntry]:
-        """The directory of a disk, where nobody is kept out, and there is one already."""
+        """Return the existing directory of a disk in a store without locks; None if there is none."""
         return self._directories.get(layout.encoded(disk))
 
     def adopts(self, path: str) -> bool:
-        """Whether a file counts that no point has: of the folder itself, or of one that an earlier copy had beside it.
-        Busy where a prune may be about to remove that."""
+        """Return whether to use a file that no point has: one in the folder itself, or in the folder that an earlier
+        copy had beside it. Busy if a prune may be about to remove that file."""
         name = path.partition("/")[0]
         if name == self.point or name in self._apart:
             return True
@@ -325,8 +332,8 @@ class _Making:
         return found
 
     def _named(self, held: Mapping[str, FileEntry]) -> dict[str, list[Left]]:
-        """Of each disk (its encoded name), the files that others need: a point names all that is in its folder, so that
-        they go with the last one."""
+        """Return {encoded name of a disk: files that other points need}. A point names all files in its folder, so that
+        they are removed with the last point that needs them."""
         found: dict[str, list[Left]] = {}
         bad = self._counted_on.bad(held.values())
         for path, entry in sorted(held.items()):
@@ -335,8 +342,9 @@ class _Making:
         return found
 
     def _kept(self, disk: str, names: Container[str], check: Check) -> bool:
-        """Find the chunk files of a disk (its encoded name) that count. Return whether its others, and its index, can
-        be made under their names: what is no use goes, but nothing where another run may work on it."""
+        """Find the intact chunk files of a disk (given by its encoded name). Return whether the other chunk files and
+        the index can be made under their usual names: useless files are removed, unless another run may be working on
+        them."""
         found = self._left.setdefault(disk, [])
         if disk in self._directories:
             return False
@@ -348,7 +356,7 @@ class _Making:
         return self._store.has_locks or f"{disk}.index" not in names
 
     def _proved(self, disk: str, name: str, check: Check) -> Optional[Left]:
-        """A chunk file that was found, if it is whole; it is durable then."""
+        """Return a chunk file that was found, made durable; None if it is not intact."""
         path = f"{self.point}/{name}"
         full = f"{self._target.folder}/{path}"
         try:
@@ -367,16 +375,17 @@ class _Making:
         return Left(entry, int(records["offset"][0]) if len(records) else 0, stop)
 
     def left(self, disk: str) -> list[Left]:
-        """The files of a disk that count, or are to be named."""
+        """Return the files of a disk that are used, or that its directory must name."""
         return self._left.get(layout.encoded(disk), [])
 
     def has(self, name: str, data: bytes) -> bool:
-        """Whether nobody is kept out, and a small file is in the folder already: what is left tells of it."""
+        """Return whether the folder, in a store without locks, has the same small file already: the files of an earlier
+        copy may name it."""
         return not self._store.has_locks and self._store.find(self._path(name)) == data
 
     def put(self, name: str, data: bytes) -> FileEntry:
-        """Make a small file, or find it there. StoreError where another one is there that is needed; OutputExists
-        where another run may have made that."""
+        """Make a small file, or use it if it exists. StoreError if another file exists and may be needed; OutputExists
+        if another run may have made that file."""
         path = self._path(name)
         entry = FileEntry(f"{self.point}/{name}", len(data), hashlib.sha256(data).hexdigest())
         self.own.append(entry)
@@ -394,23 +403,23 @@ class _Making:
         return entry
 
     def sums(self, files: Iterable[FileEntry], disks: Iterable[DiskEntry]) -> FileEntry:
-        """Make SHA256SUMS, when all else of the point is there."""
+        """Make SHA256SUMS, once all other files of the point exist."""
         entries = {entry.path: entry for entry in [*self.own, *files, *(disk.directory for disk in disks)]}
         own = [entry for path, entry in entries.items() if path.startswith(f"{self.point}/")]
         digests = {each.path.partition("/")[2]: each.sha256 for each in own if is_there(self._target, each)}
         data = layout.sums(digests)
         found = None if self._store.has_locks else self._store.find(self._path(layout.SUMS))
         if found and {*found.splitlines()} < {*data.splitlines()}:
-            data = found  # of a copy that took a small file from a point that is gone: what it tells is right
+            data = found  # an earlier copy used a small file of a point that is gone: its lines are right
         return self.put(layout.SUMS, data)
 
     def require_set_apart(self) -> None:
-        """Busy where files of the folders may be about to go."""
+        """Raise Busy if files of the folders may soon be removed."""
         for name in sorted({*self._apart, self.point}):
             lock_free.require_set_apart(self._target, name, self.point)
 
     def publish(self, data: bytes, made: Point) -> None:
-        """Commit the point, of which all else is there; OutputError."""
+        """Commit the point, once all its other files exist; OutputError."""
         for name in sorted({*self._apart, self.point}):
             self._store.sync_folder(f"{self._target.folder}/{name}")
         protection = immutable.secure(self._target, made)
@@ -422,14 +431,14 @@ class _Making:
             raise
 
     def end(self) -> None:
-        """It is a point now."""
+        """Remove the records of the copy: the directory is a point's now."""
         half_points.end_setting_apart(self._target, self.point)
         if self._was_swept:
             sweep_mark.drop(self._target, self.point)
 
     def undo(self) -> None:
-        """Remove what was made, unless it may be a point. Without locks it may be counted on by now: it is for a prune,
-        in its time."""
+        """Remove what was made, unless it may be a point. Without locks another run may rely on it already: a later
+        prune removes it."""
         if self._may_be_point or not self._store.has_locks:
             return
         if self.beside in self._apart:

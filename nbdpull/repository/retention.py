@@ -1,19 +1,22 @@
-"""Retention: which points of a series stay by a policy, and for what.
+"""Retention: which points of a series a policy keeps, and why.
 
-As with restic, each rule counts for itself, and what any of them keeps stays. Of an hour, day, ISO week, month or year
-it is the newest point; counted are those that have points, from the newest back, and not the calendar's.
+As in restic, each rule applies on its own, and a point is kept if any rule keeps it. Of an hour, day, ISO week, month
+or year the newest point is kept. Only periods with points count, from the newest back, not those of the calendar.
 
-What stays under any policy:
+Every policy keeps:
 
-- The newest point, the newest sound, verified and drilled one, and what is pinned.
-- Partial points. They are no images, take part in nothing, and nobody knows who needs them: they go by hand alone.
-- Points that a clock which went backwards has put out of order: what was made later than another point, and is older by
-  its time, and that other point. Nobody knows which of them is wrong, so they are of no hour and no day.
+- The newest point, the newest sound, verified and drilled one, and pinned points.
+- Partial points. They are no images, no rule applies to them, and what needs them is unknown: only the user removes
+  them.
+- Points that are out of order because a clock went backwards: a point that was made after another one but has an
+  earlier time, and that other point. Which of the two times is wrong is unknown, so the former belongs to no period.
 
-A damaged point takes nobody's place: where it is the newest of a day, the newest sound point of that day stays as well.
+A damaged point does not replace another one: if it is the newest of a day, the newest sound point of that day is kept
+as well.
 
-What a decision keeps is again kept of what it left: so a second run removes nothing, and a rule of more keeps no less.
-Pure: no clock, no file. Must not know: where points are, what a point is made of, how one is removed.
+A second decision about the kept points keeps all of them again: so a second run removes nothing, and a rule with a
+higher number keeps no fewer points. Pure: no clock, no file. Must not know: where points are, what a point consists of,
+how one is removed.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ from zoneinfo import ZoneInfo
 from ..core import members
 
 UTC = "UTC"
-_MOST = 10**12  # points, or seconds, which are more than a time can have
+_MOST = 10**12  # points or seconds: more seconds than a datetime can span
 
-# What keeps a point, beside the rules of a policy.
+# The reasons to keep a point besides the rules of a policy.
 NEWEST, SOUND, VERIFIED, DRILLED = "newest", "newest-sound", "newest-verified", "newest-drilled"
 PINNED, PARTIAL, CLOCK = "pinned", "partial", "clock"
 LAST, WITHIN = "last", "within"
@@ -37,7 +40,7 @@ PERIODS = {"hourly": "%Y-%m-%d %Hh", "daily": "%Y-%m-%d", "weekly": "%G-W%V", "m
 
 
 class UnknownZone(ValueError):
-    """There is none of that name here. Where the host lacks the list of them, that is every one but UTC."""
+    """This host knows no time zone of that name. Without the time zone database it knows only UTC."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no time zone is called {members.short(name)}: write one such as Europe/Berlin")
@@ -46,8 +49,11 @@ class UnknownZone(ValueError):
 
 @dataclass(frozen=True)
 class Policy:
-    """How many points a rule keeps, 0: it keeps none; keep_within: all that are at most so many seconds older than the
-    newest one. time_zone: of the hours and days, by its IANA name. ValueError where it is none, or keeps nothing."""
+    """How many points each rule keeps, 0: none.
+
+    keep_within: keep all points that are at most this many seconds older than the newest one; time_zone: IANA name of
+    the time zone of the periods. ValueError if a value or the time zone is invalid, or if the policy keeps nothing.
+    """
 
     keep_last: int = 0
     keep_hourly: int = 0
@@ -72,13 +78,13 @@ class Policy:
 
     @property
     def members(self) -> dict[str, Any]:
-        """As a JSON object, of which `of` makes the same."""
+        """The policy as a JSON object, which `of` reads back."""
         return {name: value for name, value in asdict(self).items() if value}
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Policy:
-        """Made of a JSON object. ValueError, also where it has a member of a later version: left out, what that is to
-        keep would go."""
+        """Return the policy of a JSON object. ValueError, also for a member of a later version: if it were ignored, the
+        points that it should keep would be removed."""
         known = {each.name for each in fields(cls)}
         strange = [name for name in document if name not in known]
         if strange:
@@ -86,14 +92,15 @@ class Policy:
         return members.build(cls, document)
 
     def __str__(self) -> str:
-        """As its options are written."""
+        """Return the policy as command-line options."""
         told = {**self.members, "keep_within": self.keep_within and _duration(self.keep_within)}
         return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told.items() if value not in (0, UTC))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point. created: with a time zone. damaged: it, or what it builds on; verified, drilled: whole, and well."""
+    """A point. created: with a time zone; damaged: the point, or one that it builds on, is damaged; verified, drilled:
+    all of it, successfully."""
 
     id: str
     sequence: int
@@ -107,7 +114,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """Of one point. kept_by: {rule: which hour, day … of it, or "" where there is nothing to tell}; empty: it goes."""
+    """The decision on one point. kept_by: {rule: its hour, day … or other detail, or ""}; empty: the point is
+    removed."""
 
     id: str
     kept_by: dict[str, str]
@@ -119,7 +127,8 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """decisions: in the order of commits; needs_force: more than half of the points that are not partial would go."""
+    """decisions: in the order of commits; needs_force: more than half of the points that are not partial would be
+    removed."""
 
     decisions: list[Decision]
     needs_force: bool
@@ -130,7 +139,7 @@ class Outcome:
 
 
 def zone(name: str) -> tzinfo:
-    """UnknownZone."""
+    """Return the time zone of that name; UnknownZone."""
     try:
         return timezone.utc if name == UTC else ZoneInfo(name)
     except (KeyError, ValueError, OSError):
@@ -138,7 +147,7 @@ def zone(name: str) -> tzinfo:
 
 
 def decided(points: Iterable[Candidate], policy: Policy, now: datetime) -> Outcome:
-    """now: no point is newer, for keep_within, where that is known of a clock."""
+    """Decide which points a policy keeps. now: for keep_within, points with a later time do not count as the newest."""
     ordered = sorted(points, key=lambda point: (point.sequence, point.id))
     kept: dict[str, dict[str, str]] = {point.id: {} for point in ordered}
     whole = [point for point in ordered if not point.partial]
@@ -148,7 +157,7 @@ def decided(points: Iterable[Candidate], policy: Policy, now: datetime) -> Outco
     return Outcome([Decision(point.id, kept[point.id]) for point in ordered], 2 * len(gone) > len(whole))
 
 
-Keeping = Iterator[tuple[Candidate, str, str]]  # the point, the rule, what of it
+Keeping = Iterator[tuple[Candidate, str, str]]  # the point, the rule, the detail of the rule
 
 
 def _always(ordered: Sequence[Candidate], whole: Sequence[Candidate]) -> Keeping:
@@ -164,7 +173,8 @@ def _always(ordered: Sequence[Candidate], whole: Sequence[Candidate]) -> Keeping
 
 
 def _behind(whole: Sequence[Candidate]) -> Iterator[tuple[Candidate, Candidate]]:
-    """(one that is older by its time than one made before, the newest of those by its time)"""
+    """Yield (a point whose time is earlier than that of a point made before it, the latest by time of those made
+    before)."""
     latest: Optional[Candidate] = None
     for point in whole:
         if latest is not None and point.created < latest.created:
@@ -200,7 +210,8 @@ def _newest_of_each(points: Sequence[Candidate], period: str, form: str, count: 
 
 
 def _within(points: Sequence[Candidate], seconds: float, now: datetime) -> Keeping:
-    """As with restic, nothing of a domain goes by its age after its last point; one of the future is not that."""
+    """Yield the points within `seconds` of the newest one. As in restic, points do not expire if no newer ones are
+    made. A point with a time in the future does not count as the newest."""
     newest = max((point.created for point in points if point.created <= now), default=now)
     for point in points:
         if seconds and (newest - point.created).total_seconds() <= seconds:
@@ -210,12 +221,12 @@ def _within(points: Sequence[Candidate], seconds: float, now: datetime) -> Keepi
 def _local(moment: datetime, where: tzinfo) -> datetime:
     try:
         return moment.astimezone(where)
-    except OverflowError:  # of the first or the last day that there is: a manifest can have it
+    except OverflowError:  # on the first or the last day that datetime can represent: a manifest can contain it
         return moment
 
 
 def _duration(seconds: float) -> str:
-    """As it is written on the command line: 14d, 36h."""
+    """Return a duration as written on the command line: 14d, 36h."""
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds % length == 0:
             return f"{int(seconds // length)}{unit}"
