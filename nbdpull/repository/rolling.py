@@ -1,15 +1,15 @@
-"""A verification file by file: what was proved longest ago comes first, and the ledger says where it ended.
+"""A verification file by file, starting with those verified longest ago; the ledger records how far it came.
 
-The unit is the file, once however many points share it. What a proof of each is:
+The unit is the file, verified once no matter how many points share it. The proof of a file consists of:
 
-- of any: its size and its SHA-256;
-- of a directory: its windows as well, which every page that makes them up is read for;
-- of an index: its pages as well, and, at the level of frames, each frame in other points' chunk files that they name;
-- of a chunk file, at the level of frames: each frame that the pages of its own point's index name.
+- for any file: its size and its SHA-256;
+- for a directory: its windows as well, for which every page that they consist of is read;
+- for an index: its pages as well and, at the level of frames, each frame in other points' chunk files that they name;
+- for a chunk file, at the level of frames: each frame that the pages of its own point's index name.
 
-So what a point shows was all looked at since the oldest proof among its files. Frames that no point shows any more are
-looked at with the others, and are no damage. Owns: the order, and these proofs. Must not know: how a damage is told
-(inspection.py looks at the points of a file that does not fit), for how long it goes on.
+So everything that a point shows was checked since the oldest proof among its files. Frames that no point shows any more
+are checked with the others, but do not count as damage. Owns: the order, and these proofs. Must not know: how damage is
+reported (inspection.py inspects the points of a damaged file), how long the verification continues.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from .series import Point
 if TYPE_CHECKING:
     from ..format.layout import Records
 
-BATCH = 1 << 28  # bytes of files that are looked at together, or one larger file
+BATCH = 1 << 28  # bytes of files that are verified together, or one larger file
 BATCH_FILES = 1000
 
 ONLY_WINDOWS = Part(paths=frozenset())
 
 
 class Rolling:
-    """Of one series, by its Evidence. tell: called with all that is found, and with what was looked at meanwhile."""
+    """The verification of one series, based on its Evidence. tell: called with all findings, and with what was checked
+    meanwhile."""
 
     def __init__(self, evidence: Evidence, depth: Depth, tell: Tell) -> None:
         self._evidence, self._target, self._depth = evidence, evidence.target, depth
@@ -54,22 +55,22 @@ class Rolling:
         self._now = findings.now()["when"]
         self._catalog = Catalog()
         self._proved: dict[Key, Proof] = {}
-        self._queue: Optional[list[Key]] = None  # those to be proved, the next one last
+        self._queue: Optional[list[Key]] = None  # the files to verify, the next one last
         self._has_proved = False
         self._looks: dict[str, Look] = {}
         self._windows = Inspector(self._target, replace(depth, part=ONLY_WINDOWS), self._tell)
         self._flaws = FileFlaws(self._target, depth.check)
-        self._names: dict[tuple[str, bytes, int], list[str]] = {}  # of the pages that were read: the files they name
+        self._names: dict[tuple[str, bytes, int], list[str]] = {}  # {page that was read: files that it names}
         self._good = SeenFrames()
 
     @property
     def points(self) -> int:
-        """How many it looked at."""
+        """The number of points that were inspected."""
         return len(self._looks)
 
     @property
     def next(self) -> Optional[str]:
-        """When the next file was last proved, "" for never; None where there is none left."""
+        """When the next file was last verified, "" for never; None if no file is left."""
         if self._queue is None:
             return ""
         return self._when(self._queue[-1]) if self._queue else None
@@ -78,7 +79,7 @@ class Rolling:
         return self._proved.get(key, NEVER).at(self._depth.level) or ""
 
     def go_on(self) -> None:
-        """Look at the next files; at first at the places of damages on record."""
+        """Verify the next files. The first call checks the places of recorded damage instead."""
         if self._queue is None:
             self._begin()
         else:
@@ -109,7 +110,7 @@ class Rolling:
         indexes = [entry for entry in sound if layout.INDEX_PATH.match(entry.path)]
         chunks = [entry for entry in sound if layout.CHUNK_PATH.match(entry.path)]
         directories = self._of_directories(sound)
-        more = {entry.path for entry in indexes} | directories.keys()  # takes to be proved
+        more = {entry.path for entry in indexes} | directories.keys()  # must be checked to be proved
         self._note(entry for entry in sound if entry.path not in more)
         bad |= self._pages_and_frames(indexes, chunks)
         bad = self._accuse(bad) if bad else bad
@@ -117,7 +118,7 @@ class Rolling:
         bad |= {path for path, point in directories.items() if _has_bad_windows(self._looks[point.id])}
         for entry in (each for each in batch if each.path in bad):
             self._proved.pop((entry.path, entry.sha256), None)
-        bad |= {entry.path for entry in chunks if _own_index(entry.path) in bad}  # their frames were not looked at
+        bad |= {entry.path for entry in chunks if _own_index(entry.path) in bad}  # their frames were not checked
         self._note((entry for entry in sound if entry.path not in bad), self._depth.level)
 
     def _note(self, entries: Iterable[FileEntry], level: str = verdict.FILES) -> None:
@@ -127,7 +128,7 @@ class Rolling:
             self._has_proved = True
 
     def _digests(self, batch: Sequence[FileEntry]) -> set[str]:
-        """Paths of the files that are not what was stored."""
+        """Return the paths of the damaged files."""
         depth = self._depth
 
         flaws = pipeline.ordered(
@@ -142,8 +143,8 @@ class Rolling:
         return bad
 
     def _blame(self, entry: FileEntry, flaw: str) -> None:
-        """Note a damaged file for every point that refers to it, whatever ends the run before they are looked at. Of a
-        directory that was done at the beginning."""
+        """Note a damaged file for every point that refers to it, so that it is recorded even if the run ends before the
+        points are inspected. A damaged directory was noted at the beginning."""
         if not self._of_directories([entry]):
             points = self._points_of[entry.path, entry.sha256]
             disk = self._catalog.disks.get(entry.path)
@@ -152,7 +153,7 @@ class Rolling:
 
     @functools.cached_property
     def _points_of(self) -> dict[Key, list[Point]]:
-        """{file: those that refer to it, in the order of commits}, for who asks for many files of a catalog."""
+        """{key of a file: points that refer to it, in the order of commits}. Made once, for many files."""
         found: dict[Key, list[Point]] = {}
         for point in self._evidence.points:
             for key in self._catalog.of_point[point.id]:
@@ -160,7 +161,7 @@ class Rolling:
         return found
 
     def _of_directories(self, entries: Iterable[FileEntry]) -> dict[str, Point]:
-        """{path: its point} of those that are directories of disks."""
+        """Return {path: its point} of those files that are directories of disks."""
         named = self._catalog.directories
         return {entry.path: named[entry.path] for entry in entries if entry.path in named}
 
@@ -175,7 +176,7 @@ class Rolling:
         return self._looks[point.id]
 
     def _accuse(self, paths: set[str]) -> set[str]:
-        """Look at every point that refers to one of these files; return those that are damaged."""
+        """Inspect every point that refers to one of these files; return the paths of the files that are damaged."""
         inspector = Inspector(self._target, replace(self._depth, part=Part(paths=frozenset(paths))), self._tell)
         of_point = self._catalog.of_point
         points = [each for each in self._evidence.points if any(path in paths for path, _ in of_point[each.id])]
@@ -183,7 +184,7 @@ class Rolling:
         return {damage.path for look in self._looks.values() for damage in look.damages if damage.path in paths}
 
     def _tell(self, found: Union[Damage, TooNew, Seen]) -> None:
-        """Once, where two looks find it."""
+        """Report a finding; damage that is found twice is reported only once."""
         if isinstance(found, Damage):
             if found in self._told:
                 return
@@ -193,7 +194,7 @@ class Rolling:
     # Pages and frames
 
     def _pages_and_frames(self, indexes: Sequence[FileEntry], chunks: Sequence[FileEntry]) -> set[str]:
-        """Paths of files that are not good, by what their pages say."""
+        """Return the paths of the indexes with damaged pages, and of the chunk files with damaged frames."""
         bad: set[str] = set()
         depth, files = self._depth, reader.OpenFiles(self._target.store)
 
@@ -223,8 +224,8 @@ class Rolling:
     def _parts(
         self, indexes: Sequence[FileEntry], chunks: Sequence[FileEntry], files: reader.OpenFiles, bad: set[str]
     ) -> Iterator[_Part]:
-        """Yield in small parts the records of the frames that are to be looked at; bad: gets the indexes that have a
-        bad page."""
+        """Yield, in small parts, the records of the frames to check. bad: indexes with a damaged page are added to
+        it."""
         by_frames = self._depth.level == verdict.FRAMES
         own = {entry.path for entry in chunks} if by_frames else set()
         whole = {entry.path for entry in indexes}
@@ -251,7 +252,7 @@ class Rolling:
         return page
 
     def _unseen(self, page: pages.Page, wanted: set[str]) -> Records:
-        """A record of each frame of these files that a page names, and that was not looked at yet."""
+        """Return one record for each frame of these files that a page names and that was not checked yet."""
         data = stack.data_of(page.records)
         found = [data[:0]]
         for number in (n for n, name in enumerate(page.names) if name in wanted):
@@ -259,10 +260,10 @@ class Rolling:
             found.append(mine[~self._good.known(page.names[number], mine)])
         return one_of_each(numpy.concatenate(found))
 
-    # What came of it
+    # The result
 
     def conclude(self) -> Optional[Document]:
-        """The ledger of all that is known now; None where this run proved nothing."""
+        """Return the ledger of all that is known now; None if this run proved nothing."""
         if not self._has_proved:
             return None
         catalog = self._catalog
@@ -270,7 +271,7 @@ class Rolling:
         return ledger.of(self._depth.level, [(each, self._since(each)) for each in self._evidence.points], known)
 
     def _since(self, point: Point) -> Proof:
-        """Since when all of a point is proved."""
+        """Return since when everything of a point is proved."""
         if point.id in self._catalog.unread:
             return NEVER
         proofs = [self._proved.get(key, NEVER) for key in self._catalog.of_point[point.id]]
@@ -278,7 +279,7 @@ class Rolling:
 
 
 class _Part(NamedTuple):
-    """Some records of a page, each of a frame of its own; names: the files that their chunk is a number of."""
+    """Some records of a page, each of a different frame. names: the files that the records' chunk numbers index."""
 
     names: list[str]
     records: Records
@@ -286,7 +287,7 @@ class _Part(NamedTuple):
 
 
 def _has_bad_windows(look: Look) -> bool:
-    """Whether disks of the point were not looked at to their end, or cannot be made up: all but chunk files counts."""
+    """Return whether disks of the point were not inspected completely, or any file but a chunk file is damaged."""
     return not look.complete or not all(each.path and layout.CHUNK_PATH.match(each.path) for each in look.damages)
 
 
@@ -295,7 +296,7 @@ def _point_of(path: str) -> str:
 
 
 def _own_index(chunk: str) -> str:
-    """Path of the index that was written with a chunk file."""
+    """Return the path of the index that was written with a chunk file."""
     match = layout.CHUNK_PATH.match(chunk)
     return f"{_point_of(chunk)}/{match['disk']}.index" if match else ""
 

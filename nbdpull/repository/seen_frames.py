@@ -1,6 +1,6 @@
-"""Frames that a run looked at, so that it looks at none twice, however many points refer to it.
+"""The frames that a run has checked, so that it checks none twice, no matter how many points refer to it.
 
-Owns: which these are, in 48 bytes each. Must not know: what was found of them.
+Owns: the record of these frames, 48 bytes each. Must not know: the results of the checks.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from ..core.extents import Indexes, Mask
     from ..format.layout import Records
 
-_FIELDS = ("position", "stored", "raw", "digest")  # where a frame is in its file, and what it has to be
+_FIELDS = ("position", "stored", "raw", "digest")  # where a frame is in its file, and what it must contain
 _KEY = numpy.dtype([(name, layout.RECORD[name]) for name in _FIELDS])
 _NONE = numpy.empty(0, _KEY)
 
 
 class SeenFrames:
-    """Frames of files, each by its path. Of two that begin at one place of a file, only the first is known."""
+    """Frames of files, by the files' paths. Of two frames at the same position of a file, only the first is known."""
 
     def __init__(self) -> None:
         self._known: dict[str, Records] = {}  # of _KEY, by position
         self._new: dict[str, list[Records]] = {}
 
     def add(self, path: str, records: Records) -> None:
-        """Note the frames that some records of a file are of."""
+        """Add the frames of some records of a file."""
         keys = numpy.empty(len(records), _KEY)
         for name in _FIELDS:
             keys[name] = records[name]
         self._new.setdefault(path, []).append(keys)
 
     def known(self, path: str, records: Records) -> Mask:
-        """Which of some records of a file are of frames that were noted: an array of booleans."""
+        """Return which records of a file belong to frames that were added: an array of booleans."""
         keys = self._keys(path)
         if not len(keys):
             return numpy.zeros(len(records), bool)
@@ -50,13 +50,13 @@ class SeenFrames:
 
 
 def equal_frames(one: Records, other: Records) -> Mask:
-    """Whether records of one file are of the same frame, each with its counterpart."""
+    """Return whether each record belongs to the same frame as its counterpart; both are records of one file."""
     mask: Mask = numpy.logical_and.reduce([one[name] == other[name] for name in _FIELDS])
     return mask
 
 
 def one_of_each(records: Records) -> Records:
-    """One record of each frame that some records of a disk are of, in their order."""
+    """Return one record for each frame that some records of a disk belong to, in their order."""
     order: Indexes = numpy.lexsort((records["position"], records["chunk"]))
     ordered = records[order]
     again = (ordered["chunk"][1:] == ordered["chunk"][:-1]) & equal_frames(ordered[1:], ordered[:-1])

@@ -1,7 +1,7 @@
 """All points of one domain in one store: which are committed, and in which order.
 
-Owns: the directory of a domain, and the proof of a point from its manifest down. Must not know:
-how a point is made (new_point.py), what is in one that is not committed (half_points.py), libvirt, NBD.
+Owns: the directory of a domain, and the verification of a point from its manifest down. Must not know: how a point is
+made (new_point.py), what an uncommitted point contains (half_points.py), libvirt, NBD.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Point:
-    """A committed point: its manifest, and the SHA-256 of the manifest's file, by which a child names it."""
+    """A committed point: its manifest, and the SHA-256 of the manifest's file, by which a child refers to it."""
 
     manifest: Manifest
     sha256: str
@@ -42,16 +42,16 @@ class Point:
 
     @property
     def origin(self) -> str:
-        """SHA-256 of the manifest as it was first made: the same in every copy, whatever seals it."""
+        """The SHA-256 of the manifest as first made: the same in every copy, whatever its seal."""
         return self.manifest.origin or self.sha256
 
     @property
     def disks(self) -> list[str]:
-        """Their names."""
+        """The names of the disks."""
         return [disk.name for disk in self.manifest.disks]
 
     def disk(self, name: str) -> DiskEntry:
-        """The entry of that disk; NoSuchDisk."""
+        """Return the entry of a disk; NoSuchDisk."""
         entry = self.manifest.disk(name)
         if entry is None:
             raise errors.NoSuchDisk(f"point {self.id} has no disk {name}; it has: {', '.join(self.disks)}")
@@ -59,16 +59,16 @@ class Point:
 
     @property
     def files(self) -> dict[str, FileEntry]:
-        """Those of the domain, by their names."""
+        """The small files of the point, by name."""
         return {entry.path.partition("/")[2]: entry for entry in self.manifest.files}
 
     @property
     def when(self) -> datetime:
-        """The instant that the disks are as of; of points that do not tell it, when they were committed."""
+        """The instant that the disks are as of; if the manifest does not record it, when the point was committed."""
         return datetime.fromisoformat(self.manifest.as_of or self.manifest.created)
 
     def file(self, name: str) -> Optional[FileEntry]:
-        """That one, None where the point has none of that name."""
+        """Return the entry of a small file, None if the point has no file of that name."""
         return self.files.get(name)
 
 
@@ -76,7 +76,7 @@ class Series:
     """The points of one domain. Reading it never changes anything."""
 
     def __init__(self, store: Store, domain: str, folder: Optional[str] = None) -> None:
-        """folder: where the points are, unless that is the domain's own folder."""
+        """folder: where the points are; None: in the folder named after the domain."""
         self.store = store
         self.domain = domain
         self.folder = folder or layout.folder_name(domain)
@@ -86,15 +86,16 @@ class Series:
         return self.folder == layout.folder_name(self.domain)
 
     def is_where_it_began(self) -> bool:
-        """Whether the folder has the name that one of its points tells; another one was renamed, or is a copy."""
+        """Return whether the folder is named after the domain in one of its points; if not, it was renamed, or is a
+        copy."""
         return any(map(self._bears_its_name, self.load()[0]))
 
     def _bears_its_name(self, point: Point) -> bool:
         return layout.folder_name(point.manifest.domain) == self.folder
 
     def some_point(self) -> Optional[Point]:
-        """The first of its points that can be read; None where it has none. Foreign where one before it was not made
-        with the key of the store; Damaged, StoreError where none can be read."""
+        """Return the first point that can be read; None if there are no points. Foreign if a point before it was not
+        made with the key of the store; Damaged or StoreError if no point can be read."""
         flaw: Optional[errors.NbdpullError] = None
         for name in self.store.folders(self.folder):
             try:
@@ -108,7 +109,7 @@ class Series:
         return None
 
     def uuid(self) -> Optional[str]:
-        """That of the domain, by the first of its points that can be read; None where there is none."""
+        """Return the UUID of the domain from the first point that can be read; None if there is none."""
         with suppress(errors.Damaged, errors.StoreError):
             for name in self.store.folders(self.folder):
                 with suppress(errors.Damaged, errors.StoreError):
@@ -116,7 +117,7 @@ class Series:
         return None
 
     def require_of(self, points: Iterable[Point], uuid: str) -> None:
-        """OtherDomain unless these points of the series are all of the domain with this uuid."""
+        """Raise OtherDomain unless these points of the series all belong to the domain with this UUID."""
         for other in (point.manifest for point in points if point.manifest.uuid != uuid):
             raise errors.OtherDomain(
                 f"{self.store.path(self.folder)} holds points of another domain, {other.domain} (uuid {other.uuid}, "
@@ -124,8 +125,8 @@ class Series:
             )
 
     def load(self) -> tuple[list[Point], Refused]:
-        """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error}).
-        Foreign is the error of points of another domain; where nothing tells whose the series is, of all."""
+        """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error}). The
+        error is Foreign for points of another domain; for all points if it is unknown which domain owns the series."""
         points, refused = self._each(self.point_in)
         if strangers := self._strangers(points):
             refused.update(strangers)
@@ -133,8 +134,8 @@ class Series:
         return sorted(points, key=lambda point: point.manifest.sequence), refused
 
     def heads(self) -> tuple[list[Head], Refused]:
-        """The same of their heads, of which one is refused only if it is not intact, or of another domain. Of a
-        thousand points it takes longer than all else to decode every manifest."""
+        """Return what `load` returns, with heads for points. A point is refused only if its manifest is not intact or
+        belongs to another domain. Decoding every manifest of a thousand points takes longer than all the rest."""
         found, refused = self._each(self._head)
         if len({head.uuid for head in found}) > 1:
             refused = self.load()[1]
@@ -142,8 +143,9 @@ class Series:
         return sorted(found, key=lambda head: head.sequence), refused
 
     def _strangers(self, points: list[Point]) -> dict[str, errors.Foreign]:
-        """No writer mixes points of several uuids: somebody brought some there. Those that bear the name of the folder
-        were there before, and those of the same uuid, whatever the domain was called then."""
+        """Return the errors of the points of other domains, by id. No writer mixes points with several UUIDs: somebody
+        put some there. The series belongs to the UUID of the points that have the folder's name, and so do all points
+        with that UUID, whatever the domain's name was."""
         if len({point.manifest.uuid for point in points}) < 2:
             return {}
         owners = {point.manifest.uuid for point in points if self._bears_its_name(point)}
@@ -175,15 +177,16 @@ class Series:
         return found, refused
 
     def _looked_at(self, look: Callable[[str], _T], name: str) -> tuple[Optional[_T], Optional[errors.NbdpullError]]:
-        """(what look(name) gives, why that is refused); neither of a directory that is no point's."""
+        """Return (result of look(name), None) or (None, why it is refused); (None, None) if the directory contains no
+        point."""
         try:
             return look(name), None
         except _REFUSED as error:
             return None, None if self._lacks_manifest(name) else error
 
     def begun_last(self) -> list[Point]:
-        """The points that were begun last by their names: the one, or all of one second. As a rule the newest is among
-        them, but a clock may have gone back. Raises what makes one unreadable."""
+        """Return the points that were begun last according to their names: one, or all of one second. The newest point
+        is usually among them, unless a clock went back. Raises the error of an unreadable point."""
         names = sorted(filter(layout.POINT_ID.match, self.store.folders(self.folder)), reverse=True)
         for _, second in groupby(names, lambda name: name.partition("-")[0]):
             seen = [self._looked_at(self.point_in, name) for name in second]
@@ -194,20 +197,20 @@ class Series:
         return []
 
     def points(self) -> list[Point]:
-        """Return every Point in the order of their commits; raises what makes one unreadable."""
+        """Return every Point in the order of their commits; raises the error of an unreadable one."""
         points, refused = self.load()
         for error in refused.values():
             raise error
         return points
 
     def _lacks_manifest(self, name: str) -> bool:
-        """Whether a directory is that of no point, or not any more: what was listed may be gone since."""
+        """Return whether a directory contains no committed point, possibly because it was removed after the listing."""
         with suppress(errors.NbdpullError):
             return self.store.find(f"{self.folder}/{name}/{layout.MANIFEST}") is None
         return False
 
     def newest(self) -> Optional[Point]:
-        """The point that was committed last, of those that can be read; None where there is none."""
+        """Return the point that was committed last, of those that can be read; None if there is none."""
         return self.newest_of(self.newest_first())
 
     def newest_of(self, newest_first: Iterable[str]) -> Optional[Point]:
@@ -217,7 +220,7 @@ class Series:
         return next(reversed(self.load()[0]), None)
 
     def newest_first(self) -> list[str]:
-        """Names of the points by the order of their commits; none where one of them is refused."""
+        """Return the names of the points, the last committed first; [] if one of the points is refused."""
         found, refused = self.heads()
         return [] if refused else [head.point for head in reversed(found)]
 
@@ -232,7 +235,7 @@ class Series:
         return Head(name, decoded.sequence, decoded.uuid)
 
     def point_in(self, name: str) -> Point:
-        """That of the directory of this name; Damaged, FormatTooNew, FormatTooOld."""
+        """Return the point in the directory of this name; Damaged, FormatTooNew, FormatTooOld."""
         return self.store.proved(lambda: self._proved_point(name))
 
     def _proved_point(self, name: str) -> Point:
@@ -244,16 +247,16 @@ class Series:
         return Point(decoded, hashlib.sha256(data).hexdigest())
 
     def named(self, wanted: str) -> list[str]:
-        """Ids that begin so, of committed points; what is there by that very name comes alone, committed or not. Where
-        it cannot be told, there is none to be found."""
+        """Return the ids of committed points that begin with `wanted`; only `wanted` if a directory has exactly that
+        name, committed or not. [] if the directories cannot be listed."""
         with suppress(errors.Damaged):
             found = point_choice.beginning_with(wanted, self.store.folders(self.folder))
             return found if found == [wanted] else [each for each in found if self.has_point(each)]
         return []
 
     def has_point(self, name: str) -> bool:
-        """Whether there is a committed one of that very name, sound or not; one whose manifest is something strange is
-        no half one either."""
+        """Return whether a committed point with this id exists, sound or not. A point whose manifest is not a regular
+        file counts, because it is no half point either."""
         try:
             known = layout.POINT_ID.match(name)
             return bool(known) and self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is not None
@@ -261,9 +264,10 @@ class Series:
             return True
 
     def point(self, wanted: str = LATEST) -> Point:
-        """Return the Point with that id, or the only one whose id begins so; of a time the newest at or before it; or
-        the latest. Of several by time, the last one that is whole, where there is any. NoSuchPoint; Foreign of an id
-        only where the point is of another domain, and was never called as the folder is.
+        """Return the Point with that id, the only one whose id begins with `wanted`, the newest at or before a time, or
+        the latest. Among several by time, partial points are returned only if there are no others.
+
+        NoSuchPoint; Foreign for an id only if the point belongs to another domain and does not have the folder's name.
         """
         if wanted == LATEST:
             return self.latest_of(self.newest_first())
@@ -288,7 +292,7 @@ class Series:
         return point
 
     def latest_of(self, newest_first: Iterable[str]) -> Point:
-        """As `_last`, which decodes every manifest."""
+        """Return what `_last` returns, which decodes every manifest, but decode only the newest if possible."""
         with suppress(*_REFUSED):
             for name in newest_first:
                 point = self.point_in(name)
@@ -310,7 +314,7 @@ class Series:
         return next((point for point in reversed(points) if not point.manifest.partial), points[-1])
 
     def parent(self, point: Point) -> Optional[Point]:
-        """The Point that this one was read against, None if there was none, or it is not in the store any more."""
+        """Return the Point that this one was read against, None if there was none or it is no longer in the store."""
         entry = point.manifest.parent
         with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
             parent = self.point_in(entry.point) if entry else None
@@ -318,8 +322,8 @@ class Series:
         return None
 
     def directory(self, point: Point, disk: str, partial: bool = False, read: ReadPage = read_page) -> Directory:
-        """That of a disk of a Point, proved. partial: PartialPoint is no error; read: how it reads its pages.
-        NoSuchDisk, Damaged."""
+        """Return the verified directory of a disk of a Point. partial: allow a partial point; read: how the directory
+        reads its pages. NoSuchDisk, Damaged, PartialPoint."""
         entry = point.disk(disk)
         if not entry.whole and not partial:
             raise errors.PartialPoint(
@@ -332,7 +336,7 @@ class Series:
             raise errors.Damaged(f"{error}; nbdpull index --rebuild may rebuild it") from error
 
     def read_file(self, point: Point, name: str) -> Optional[bytes]:
-        """The bytes of that file of a Point, proved; None where it has none of that name. Damaged."""
+        """Return the verified bytes of a small file of a Point; None if it has no file of that name. Damaged."""
         entry = point.file(name)
         if entry is None:
             return None
@@ -351,14 +355,14 @@ class Series:
             raise errors.Damaged(f"{self.store.path(f'{self.folder}/{entry.path}')}: {error}") from None
 
     def definition(self, point: Point) -> str:
-        """The domain's definition as it was stored, as text; Damaged where there is none."""
+        """Return the domain's definition as it was stored, as text; Damaged if there is none."""
         text = self._text(point, layout.DOMAIN_XML)
         if text is None:
             raise errors.Damaged(f"point {point.id} of {self.domain} has no {layout.DOMAIN_XML}")
         return text
 
     def live_definition(self, point: Point) -> Optional[str]:
-        """The domain's definition as it ran, as text; None where the point has none. Damaged."""
+        """Return the live definition of the running domain, as text; None if the point has none. Damaged."""
         return self._text(point, layout.LIVE_XML)
 
     def _text(self, point: Point, name: str) -> Optional[str]:
@@ -369,36 +373,38 @@ class Series:
             raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is not text") from None
 
     def standing(self, entry: FileEntry) -> list[FileEntry]:
-        """The files that hold what the file of a FileEntry did: itself, or those that it was moved to. Damaged."""
+        """Return the files that hold the contents of a FileEntry's file: the file itself, or those that it was moved
+        to. Damaged."""
         if layout.CHUNK_PATH.match(entry.path) and self.store.size(f"{self.folder}/{entry.path}") is None:
             table = moved.read(self.store, self.folder, entry)
             return [entry] if table is None else [*table.files]
         return [entry]
 
     def file_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
-        """Say why the file of a FileEntry, or one that it was moved to, is not the one that was stored, or None.
+        """Return why the file of a FileEntry, or one that it was moved to, is damaged or missing; None if it is intact.
         check() is called often."""
         return self.flaw(entry, lambda each: self.own_flaw(each, check))
 
     def size_flaw(self, entry: FileEntry) -> Optional[str]:
-        """Say why a FileEntry has no file of its size, nor files that it was moved to, or None."""
+        """Return why a FileEntry's file, or one that it was moved to, is missing or has the wrong size; None if all
+        sizes are right."""
         return self.flaw(entry, self._own_size_flaw)
 
     def flaw(self, entry: FileEntry, of: Callable[[FileEntry], Optional[str]]) -> Optional[str]:
-        """What `of` says of the first file, among those that hold what that of a FileEntry did, of which it says
-        anything; None if it does of none. What another run moves meanwhile is asked about where it is then."""
+        """Return the first flaw that `of` finds in the files that hold the contents of a FileEntry's file; None if it
+        finds none. If another run moves the file meanwhile, the new files are checked."""
         held = [entry]
         try:
             while flaw := next(filter(None, map(of, held)), None):
                 before, held = held, self.standing(entry)
-                if held == before:  # else another run moved it meanwhile
+                if held == before:  # otherwise another run has moved it meanwhile
                     return flaw
         except errors.Damaged as error:
             return str(error)
         return None
 
     def own_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
-        """As `file_flaw`, of the very file: not of what it was moved to."""
+        """Return what `file_flaw` returns, but only for the file itself, not for files that it was moved to."""
         path = f"{self.folder}/{entry.path}"
         try:
             flaw = self._own_size_flaw(entry)

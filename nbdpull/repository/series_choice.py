@@ -1,7 +1,7 @@
-"""Which series there are in a store, and which of them a user or a run means.
+"""The series of a store, and which of them a user or a run means.
 
-Owns: how the domain of a series is called, and what is said where a word fits none, or several. Must not know: what is
-in a point.
+Owns: the name of a series' domain, and the error if a name matches no series, or several. Must not know: what is in a
+point.
 """
 
 from __future__ import annotations
@@ -19,34 +19,38 @@ from .series import Point, Series
 
 
 def all_series(store: Store, among: Optional[list[Series]] = None) -> list[Series]:
-    """Return the Series of every domain in the store that has a folder; lost+found and the like are none. among: only
-    of these, which `folders` gave."""
+    """Return the Series of every domain in the store that has a folder. lost+found and the like are ignored. among:
+    only these series, from `folders`."""
     with ExitStack() as looking:
         return [*_named(store, folders(store) if among is None else among, looking)]
 
 
 def holding(store: Store, wanted: str) -> list[tuple[Series, list[str]]]:
-    """(Series, ids of its points that begin so) of each that has some. All points of these are read, to tell the name
-    of the domain, and none of the others."""
+    """Return (Series, ids of its points that begin with `wanted`) for each series that has such points. Only the points
+    of these series are read, to find the name of the domain."""
     every = folders(store)
     found = {each: names for each, names in zip(every, store.several(lambda each: each.named(wanted), every)) if names}
     return [*zip(all_series(store, [*found]), found.values())]
 
 
 def folders(store: Store) -> list[Series]:
-    """The same by the names of their folders: no point is read."""
+    """Return the Series of every folder in the store, with the domain's name from the folder's name: no point is
+    read."""
     names = ((layout.domain_name(folder), folder) for folder in store.folders())
     return [Series(store, name, folder) for name, folder in names if name is not None]
 
 
 def _named(store: Store, every: list[Series], looking: ExitStack) -> dict[Series, list[str]]:
-    """{each by the name that its newest point tells: what `newest_first` gave}. The domain may have been renamed, or
-    its name is no folder's. looking: ends the look at the folder where there is but one; a look may hold a descriptor,
-    or a listing of a bucket."""
+    """Return {Series with the domain's name from its newest point: result of `newest_first`}. The name of the folder
+    may be an old name of the domain, or differ from the name because not every name can be a folder's.
+
+    looking: keeps the view of the folder open (see Store.looking) if there is only one; a view may hold a descriptor,
+    or a listing of a bucket.
+    """
     found: dict[Series, list[str]] = {}
     for each in every:
         names: list[str] = []
-        with ExitStack() as own, suppress(errors.StoreError):  # one that may not be read hides no other
+        with ExitStack() as own, suppress(errors.StoreError):  # an unreadable one hides no other
             (looking if len(every) == 1 else own).enter_context(store.looking(each.folder))
             names = each.newest_first()
             if newest := each.newest_of(names):
@@ -56,8 +60,8 @@ def _named(store: Store, every: list[Series], looking: ExitStack) -> dict[Series
 
 
 def _meant(store: Store, domain: Optional[str], looking: ExitStack) -> dict[Series, list[str]]:
-    """The same of those among which a domain is chosen. Who names one need not wait until every point of all others is
-    read: that another series has the name, too, its last points tell."""
+    """Return what `_named` returns, for the series among which a domain is chosen. If a domain is named, not every
+    point of all other series is read: their last points show whether they have the same name, too."""
     every = folders(store)
     if domain is not None and len(every) > 1:
         may_be = store.several(partial(_may_be, domain), every)
@@ -71,7 +75,7 @@ def _meant(store: Store, domain: Optional[str], looking: ExitStack) -> dict[Seri
 
 
 def _may_be(domain: str, each: Series) -> bool:
-    """Whether a user may mean this one by the name or uuid of a domain."""
+    """Return whether a user may mean this series by the name or UUID of a domain."""
     if each.folder == layout.folder_name(domain):
         return True
     try:
@@ -82,16 +86,16 @@ def _may_be(domain: str, each: Series) -> bool:
 
 
 def renamed(series: Series, points: Sequence[Point]) -> Series:
-    """The same Series by the name that the newest of its points tells."""
+    """Return the Series with the domain's name from its newest point."""
     return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
 
 
 def of_domain(store: Store, name: str, uuid: str) -> Series:
-    """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
-    one, perhaps new, of its name."""
+    """Return the Series that a pull of the domain continues: the one with its UUID, whatever the domain's name was
+    then; else the one with its name, which may be new."""
     home = Series(store, name)
     known = home.uuid()
-    if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
+    if known == uuid or (known is None and home.load()[1]):  # unreadable points may be the domain's
         return home
     every = folders(store)
     uuids = store.several(Series.uuid, every)
@@ -100,7 +104,7 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
 
 
 def only_series(store: Store, domain: Optional[str] = None) -> Series:
-    """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
+    """Return the Series of `domain`, a name or a UUID, or of the store's only domain. StoreError lists the domains."""
     with ExitStack() as looking:
         return _only(store, [*_meant(store, domain, looking)], domain)
 
@@ -108,9 +112,12 @@ def only_series(store: Store, domain: Optional[str] = None) -> Series:
 def only_point(
     store: Store, domain: Optional[str] = None, wanted: str = LATEST, looking: Optional[ExitStack] = None
 ) -> tuple[Series, Point]:
-    """The same, and the point of it that Series.point gives: the latest by the names that told the series, as one
-    look at a thousand points takes longer than all else. looking: until it ends, names and sizes in the series may be
-    told as they were then, see Store.looking; None: until this returns."""
+    """Return what `only_series` returns, and the point from Series.point.
+
+    The latest point is found from the names read to choose the series, because reading a thousand points once takes
+    longer than all the rest. looking: until it ends, names and sizes in the series may be returned as they were then,
+    see Store.looking; None: until this function returns.
+    """
     with ExitStack() as own:
         every = _meant(store, domain, looking or own)
         target = _only(store, [*every], domain)
@@ -134,18 +141,19 @@ def _only(store: Store, every: list[Series], domain: Optional[str]) -> Series:
 
 
 def _domains(found: list[Series]) -> int:
-    """How many different ones these are of, by what is known."""
+    """Return the number of different domains of these series, as far as their UUIDs are known."""
     return len({each.uuid() for each in found} - {None})
 
 
 def _with_points(every: list[Series]) -> list[Series]:
-    """Without folders that a failed first pull left, or that are none of ours; all where no other is there."""
+    """Return the series without folders that a failed first pull left, or that are not nbdpull's; all if no others
+    exist."""
     return every if len(every) == 1 else [each for each in every if any(each.load())] or every
 
 
 def _of(every: list[Series], domain: str) -> list[Series]:
-    """Those of a domain by its name, else by its uuid or a name that it had when the series began: one that a point
-    tells, as any folder can be renamed."""
+    """Return the series of a domain by its name, else by its UUID or by the name that it had when the series began. A
+    point must confirm that earlier name, because any folder can be renamed."""
     by_name = [series for series in every if series.domain == domain]
     folder = layout.folder_name(domain)
     return by_name or [
@@ -156,7 +164,7 @@ def _of(every: list[Series], domain: str) -> list[Series]:
 
 
 def _names(every: list[Series]) -> str:
-    """As text; where two have one name, with the uuids."""
+    """Return the names as text; with UUIDs if two series have the same name."""
     names = [series.domain for series in every]
     told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
     return ", ".join(dict.fromkeys(told))

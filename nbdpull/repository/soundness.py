@@ -1,7 +1,7 @@
-"""What of a series can be counted on: its sound points, and which of its points were last proved.
+"""What can be relied on in a series: its sound points, and which of its points were last verified and drilled.
 
-A point is sound if whole images of all of its disks can be made by all that is on record. No data is looked at: what
-nobody verified may be damaged all the same. Owns: what sound means. Must not know: clocks, ages, what is wanted.
+A point is sound if, according to all records, whole images of all its disks can be made. No data is read: a point that
+was never verified may be damaged nevertheless. Owns: what sound means. Must not know: clocks, ages, what is wanted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .series import Point, Series
 
 @dataclass(frozen=True)
 class Proved:
-    """A point that was verified or drilled. found: what that told, such as `when` and `verdict`."""
+    """A point that was verified or drilled. found: the result, such as `when` and `verdict`."""
 
     point: Point
     found: dict[str, Any]
@@ -25,9 +25,12 @@ class Proved:
 
 @dataclass(frozen=True)
 class Soundness:
-    """points, sound: in the order of commits. damaged: ids. refused: why points cannot be read. verified: the newest
-    sound point all of which verifications have seen. drilled: the one of the last drill, whatever that came to.
-    drilled_well: ids of those whose last drill was well. lost: paths of findings that cannot be read."""
+    """The soundness of a series.
+
+    points, sound: in the order of commits; refused: why points cannot be read; damaged: ids; verified: the newest sound
+    point that was verified completely; drilled: the point of the last drill, whatever its result; drilled_well: ids of
+    the points whose last drill succeeded; lost: paths of findings that cannot be read.
+    """
 
     points: list[Point] = field(default_factory=list)
     refused: dict[str, errors.NbdpullError] = field(default_factory=dict)
@@ -40,7 +43,7 @@ class Soundness:
 
 
 def damage(target: Series, point: Point) -> errors.NbdpullError:
-    """The error of a point of which damage is on record."""
+    """Return the error for a point whose damage is recorded."""
     root = target.store.root
     return errors.Damaged(
         f"damage of it is on record in {root}; if it is mended, nbdpull verify {root} --point {point.id} clears the "
@@ -49,7 +52,7 @@ def damage(target: Series, point: Point) -> errors.NbdpullError:
 
 
 def of_series(target: Series) -> Soundness:
-    """StoreError where its folder cannot be read."""
+    """Return the soundness of a series. StoreError if its folder cannot be read."""
     points, refused = target.load()
     found = findings.load(target)
     known = verdict.Known(points, found, ledger.load(target))

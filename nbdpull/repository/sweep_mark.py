@@ -1,8 +1,8 @@
-"""The mark that a sweep leaves in a directory of a store without locks before it removes files of it.
+"""The mark that a sweep leaves in a directory of a store without locks before it removes files from it.
 
-Two sweeps may have found the same files. As long as the slower one may go on, no copy may make any of them again; so
-the mark outlives the files, and who finds one that is young leaves the directory as it is. Owns: the mark, and when it
-is young. Must not know: which files go, what else is in a directory.
+Two sweeps may have found the same files. As long as the slower one may still be running, no copy may make any of these
+files again. So the mark outlives the files, and a run that finds a young mark does not change the directory. Owns: the
+mark, and when it is young. Must not know: which files are removed, what else is in a directory.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ _TEXT = b"A prune has begun to remove files of this directory. No copy makes any
 
 
 def put(series: Series, name: str) -> None:
-    """Where locks hold, nothing is needed."""
+    """Leave a mark in a directory. A store with locks needs none."""
     if not series.store.has_locks:
         series.store.replace(_path(series, name), _TEXT)
 
 
 def is_young(series: Series, name: str) -> bool:
-    """Whether a sweep may be removing files of a directory."""
+    """Return whether a sweep may be removing files of a directory."""
     if not is_there(series, name):
         return False
     return age(series, name) < grace.MARKED
 
 
 def age(series: Series, name: str) -> float:
-    """Seconds since one was left that is there."""
+    """Return the seconds since the existing mark was left."""
     return series.store.seconds_since_change(_path(series, name))
 
 
@@ -37,7 +37,8 @@ def is_there(series: Series, name: str) -> bool:
 
 
 def drop(series: Series, name: str) -> None:
-    """Of one that is not young, or a directory that no sweep removes from any more. OutputError."""
+    """Remove the mark of a directory, if there is one. Only for a mark that is not young, or a directory from which no
+    sweep removes files any more. OutputError."""
     if is_there(series, name):
         series.store.delete(_path(series, name))
 

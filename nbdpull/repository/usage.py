@@ -1,13 +1,14 @@
-"""What the files of a series take, and for whom: counted by the directories alone, of which each is read once.
+"""The space that the files of a series take, by point: computed from the directories only, each of which is read once.
 
-Exclusive to a point is what only that point refers to: as much comes free if it alone is removed. Dead is what no point
-shows of files that are there. How much a point shows of a file, its directory tells (`live`), but not what of it; so a
-file counts as shown by the point that shows most of it. That is exact as long as each point was read against the one
-before it, as what such a series has once hidden is never shown again. Of two points that were read against the same
-one, each may show what the other hides, and then less is dead than is told. To know, the pages of every point would
-have to be laid over each other: for a thousand points of a disk of 1 TiB a million windows.
+Exclusive to a point are the files that only that point refers to: removing only that point frees this space. Dead are
+the parts of existing files that no point shows. A directory records how many bytes of a file its point shows (`live`),
+but not which bytes. So the point that shows most of a file determines how much of the file is live. That is exact as
+long as each point was read against the one before it, because what such a series has once hidden is never shown again.
+If two points were read against the same one, each may show what the other hides; then fewer bytes are dead than
+reported. An exact figure would need the pages of every point to be combined: a million windows for a thousand points of
+a disk of 1 TiB.
 
-Must not know: how anything is removed, how it is shown.
+Must not know: how anything is removed, how the figures are printed.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from .series import Point, Series
 
 
 class OfPoint(NamedTuple):
-    """In bytes. images: size of its disks; exclusive, shared: files that it alone, or another one as well, refers to;
-    dead: what no point shows of the files in its folder."""
+    """The space of a point, in bytes. images: size of its disks; exclusive: files that only this point refers to;
+    shared: files that other points refer to, too; dead: what no point shows of the files in its folder."""
 
     point: Point
     images: int
@@ -38,9 +39,12 @@ class OfPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """In bytes. points: in the order of commits. shared: files that several points refer to, each once; dead: what no
-    point shows of a file that one refers to, and waiting; left: files that points refer to in other folders than those
-    of points; waiting: files there that nothing refers to."""
+    """The space of a series, in bytes.
+
+    points: in the order of commits; shared: files that several points refer to, each counted once; left: files that
+    points refer to in folders without a point; dead: what no point shows of the files that points refer to, plus
+    `waiting`; waiting: files in folders without a point that nothing refers to.
+    """
 
     points: list[OfPoint]
     shared: int
@@ -59,7 +63,7 @@ class Usage:
 
 @dataclass
 class _File:
-    """users: numbers of the points that refer to it; shown: bytes, at least."""
+    """A file. users: numbers of the points that refer to it; shown: bytes that points show, at least."""
 
     entry: FileEntry
     users: set[int] = field(default_factory=set)
@@ -75,7 +79,8 @@ class _File:
 
 
 def of_series(series: Series, check: Check = lambda: None) -> Usage:
-    """Damaged, FormatTooNew where a point cannot be read: then nobody knows what is exclusive to another."""
+    """Return the space of a series. Damaged or FormatTooNew if a point cannot be read: then it is unknown what is
+    exclusive to the others."""
     with series.store.looking(series.folder):
         return _of_series(series, check)
 
@@ -114,7 +119,7 @@ def _directories(series: Series, point: Point) -> list[Directory]:
 
 
 def _note(series: Series, point: Point, opened: list[Directory], number: int, named: dict[str, _File]) -> None:
-    """What a point refers to, and how much of it it shows; files that are no part of an image, as a whole."""
+    """Note the files that a point refers to, and how much of each it shows: of files that belong to no image, all."""
     live = references.live(opened)
     for entry in references.by_directories(point, opened):
         file = named.get(entry.path)
@@ -125,12 +130,12 @@ def _note(series: Series, point: Point, opened: list[Directory], number: int, na
 
 
 def _elsewhere(files: Iterable[_File], points: Container[str]) -> list[FileEntry]:
-    """Those in other folders than those of points."""
+    """Return the files in folders without a point."""
     return [file.entry for file in files if file.folder not in points]
 
 
 def _standing(series: Series, named: Iterable[_File], points: Container[str]) -> list[_File]:
-    """The files that are there; only those of removed points may have been moved."""
+    """Return the files that are actually read; only files of removed points may have been moved."""
     found: dict[str, _File] = {}
     for file in named:
         held = [file.entry] if file.folder in points else references.standing(series, [file.entry])
@@ -142,8 +147,8 @@ def _standing(series: Series, named: Iterable[_File], points: Container[str]) ->
 
 
 def _move(series: Series, file: _File, held: Iterable[FileEntry], found: dict[str, _File]) -> None:
-    """held: the table by which it was moved, and the files that have its frames now. Where it is in several, each may
-    show all that the others do not."""
+    """Count a moved file where its frames are now. held: the table of its move, and the files that contain its frames.
+    If there are several, each may show all that the others do not."""
     table = moved.read(series.store, series.folder, file.entry)
     parts = {entry.path: table.bytes_in(entry.path) for entry in table.files} if table else {}
     for entry in held:

@@ -1,9 +1,9 @@
-"""What is known of each point by all that verifications found.
+"""The verdict on each point, from all that verifications found.
 
-Owns: which damages are still on record, and since when all that a point refers to has been looked at. No verdict
-flatters: a damage stays until a look at its place, and what nobody looked at is not well; a look that a wrong clock put
-after now proves nothing, and its damages count all the same. Must not know: how anything is verified, or what is
-printed.
+Owns: which recorded damage still counts, and since when everything that a point refers to has been checked. No verdict
+is better than the evidence: damage counts until its place is checked again, and what was not checked is not ok. A
+verification dated in the future by a wrong clock proves nothing, but the damage that it found counts. Must not know:
+how anything is verified, or what is printed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from .series import Point
 OK, PARTIAL, DAMAGED = "ok", "partial", "damaged"
 FILES, FRAMES = Level.WORDS
 
-Covered = dict[str, Optional[str]]  # level: when the oldest of the looks was that together saw everything; None: never
+Covered = dict[str, Optional[str]]  # {level: time of the oldest of the checks that together covered all; None: never}
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Damages of a point that one finding tells of, and no later one settled. places: dicts with disk, path, offset,
-    length and problem, of which any but the last may be None; None where the finding does not tell them all."""
+    """Damage of a point that one finding records, and no later one settles.
+
+    places: dicts with disk, path, offset, length and problem, any of which but the last may be None; None if the
+    finding does not list all places.
+    """
 
     finding: str
     when: str
@@ -36,12 +39,12 @@ class Recorded:
 
     @property
     def is_told(self) -> bool:
-        """Whether the finding tells of all of them."""
+        """Whether the finding lists all places."""
         return self.places is not None
 
     def files(self, disk: str) -> Optional[set[str]]:
-        """Paths of the damaged files that may be that disk's; None where it does not tell them all: of a window whose
-        pages are sound and lead nowhere, there is none to tell."""
+        """Return the paths of the damaged files that may belong to a disk; None if not all are known: a window whose
+        pages are intact but lead nowhere has no path."""
         if self.places is None:
             return None
         found = [place.get("path") for place in self.places if place.get("disk") in (None, disk)]
@@ -54,47 +57,47 @@ class _Point:
 
     recorded: list[Recorded] = field(default_factory=list)
     covered: Covered = field(default_factory=lambda: {FILES: None, FRAMES: None})
-    looked: str = ""  # when it was last looked at
-    last: Optional[Document] = None  # that look; where all are after now, the newest
+    looked: str = ""  # when the point was last checked
+    last: Optional[Document] = None  # that check; if all are dated in the future, the newest
 
 
 class Known:
-    """Of the points of one series, by its findings."""
+    """What the findings of a series record about its points."""
 
     def __init__(self, points: Collection[Point], found: Iterable[Document], ledgers: Iterable[Document] = ()) -> None:
-        """points: every Point of the series that can be read; found: what findings.load gives; ledgers: what
-        ledger.load gives, needed for the verdicts alone."""
+        """points: every Point of the series that can be read; found: from findings.load; ledgers: from ledger.load,
+        needed only for the verdicts."""
         looks, now = findings.by_point(found, points, findings.VERIFY), findings.now()["when"]
         proved = ledger.by_point(ledgers, points)
         self._points = {name: _by_itself(each, proved[name], now) for name, each in looks.items()}
 
     def recorded(self, point: Point) -> list[Recorded]:
-        """Damages of the point that are on record: [Recorded, …]."""
+        """Return the recorded damage of the point: [Recorded, …]."""
         return self._points[point.id].recorded
 
     def is_told(self, points: Iterable[Point]) -> bool:
-        """Whether all damages of these points are told."""
+        """Return whether all places of the recorded damage of these points are known."""
         return all(each.is_told for point in points for each in self.recorded(point))
 
     def names(self, point: Point, paths: Collection[str]) -> bool:
-        """Whether a damage of one of these files is on record for the point."""
+        """Return whether damage of one of these files is recorded for the point."""
         return any(place.get("path") in paths for each in self.recorded(point) for place in each.places or [])
 
     def last_look(self, point: Point) -> str:
-        """When it was last looked at, in whatever part; "" for never."""
+        """Return when any part of the point was last checked; "" for never."""
         return self._points[point.id].looked
 
     def covered(self, point: Point) -> Covered:
-        """Since when all of it is proved."""
+        """Return since when everything of the point is proved, by level."""
         return self._points[point.id].covered
 
     def damaged_files(self, point: Point, disk: str) -> Optional[frozenset[str]]:
-        """Paths of the damaged files on record that may be that disk's; None where not all are told."""
+        """Return the paths of the files recorded as damaged that may belong to a disk; None if not all are known."""
         found = [each.files(disk) for each in self.recorded(point)]
         return None if None in found else frozenset(path for paths in found for path in paths or ())
 
     def verdict(self, point: Point) -> Optional[dict[str, Any]]:
-        """A dict of plain values, which the manual documents; None where nothing is known."""
+        """Return the verdict as a dict of plain values, which the manual documents; None if nothing is known."""
         known = self._points[point.id]
         word, when, level = _word(known)
         if word is None or known.last is None:
@@ -110,7 +113,7 @@ class Known:
 
 
 def _word(known: _Point) -> tuple[Optional[str], Optional[str], Optional[str]]:
-    """(verdict, when that was found, at which level)"""
+    """Return (verdict, when it was found, at which level); all None if nothing is known."""
     covered = known.covered
     if known.recorded:
         return DAMAGED, known.recorded[-1].when, known.recorded[-1].level
@@ -120,8 +123,8 @@ def _word(known: _Point) -> tuple[Optional[str], Optional[str], Optional[str]]:
 
 
 def _by_itself(found: list[tuple[Document, Document]], proved: list[tuple[Document, Document]], now: str) -> _Point:
-    """A _Point of [(finding, its entry about the point), …], oldest first. proved: the same of ledgers, which tell
-    nothing of damages."""
+    """Return the _Point of [(finding, its entry about the point), …], oldest first. proved: the same of ledgers, which
+    record no damage."""
     past = [each for each in found if each[0]["when"] <= now]
     covered = {level: _later(_by_runs(past, level), _by_files(proved, level, now)) for level in Level.WORDS}
     documents = sorted((each for each, _ in [*found, *proved]), key=lambda each: (each["when"] <= now, each["when"]))
@@ -148,7 +151,7 @@ def _recorded(found: list[tuple[Document, Document]]) -> list[Recorded]:
 
 
 def _by_runs(found: list[tuple[Document, Document]], level: str) -> Optional[str]:
-    """When runs over the whole point, or one of each of n shards, last saw everything."""
+    """Return when runs over the whole point, or over each of n shards, last covered everything."""
     whole: Optional[str] = None
     shards: dict[int, dict[int, str]] = {}
     for finding, about in found:
@@ -158,13 +161,13 @@ def _by_runs(found: list[tuple[Document, Document]], level: str) -> Optional[str
             whole = finding["when"]
         else:
             number, count = finding["shard"]
-            if 1 <= number <= count:  # who can write to the store can write anything
+            if 1 <= number <= count:  # anybody who can write to the store can write any number
                 shards.setdefault(count, {})[number] = finding["when"]
     return _later(whole, *(min(seen.values()) for count, seen in shards.items() if len(seen) == count))
 
 
 def _by_files(proved: list[tuple[Document, Document]], level: str, now: str) -> Optional[str]:
-    """Since when all files are proved."""
+    """Return since when all files are proved."""
     times = [about.get(level) for _, about in proved]
     return _later(*(when for when in times if when and when <= now))
 
