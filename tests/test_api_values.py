@@ -45,7 +45,7 @@ def test_what_is_no_token(wrong):
 
 
 def test_a_token_of_a_later_nbdpull():
-    with pytest.raises(errors.UsageError, match="of a later nbdpull"):
+    with pytest.raises(errors.UsageError, match="from a newer nbdpull"):
         nbdpull.Token.loads(TOKEN.dumps().replace("-1:", "-2:"))
 
 

@@ -696,7 +696,8 @@ def test_image_that_is_gone_or_broken(pulled):
 @pytest.mark.parametrize(
     "source, why",
     [
-        ("<disk type='network'><source protocol='nbd' name='x'><host name='localhost' port='9'/></source>", "no file"),
+        ("<disk type='network'><source protocol='nbd' name='x'><host name='localhost' port='9'/></source>",
+         "not a file"),
         ("<disk type='file'><source file='/x'><slices><slice type='storage' offset='0' size='512'/></slices></source>",
          "a part of a file"),
         ("<disk type='file'><source file='/x'><encryption format='luks'>"
@@ -710,7 +711,7 @@ def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):
     xml = source.replace("<source", "<driver name='qemu' type='raw'/><source", 1) + "<target dev='vdb'/></disk>"
     vm.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
     code, said = refused(witness, READ)
-    assert code == 6 and f"disk vdb of domain '{vm.name}' can only be read while that runs" in said and why in said
+    assert code == 6 and f"disk vdb of domain '{vm.name}' can only be read while the domain" in said and why in said
     assert doctor(vm.name, "-c", vm.bed.uri)[1]["disk vdb"]["state"] == "warn"
     assert modes(read(witness, "--exclude", "vdb")) == {"vda": ("full", "first-point")}
 

@@ -358,7 +358,7 @@ def test_a_store_that_somebody_sealed_with_another_key(known, tmp_path):
     line = f"{new} {known}"
     assert refused(known, path("age1")) == (
         f"{known} was sealed with key {old} when this host last wrote to it, and now it is sealed with key {new}: "
-        f"somebody may have replaced it; if that is as you want it, add the line '{line}' to "
+        f"somebody may have replaced it; if you intended that, add the line '{line}' to "
         f"{tmp_path}/state/known-stores"
     )
     with open(tmp_path / "state/known-stores", "a") as file:
@@ -377,7 +377,7 @@ def test_a_store_that_is_not_sealed_any_more(known, tmp_path, is_made):
         said("init", known)
     now = "it is not sealed" if is_made else "nothing is there"
     assert (
-        f"and now {now}: somebody may have replaced it; if that is as you want it, remove the line of {known} from"
+        f"and now {now}: somebody may have replaced it; if you intended that, remove the line of {known} from"
         in refused(known)
     )
     assert os.path.exists(known) is is_made

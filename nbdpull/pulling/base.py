@@ -272,17 +272,17 @@ class Proof:
         self, point: series.Point, disks: Mapping[str, _Stored], damaged: Collection[str], known: verdict.Known
     ) -> None:
         for disk, stored in disks.items():
-            if flaw := stored.flaw or ("more damage is known than is on record" if disk in damaged else ""):
-                self.warnings.append(f"nothing new builds on disk {disk} of point {point.id}: {flaw}")
+            if flaw := stored.flaw or ("it has more damage than is recorded" if disk in damaged else ""):
+                self.warnings.append(f"no new point builds on disk {disk} of point {point.id}: {flaw}")
             elif stored.bad:
                 first, *more = stored.bad.values()
                 others = f", and {len(more)} more files" if more else ""
                 self.warnings.append(
-                    f"disk {disk} of point {point.id} is damaged ({first}{others}): what the damaged files held is "
-                    "read again, and the new point does without them"
+                    f"disk {disk} of point {point.id} is damaged ({first}{others}): the data of the damaged "
+                    "files is read again, and the new point does not use them"
                 )
         if known.recorded(point) and not damaged and not any(each.flaw or each.bad for each in disks.values()):
-            self.warnings.append(f"point {point.id} is damaged, in what the new point does without")
+            self.warnings.append(f"point {point.id} is damaged, but the new point does not use the damaged parts")
 
     def _stored(self, point: series.Point, disk: str, recorded: Collection[str]) -> _Stored:
         """Check the files of a disk; of chunk files, only the sizes. recorded: paths of files recorded as damaged."""
@@ -294,7 +294,7 @@ class Proof:
         with self._series.store.looking(self._series.folder):
             for entry in found.files:
                 if entry.path in recorded:
-                    flaw: Optional[str] = f"{entry.path}: damage is on record"
+                    flaw: Optional[str] = f"{entry.path}: damage is recorded"
                 elif layout.CHUNK_PATH.match(entry.path):
                     flaw = self._series.size_flaw(entry)
                 else:

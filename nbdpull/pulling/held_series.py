@@ -42,7 +42,7 @@ class Held:
         try:
             return crossing.tell_of_findings(self.series, [made], self.findings)
         except errors.NbdpullError as error:
-            return [f"it is not known whether a verification has found damages of point {made.id} meanwhile: {error}"]
+            return [f"it is not known whether a verification has found damage in point {made.id} meanwhile: {error}"]
 
 
 @contextmanager

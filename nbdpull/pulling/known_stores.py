@@ -54,7 +54,7 @@ def _other(known: dict[str, list[str]], now: str, way: str) -> errors.Foreign:
     where, keys = next(iter(known.items()))
     return errors.Foreign(
         f"{where} was sealed with key {' or '.join(keys)} when this host last wrote to it, and now {now}: somebody "
-        f"may have replaced it; if that is as you want it, {way} {os.path.join(journal_files.folder(), _FILE)}"
+        f"may have replaced it; if you intended that, {way} {os.path.join(journal_files.folder(), _FILE)}"
     )
 
 

@@ -85,10 +85,10 @@ class OffDomain(domain.Domain):
         return found
 
     def _with_layers(self, disk: Disk, images: domain_xml.Images) -> Disk:
-        obstacle = images.altered or ("" if all(path for path, _ in images.chain) else "is no file and no block device")
+        obstacle = images.altered or ("" if all(path for path, _ in images.chain) else "is not a file or block device")
         if obstacle:
-            raise errors.Unsupported(f"disk {disk.target} of domain '{self.name}' can only be read while that runs: it "
-                                     f"{obstacle}; leave it out with --exclude {disk.target}")  # fmt: skip
+            raise errors.Unsupported(f"disk {disk.target} of domain '{self.name}' can only be read while the domain "
+                                     f"runs: it {obstacle}; leave it out with --exclude {disk.target}")  # fmt: skip
         places = [Place(*place) for place in images.chain]
         layers = self._layers[disk.target] = Layers(self._daemon, disk.target, places, images.is_all)
         self._opened.callback(layers.close)

@@ -52,7 +52,7 @@ def opened(wanted: Wanted, check: Check) -> Iterator[Opened]:
     """Hold the domain inside the block: no other process on this machine can back it up."""
     if wanted.domain.startswith(KUBEVIRT):
         raise errors.UsageError(
-            f"{wanted.domain} is no domain of libvirt: only pull, plan, doctor, cleanup and release take virtual "
+            f"{wanted.domain} is not a domain of libvirt: only pull, plan, doctor, cleanup and release take virtual "
             "machines of KubeVirt"
         )
     route.parse(wanted.nbd, wanted.tls)  # refuse bad options before anything is done

@@ -159,7 +159,7 @@ def resumed(
 def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> backup_spec.BackupSpec:
     vm, route = subject.vm, subject.route
     covered = _covered(subject)
-    why_none = _why_no_checkpoint(vm, covered) if asked.make_checkpoint else "none is to be made"
+    why_none = _why_no_checkpoint(vm, covered) if asked.make_checkpoint else "this pull makes no checkpoint"
     wanted, named = not why_none, asked.checkpoint is not None
     if choice.is_foreign and not named:  # the next pull has the same --since: nobody would ever delete this one's
         wanted = False

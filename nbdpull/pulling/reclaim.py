@@ -155,7 +155,7 @@ def _half_points(vm: domain.Domain, held: Held, seen: Collection[Optional[str]],
 
 def _why_half_point_stays(vm: domain.Domain, series: Series, announced: Announcement) -> str:
     if announced.uuid != vm.uuid:
-        return f"it is of another domain named {announced.domain} (uuid {announced.uuid})"
+        return f"it belongs to another domain named {announced.domain} (uuid {announced.uuid})"
     if announced.is_alive:
         return "its process is alive"
     job = vm.jobs.backup()

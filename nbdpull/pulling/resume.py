@@ -63,15 +63,13 @@ def obstacle(
     if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
         return "this pull makes another checkpoint"
     if not vm.backups.traces(plan).is_under_way():
-        return "other disks, another base, scratch folder or way to QEMU are wanted"
+        return "this pull needs other disks, another base, scratch directory or way to QEMU"
     return _unfit(vm, plan, scratch_limit) or ("" if how == Resume.ALWAYS else _too_old(run))
 
 
 def unsafe(series: Series, run: journal.Run) -> str:
     """Return why the files that a dead run made in its store must not be used any more, as text; "" if they may."""
-    return (
-        "nothing was made of it for so long that it may be removed as dead" if lock_free.stood(series, run.id) else ""
-    )
+    return "it made no progress for so long that its files may be removed" if lock_free.stood(series, run.id) else ""
 
 
 def parent_of(point: Optional[Point]) -> Optional[list[str]]:

@@ -78,5 +78,5 @@ class Token:
                 if inflate.eof and layout.POINT_ID.match(found.run):
                     return found
         if text.startswith("nbdpull-token-") and not text.startswith(_PREFIX):
-            raise errors.UsageError("the token is of a later nbdpull: use that, or begin with a full backup")
+            raise errors.UsageError("the token is from a newer nbdpull: use that version, or begin with a full backup")
         raise errors.UsageError("not a token of nbdpull: give back the text that dumps() returned, unchanged")

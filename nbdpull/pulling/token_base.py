@@ -30,7 +30,7 @@ def choose(vm: Domain, disks: list[Disk], token: Optional[Token]) -> Choice:
         found = None
     choice = Choice(found, decisions, given_back=given_back)
     choice.warnings.extend(
-        f"disk {target} is read in full, where an incremental was to be expected ({reason})"
+        f"disk {target} is read in full although an incremental was expected ({reason})"
         for target, reason in choice.lost.items()
     )
     return choice
