@@ -14,6 +14,7 @@ from sealed import KEYS, OTHER
 from stores import KIB
 
 from nbdpull.core import errors
+from nbdpull.core.throttle import Throttle
 from nbdpull.format import findings, layout, reader
 from nbdpull.operations import compare, copy, rebuild
 from nbdpull.repository import half_points, matching, references, removal, repack, resealed_disk, resealed_point
@@ -501,3 +502,35 @@ def test_a_lost_index_of_a_copy_that_was_killed_is_rebuilt(tmp_path, name, count
         with opened(other):
             rebuild.rebuild(rebuild.Options(str(other.root), last.id, "vda"))
         assert path.read_bytes() == data
+
+
+def test_copies_of_copies_that_have_no_point_in_common(vm, tmp_path):
+    """What is left of those that each has removed has one name, and other bytes."""
+    other, back = made_for(vm, tmp_path / "other", KEYS), made_for(vm, tmp_path / "back", None)
+    reseal(vm, other)
+    reseal(other, back)
+    for each, gone in ((vm, vm.points[:2]), (back, vm.points[2:])):
+        with half_points.writing(each.series):
+            for point in gone:
+                removal.remove(each.series, each.series.point_in(point.id))
+            removal.sweep(each.series, 0)
+    [found] = copy.copy(copy.Options(str(vm.root), str(back.root))).domains
+    assert (found.problem, found.refused) == (None, []) and [each.point for each in found.copied] == [vm.points[2].id]
+    assert_restores(back, tmp_path)
+
+
+def test_a_removed_point_beside_one_that_cannot_be_read(tmp_path):
+    """Nobody knows then what that needs; what no point but its own can refer to is made again."""
+    vm = of_one_disk(tmp_path / "store")
+    vm.write("vda", 0, b"third" * 1000)
+    vm.pull()
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    with half_points.writing(other.series):
+        removal.remove(other.series, other.series.point_in(vm.points[0].id))
+    path = other.folder / vm.points[1].id / layout.MANIFEST
+    with stores.damaged(path, b"?"), half_points.writing(other.series):
+        [last] = other.series.load()[0]
+        pairs = [resealed_point.Pair(vm.points[2], last)]
+        resealed_point.Resealing(vm.series, other.series, [last], pairs, Throttle()).take(vm.points[0])
+    assert_restores(other, tmp_path)

@@ -21,8 +21,8 @@ class Matched:
     """The points of two stores, "here" and "there", each list in the order of commits.
 
     same: points in both; different: both have a point with this id, but not the same one; here, there: points in that
-    store only; last: the point there with the highest sequence, None if there is none; is_remade: whether a point that
-    is in both was copied under another seal, so that its files differ.
+    store only; last: the point there with the highest sequence, None if there is none; is_remade: whether points that
+    are or were in both were copied under another seal, so that their files differ.
     """
 
     same: list[Point]
@@ -94,7 +94,7 @@ class Matched:
 def matched(here: Sequence[Point], there: Sequence[Point], unreadable: Collection[str] = ()) -> Matched:
     """Compare the points of two stores. unreadable: ids of points there that cannot be read: they count as
     different."""
-    known, files = {point.id: point.origin for point in there}, {point.id: point.sha256 for point in there}
+    known = {point.id: point.origin for point in there}
     ours = {point.id for point in here}
     return Matched(
         same=[point for point in here if known.get(point.id) == point.origin],
@@ -102,8 +102,22 @@ def matched(here: Sequence[Point], there: Sequence[Point], unreadable: Collectio
         here=[point for point in here if point.id not in known and point.id not in unreadable],
         there=[point for point in there if point.id not in ours],
         last=max(there, key=lambda point: point.manifest.sequence, default=None),
-        is_remade=any(files.get(p.id, p.sha256) != p.sha256 and known[p.id] == p.origin for p in here),
+        is_remade=_is_remade(here, there),
     )
+
+
+def _is_remade(here: Sequence[Point], there: Sequence[Point]) -> bool:
+    """See Matched. If no point is in both, files that are left of removed points may differ: if only one of the stores
+    was copied under another seal, they do."""
+    ours, common = {point.id: point for point in here}, False
+    for point in there:
+        mine = ours.get(point.id)
+        if mine and mine.origin == point.origin:
+            if mine.sha256 != point.sha256:
+                return True
+            common = True
+    origins = [{point.manifest.origin is None for point in points} for points in (here, there)]
+    return bool(here and there) and not common and origins[0] != origins[1]
 
 
 def _created(point: Point) -> datetime:

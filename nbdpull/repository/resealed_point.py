@@ -245,7 +245,8 @@ def _parent(point: Point, pair: Optional[Pair]) -> Optional[ParentEntry]:
 def _may_go(name: str, is_unknown: bool) -> bool:
     """Return whether to remove a file to which nothing is known to refer. is_unknown: unreadable points may refer to
     it; then only a file to which no other point can refer is removed."""
-    return name.endswith(layout.directory_name("")) if is_unknown else name != half_points.REMOVED
+    is_own = name == layout.SUMS or name.endswith(layout.directory_name(""))
+    return is_own if is_unknown else name != half_points.REMOVED
 
 
 class _Making:
