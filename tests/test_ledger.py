@@ -506,3 +506,18 @@ def test_findings_are_what_they_were(vm):
     assert findings.load(vm.series) == [] and findings.left_out(vm.series, []) == []
     shutil.rmtree(vm.folder / vm.points[1].id)
     assert oldest(vm).is_bad
+
+
+@pytest.mark.parametrize("kind", [findings, ledger])
+def test_a_signal_hides_no_record(vm, monkeypatch, kind):
+    """The server of a store may be waited for when it comes."""
+    verify_store(vm.root, keep=True)
+    oldest(vm)
+    assert kind.load(vm.series)
+
+    def stopped(*about):
+        raise errors.Interrupted(2)
+
+    monkeypatch.setattr(type(vm.store), "read", stopped)
+    with pytest.raises(errors.Interrupted):
+        kind.load(vm.series)

@@ -101,6 +101,8 @@ def load(target: SeriesLike, of: Optional[Iterable[str]] = None) -> list[Documen
 def _sound(target: SeriesLike, name: re.Match[str]) -> Optional[Document]:
     try:
         document = _read(target, name[0])
+    except errors.Interrupted:  # what is recorded would count as unknown until the next check
+        raise
     except errors.NbdpullError:
         return None
     return {**document, "id": name["id"]} if _is_sound(document, name["kind"]) else None

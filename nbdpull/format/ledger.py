@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -84,10 +83,14 @@ def load(target: SeriesLike) -> list[Document]:
     """
     found = []
     for name in filter(_NAME.match, target.store.files(target.folder)):
-        with suppress(errors.NbdpullError):
+        try:
             document = _read(target, name)
-            if _is_sound(document):
-                found.append({**document, "name": name})
+        except errors.Interrupted:
+            raise
+        except errors.NbdpullError:
+            continue
+        if _is_sound(document):
+            found.append({**document, "name": name})
     return sorted(found, key=lambda document: (document["when"], document["name"]))
 
 
