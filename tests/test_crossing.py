@@ -184,6 +184,27 @@ def pulling(vm):
     yield
 
 
+def test_a_copy_that_fails_later_has_told_of_the_points_before(vm, tmp_path, monkeypatch):
+    """It told of all of them at its end: what ended it before that hid the damage."""
+    dest = vm.copy(tmp_path / "dest")
+    new, real = [pull(vm), pull(vm)], copy.Incoming.take
+
+    def take(self, point, *args):
+        if point.id == new[1].id:
+            raise errors.OutputFull("no room")
+        taken = real(self, point, *args)
+        damage(dest)
+        with monkeypatch.context() as patch:
+            patch.setattr(crossing, "tell_of_points", lambda *about: [])
+            assert verify(Options(str(dest.root), point=vm.points[0].id)).is_bad
+        return taken
+
+    monkeypatch.setattr(copy.Incoming, "take", take)
+    [domain] = copy.copy(copy.Options(str(vm.root), str(dest.root))).domains
+    assert isinstance(domain.problem, errors.OutputFull) and new[0].id in domain.warnings[0]
+    assert soundness.of_series(dest.series).damaged == [vm.points[0].id, new[0].id]
+
+
 @pytest.mark.parametrize("left_out", ["", "tell_of_points", "tell_of_findings"])
 def test_in_whatever_order_they_meet(vm, tmp_path, monkeypatch, left_out):
     """The new point does without the damaged file, or is damaged; without either look some orders lose that."""

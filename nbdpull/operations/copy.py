@@ -7,7 +7,7 @@ point is copied (see incoming.py and resealed_point.py), how the result is shown
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -313,12 +313,20 @@ def _take(
             continue
         found.copied.append(taken)
         run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
+        found.warnings += _found_since(target, taken, known)  # at once, as a failure of a later point may end the copy
     try:
-        made = (target.point_in(each.point) for each in found.copied)  # under another seal, their manifests differ
-        found.warnings += crossing.tell_of_findings(target, made, known)
         removal.sweep(target, check=run.check)  # removes what a dead copy began, and nothing needs any more
     except (errors.Damaged, errors.StoreError) as error:
         found.warnings.append(str(error))
+
+
+def _found_since(target: Series, taken: Taken, known: Container[str]) -> list[str]:
+    """Return warnings if findings that were stored since the copy began affect the point."""
+    try:
+        made = map(target.point_in, [taken.point])  # read only if needed; under another seal, its manifest differs
+        return crossing.tell_of_findings(target, made, known)
+    except (errors.Damaged, errors.StoreError) as error:
+        return [f"it is not known whether a verification has found damages of point {taken.point} meanwhile: {error}"]
 
 
 def _taking(
