@@ -157,8 +157,8 @@ def end_setting_apart(series: Series, name: str) -> None:
 
 
 def seconds_removed(series: Series, name: str) -> float:
-    """Return the seconds since the point was removed, by the clock of the store; in a copy of the store, since it was
-    copied."""
+    """Return the seconds since the point was removed; in a copy of the store, since it was copied. In a bucket, by the
+    clock of its server; in a directory, from the file's ctime to now by the clock of this host."""
     return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}")
 
 

@@ -191,8 +191,9 @@ class Store(Protocol):
         caller that takes this for a no may remove what is there."""
 
     def seconds_since_change(self, path: str, anew: bool = False) -> float:
-        """Return the seconds since a file was created or renamed, by the clock of the store; OutputError. anew: ask for
-        the present state of a file, even inside a `looking` block."""
+        """Return the seconds since a file was created or renamed; OutputError. In a bucket, by the clock of its server;
+        in a directory, from the ctime that its file system gave to now by the clock of this host. anew: ask for the
+        present state of a file, even inside a `looking` block."""
 
     def inode(self, path: str) -> Optional[int]:
         """Return the inode number of a folder, which a copy of the folder does not share; None if the folder does not
