@@ -111,7 +111,7 @@ def test_a_base_that_was_removed_so_long_ago(vm, call, monkeypatch):
     if call == "find":
         monkeypatch.setattr(new_point.lock_free, "require_base", _after(lambda: gone(vm, base), real))
     removed = just_before("publish", lambda: gone(vm, base)) if call == "publish" else contextlib.nullcontext()
-    refused = pytest.raises(errors.Busy, match=f"point {base.id} of vm1, .* was removed while it was made")
+    refused = pytest.raises(errors.Busy, match=f"point {base.id} of vm1, .* was removed meanwhile")
     with removed, aged(21, f"{base.id}/{half_points.REMOVED}"), refused:
         vm.pull()
     assert len(vm.series.points()) == len(vm.points) - 1

@@ -125,9 +125,9 @@ def test_a_clock_that_went_backwards_keeps():
     points = at("2026-03-01T01:00", "2026-03-09T02:00", "2026-03-02T01:00", "2026-03-02T02:00", "2026-03-10T00:00",
                 "2026-03-11T00:00")  # fmt: skip
     assert kept(points, keep_daily=1) == {
-        "p2": {"clock": "by its time after p3"},
-        "p3": {"clock": "by its time before p2"},
-        "p4": {"clock": "by its time before p2"},
+        "p2": {"clock": "its time is after that of p3"},
+        "p3": {"clock": "its time is before that of p2"},
+        "p4": {"clock": "its time is before that of p2"},
         "p6": {"newest": "", "newest-sound": "", "daily": "2026-03-11"},
     }
 

@@ -47,8 +47,8 @@ def require_base(series: Series, base: str) -> None:
         return
     if sweep_mark.is_young(series, base) or (not series.has_point(base) and _is_doomed(series, base)):
         raise errors.Busy(
-            f"point {base} of {series.domain}, which this one builds on, was removed while it was made, and too long "
-            "ago to count on its files: try again"
+            f"point {base} of {series.domain}, which this one builds on, was removed meanwhile, and its files may soon "
+            "be removed, too: try again"
         )
 
 
@@ -181,6 +181,6 @@ def require_set_apart(series: Series, name: str, point_id: str) -> None:
 
 def _doomed(series: Series, name: str) -> errors.Busy:
     return errors.Busy(
-        f"what is left of point {name} of {series.domain} may be removed any moment; copy again a day after nbdpull "
-        "prune has removed it"
+        f"what is left of point {name} of {series.domain} may be removed at any moment; copy again a day after "
+        "nbdpull prune has removed it"
     )

@@ -109,7 +109,7 @@ def create(
             raise _is_one(root)
         made = open_or_create(root, group, seal)
     if seal and made.seal.id != seal.master:
-        raise errors.StoreError(f"{root} became a store meanwhile, by somebody else, and is not sealed as you said")
+        raise errors.StoreError(f"another run made {root} a store meanwhile, and not with the seal that you asked for")
     return made
 
 
@@ -175,7 +175,7 @@ def _told(found: Store, data: bytes) -> Marker:
     try:
         told = members.build(Marker, layout.unseal(data, path))
         if (layout.SEALED in told.requires) != (told.sealed is not None):
-            raise ValueError("it tells two things of whether the store is sealed")
+            raise ValueError("it contradicts itself on whether the store is sealed")
         if told.sealed and told.sealed.cipher != CIPHER:
             raise ValueError(f"it is sealed with {members.short(told.sealed.cipher)}")
         if told.sealed and not layout.KEY_ID.match(told.sealed.key):
@@ -253,7 +253,7 @@ def _in_objects(
     is_new: it must not be a store yet, but may have been one before. protection: of the files of a new store.
     """
     if group is not None:
-        raise errors.UsageError(f"--group {group}: an object store has no groups; who may read is for its policies")
+        raise errors.UsageError(f"--group {group}: an object store has no groups; its own policies say who may read")
     found = place.opened(root, patience)
     told = found.find(layout.MARKER)
     if told is not None and is_new:

@@ -86,8 +86,8 @@ class Matched:
         here, there: the names of the stores."""
         for point, other in self.strangers(points):
             raise errors.StoreError(
-                f"point {point.id} of {here} and point {other.id} of {there} were made side by side, and nobody knows "
-                "which comes first: both stores were pulled into; copy into another one"
+                f"point {point.id} of {here} and point {other.id} of {there} were made independently, so it is unknown "
+                "which comes first: both stores were pulled into; copy into another store"
             )
 
 

@@ -117,7 +117,7 @@ def _decoded(data: bytes, path: str) -> _Told:
 
 def _standing(document: Any) -> Standing:
     if type(document) is not dict or "domain" not in document:
-        raise ValueError(f"{members.short(document)} in the place of a policy")
+        raise ValueError(f"{members.short(document)} instead of a policy")
     rules = {name: value for name, value in document.items() if name != "domain"}
     return Standing(members.typed(Optional[str], document["domain"], "domain"), Policy.of(rules))
 

@@ -63,7 +63,7 @@ class Swept:
 
     @property
     def warnings(self) -> list[str]:
-        return [f"it is not told what a lock keeps, and until when: {self.untold}"] if self.untold else []
+        return [f"what a lock keeps, and until when, is unknown: {self.untold}"] if self.untold else []
 
 
 def remove(series: Series, point: Point) -> None:
@@ -122,7 +122,9 @@ def why_stays(series: Series, name: str) -> str:
 def require_at_once(store: Store) -> None:
     """Raise UsageError if files of the store must not be removed before the grace period ends."""
     if not store.has_locks:
-        raise errors.UsageError(f"--now: {store.root} has no locks, and only time keeps those apart who work there")
+        raise errors.UsageError(
+            f"--now: {store.root} has no locks, so only the grace period protects files that other runs need"
+        )
 
 
 def sweep(

@@ -200,7 +200,7 @@ class Resealing:
                 making.is_adopted = True
                 return replace(entry, stored_bytes=sum(each.size for each in [*mine, entry.directory]))
         where = self._target.store.path(self._target.folder, entry.directory.path)
-        raise errors.OutputExists(f"{where} is there, and what it tells is not all there, or is something else")
+        raise errors.OutputExists(f"{where} exists, but differs from the source, or names files that are not intact")
 
     def _base(self, entry: DiskEntry, pair: Optional[Pair], check: Check) -> Optional[Base]:
         """Return the base of a disk. None if there is none, or if a range without records may differ between the
@@ -396,7 +396,7 @@ class _Making:
                 return entry
             if self._store.has_locks:
                 raise errors.StoreError(
-                    f"another file than its {name} is in {self._store.root}, and may be needed there"
+                    f"{self._store.root} has another {name} of point {self.point}, which may be needed there"
                 )
         with self._store.create(path) as file:
             file.write(data)

@@ -168,8 +168,8 @@ def _always(ordered: Sequence[Candidate], whole: Sequence[Candidate]) -> Keeping
     for rule, those in ((NEWEST, whole), (SOUND, sound), (VERIFIED, verified), (DRILLED, drilled)):
         yield from ((point, rule, "") for point in those[-1:])
     for point, ahead in _behind(whole):
-        yield point, CLOCK, f"by its time before {ahead.id}"
-        yield ahead, CLOCK, f"by its time after {point.id}"
+        yield point, CLOCK, f"its time is before that of {ahead.id}"
+        yield ahead, CLOCK, f"its time is after that of {point.id}"
 
 
 def _behind(whole: Sequence[Candidate]) -> Iterator[tuple[Candidate, Candidate]]:

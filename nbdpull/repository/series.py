@@ -154,8 +154,8 @@ class Series:
     def _stranger(self, point: Point) -> errors.Foreign:
         return errors.Foreign(
             f"{self.store.path(self.folder, point.id)}: a point of domain {point.manifest.domain} (uuid "
-            f"{point.manifest.uuid}) among those of another one: somebody brought it there; move away the points of "
-            "the one that does not belong there"
+            f"{point.manifest.uuid}) among those of another one: somebody put it there; move away the points that "
+            "do not belong there"
         )
 
     def _each(self, look: Callable[[str], _T]) -> tuple[list[_T], Refused]:
