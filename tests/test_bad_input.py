@@ -152,7 +152,7 @@ def test_another_backup_job_is_active(witness, tmp_path):
         done = nbdpull(*witness.words(*options))
         assert time.monotonic() - started < 10
         assert (done.returncode, last_event(done.stdout)["code"]) == (BUSY, "busy")
-        assert "already has a backup job, not of nbdpull" in done.stderr
+        assert "already has a backup job, not started by nbdpull" in done.stderr
         assert vm.domain.backupGetXMLDesc() == theirs and vm.checkpoints() == checkpoints
     assert not witness.store.exists() and os.listdir(witness.scratch) == []
     vm.bed.virsh("domjobabort", vm.name)
