@@ -9,6 +9,7 @@ Must not know: how a point is made.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Callable
 
 from ..core import errors
@@ -151,7 +152,8 @@ def _require_files(series: Series, point: Point) -> None:
 
 
 def require_not_doomed(series: Series, name: str) -> None:
-    """Raise Busy if a prune may be about to empty a removed point's directory, to which files are to be added again."""
+    """Raise Busy if a prune may be about to empty a removed point's directory, to which files are to be added again;
+    StoreError if none can be added for as long as points refer to files there: until then the directory remains."""
     if series.store.has_locks or series.has_point(name):
         return
     if sweep_mark.is_young(series, name):
@@ -165,8 +167,23 @@ def require_not_doomed(series: Series, name: str) -> None:
         age = half_points.seconds_set_apart(series, name)
     except errors.OutputError:  # it looks like the directory of a dead run
         age = series.store.seconds_since_change(f"{series.folder}/{name}")
+    if age > grace.COUNTED_ON and _is_needed(series, name):
+        raise errors.StoreError(
+            f"point {name} was removed from {series.store.root}, and points there still need some of its files: while "
+            "they do, the rest of its files cannot be brought back; copy to another store"
+        )
     if age > grace.COUNTED_ON:
         raise _doomed(series, name)
+
+
+def _is_needed(series: Series, name: str) -> bool:
+    """Return whether points refer to files in a directory, or to files that were moved from there."""
+    with suppress(errors.Damaged):
+        for point in series.load()[0]:
+            entries = references.of_point(series, point)
+            if any(path.startswith(f"{name}/") for path in references.paths(series, entries)):
+                return True
+    return False
 
 
 def require_set_apart(series: Series, name: str, point_id: str) -> None:
