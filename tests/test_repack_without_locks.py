@@ -335,6 +335,24 @@ def test_what_was_not_moved_is_not_counted_on(two):
     intact(vm)
 
 
+def test_what_only_removed_points_were_moved_to_is_not_counted_on(two):
+    """No copy at once would find it otherwise."""
+    vm, point = two.here, two.new.points[-1]
+    prune(vm)
+    remove(vm, vm.series.points())
+    for _ in range(2):
+        with pytest.raises(
+            errors.Busy, match="was moved to may .* copy again a day after nbdpull prune has removed it"
+        ):
+            two.take(two.new, point)
+        prune(vm)
+    for _ in range(3):
+        two.hours.let_pass(27)
+        prune(vm)
+    two.take(two.new, point)
+    intact(vm)
+
+
 def test_what_another_one_has_moved_is_lost_by_no_copy(two, monkeypatch):
     """Nobody knows what a table leads to that was read before another run has made it lead to more."""
     vm, source = two.here, two.new

@@ -79,7 +79,10 @@ class CountedOn:
         removed."""
         for entry in entries:
             if not self.includes(entry):
-                raise errors.Busy(f"what {entry.path} was moved to may be removed at any moment: copy again")
+                raise errors.Busy(
+                    f"what {entry.path} was moved to may be removed at any moment; copy again a day after nbdpull "
+                    "prune has removed it"
+                )
 
     def forget_removed(self) -> None:
         """Stop relying on points that were removed meanwhile, which can happen in a store without locks."""
