@@ -266,6 +266,9 @@ def test_a_point_that_shows_more_than_was_moved_keeps_the_old_file(two):
     prune(vm)
     assert beside(vm) == [old]
     intact(vm)
+    telling = (layout.MANIFEST, layout.REPACKED, half_points.REMOVED, sweep_mark.NAME)
+    sizes = [path.stat().st_size for path in vm.folder.rglob("*") if path.is_file() and path.name not in telling]
+    assert usage.of_series(vm.series).stored == sum(sizes), "what two files were moved to counts once"
 
 
 def test_one_that_comes_just_before_a_sweep(two):

@@ -101,6 +101,7 @@ def _of_series(series: Series, check: Check) -> Usage:
         dead[file.folder] = dead.get(file.folder, 0) + file.dead
     elsewhere = _elsewhere(named.values(), whose)
     kept = references.paths(series, elsewhere).difference(references.beside(series, elsewhere))
+    kept |= {file.entry.path for file in files}  # what is beside one file may be all that is left of another
     waiting = removal.waiting(series, kept)
     return Usage(
         [
