@@ -269,6 +269,8 @@ def test_a_point_that_shows_more_than_was_moved_keeps_the_old_file(two):
     telling = (layout.MANIFEST, layout.REPACKED, half_points.REMOVED, sweep_mark.NAME)
     sizes = [path.stat().st_size for path in vm.folder.rglob("*") if path.is_file() and path.name not in telling]
     assert usage.of_series(vm.series).stored == sum(sizes), "what two files were moved to counts once"
+    with mock.patch.object(type(vm.series), "own_flaw", side_effect=AssertionError("read for a file that stays")):
+        prune(vm)
 
 
 def test_one_that_comes_just_before_a_sweep(two):

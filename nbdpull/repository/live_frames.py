@@ -123,9 +123,11 @@ def emptied(
     for directories in _by_disk(series, points, staying, check).values() if among else ():
         entries = {each.path: each for found in directories for each in found.files if each.path in among}
         with suppress(errors.Damaged):
-            tables = filter(None, (moved.read(series.store, series.folder, each) for each in entries.values()))
-            sound = [table for table in tables if _is_sound(series, table, check)]
-            yield from _led(directories, sound, check)
+            found = (moved.read(series.store, series.folder, each) for each in entries.values())
+            tables = {table.old.path: table for table in found if table}
+            for path in sorted(_led(directories, tables.values(), check)):
+                if _is_sound(series, tables[path], check):  # reads all of the new files
+                    yield path
 
 
 def led(series: Series, point: Point, tables: Sequence[Table], check: Check) -> set[str]:
