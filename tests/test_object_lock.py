@@ -19,9 +19,11 @@ from worn import HALF, mostly_hidden, pruned
 from nbdpull.core import errors
 from nbdpull.core.choices import LockMode
 from nbdpull.crypto import identity_files
+from nbdpull.definitions.domain_xml import Checkpoint
 from nbdpull.format import layout
 from nbdpull.operations import copy, unlocking, verify
-from nbdpull.pulling import held_series
+from nbdpull.pulling import copies, held_series
+from nbdpull.pulling.base import Base, Choice
 from nbdpull.repository import (
     half_points,
     immutable,
@@ -413,6 +415,24 @@ def test_a_healed_file_whose_lock_does_not_show_is_locked_as_its_points_say(vm, 
         place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=b"forged")
     found = verify.verify(verify.Options(place.url, level="files", heal_from=str(tmp_path / "copy")))
     assert [f"vm1/{each.path}" for each in found.healed] == [name] and not found.is_bad
+    mode, left = lock_of(place, name)
+    assert mode == "COMPLIANCE" and 39 * DAY < left < 41 * DAY
+
+
+@pytest.mark.parametrize("seconds", [None, DAY])
+def test_a_mended_file_whose_lock_does_not_show_is_locked_as_its_base_says(vm, place, seconds):
+    """It was not locked at all where the policy was gone."""
+    first = in_chunks(vm)
+    name = f"vm1/{first.id}/vda.0002.zst"
+    data = place.read(name)
+    place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=stores.flipped(data, len(data) // 4))
+    policies.put_immutability(vm.store, Immutability(seconds) if seconds else None)
+    vm.bad = frozenset({name.partition("/")[2]})
+    now = vm.series, again(vm)
+    like = Base(Checkpoint("", 0, "", {}, ""), first, whole=frozenset({"vda"}), bad={"vda": vm.bad})
+    choice, found = Choice(None, {"vda": ("full", "requested")}, like=like), [copies.Healed("vda", 0, [*vm.bad], [])]
+    [healed], _ = copies.mended(now, choice, found, 1, lambda: None)
+    assert healed.mended == [*vm.bad] and place.read(name) == data
     mode, left = lock_of(place, name)
     assert mode == "COMPLIANCE" and 39 * DAY < left < 41 * DAY
 

@@ -16,7 +16,7 @@ from ..format import writer
 from ..format.directory import Directory
 from ..format.sound_part import SoundPart
 from ..hypervisor.guest_load import Cores
-from ..repository import mending
+from ..repository import immutable, mending
 from ..repository.image import DataRanges
 from ..repository.new_point import Stored
 from ..repository.series import Point, Series
@@ -75,6 +75,8 @@ def mended(
             files = series.directory(below, each.disk, partial=True).files if below else []
             bad = [entry for entry in files if entry.path in each.files]
             paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level or 1, *LEVELS])), check)
+            for path in paths:
+                immutable.keep_promises(series, path, filter(None, [below]))
         except errors.NbdpullError as error:
             problem = str(error)
         done.append(each._replace(mended=paths))
