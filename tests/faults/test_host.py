@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 from bed.address import is_listening
@@ -324,13 +325,17 @@ def nbdkit(tmp_path):
     def start(*words):
         address = tmp_path / f"nbdkit{len(started)}"
         address.unlink(missing_ok=True)
-        started.append(subprocess.Popen(["nbdkit", "-f", "-U", address, *map(str, words)]))
+        words = ["nbdkit", "-f", "-U", address, *map(str, words)]
+        started.append(subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True))
         wait_for(lambda: is_listening(address), "nbdkit listens")
         return str(address), started[-1]
 
     yield start
     for each in started:
-        each.terminate()  # a killed one leaves the folder of its scripts
+        # With its scripts, which wait for what no longer comes. At SIGTERM it would wait for its clients, too: QEMU
+        # may keep a connection for as long as the domain runs.
+        with suppress(ProcessLookupError):
+            os.killpg(each.pid, signal.SIGKILL)
         each.wait()
 
 
