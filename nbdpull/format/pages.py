@@ -152,16 +152,12 @@ def split(data: bytes, row: numpy.dtype[numpy.void]) -> tuple[list[FileEntry], N
     files = numpy.frombuffer(data, _FILE, count, at)
     found = numpy.frombuffer(data, row, rows, at + files.nbytes)
     names = _split(data[at + files.nbytes + found.nbytes :], count, size)
-    digests = files["sha256"].tobytes().hex()
-    entries = [
-        _entry(name, size, digests[at : at + 64])
-        for name, size, at in zip(names, files["size"].tolist(), range(0, len(digests), 64))
-    ]
-    return entries, files["live"], found
+    return [*map(_entry, names, files["size"].tolist(), files["sha256"].tolist())], files["live"], found
 
 
-# Directories of a thousand points have half a million entries, but for only a few thousand different files.
-_entry = functools.lru_cache(1 << 16)(FileEntry)
+@functools.lru_cache(1 << 16)  # directories of a thousand points have half a million entries, of a few thousand files
+def _entry(path: str, size: int, sha256: bytes) -> FileEntry:
+    return FileEntry(path, size, sha256.hex())
 
 
 def reach_past(position: Numbers, stored: NDArray[numpy.integer[Any]], sizes: Numbers) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
+FEW_BYTES = 1 << 20  # of all files of a point: handing fewer to threads takes longer than hashing them
 MAX_DAMAGES = 10_000  # reported per disk of a point
 _NONE = numpy.empty(0, layout.RECORD)
 
@@ -118,7 +119,7 @@ class Inspector:
 
     def _files(self, look: Look, directories: Sequence[Directory]) -> None:
         """Check the size and digest of every file except the directories."""
-        point, depth = look.point, self._depth
+        point = look.point
         entries = self._unseen(look, references.by_directories(point, directories))
         if not entries:
             return
@@ -133,8 +134,7 @@ class Inspector:
             return self._flaws.of(entry) if read else self._target.size_flaw(entry)
 
         with self._target.store.looking(self._target.folder):
-            flaws = self._threads.ordered(work, entries, budget=1, weight=lambda _: 0, check=depth.check)
-            for entry, flaw in zip(entries, flaws):
+            for entry, flaw in zip(entries, self._of_each(work, entries)):
                 if flaw:
                     self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
                     self._unsound[entry.path, entry.sha256] = flaw
@@ -142,6 +142,13 @@ class Inspector:
                     self._fitting.add((entry.path, entry.sha256))
                     self._sound |= {(entry.path, entry.sha256)} if entry.path in whole else set()
                 self._tell(Seen(point.id, files=int(entry.path in whole)))
+
+    def _of_each(
+        self, work: Callable[[FileEntry], Optional[str]], entries: Sequence[FileEntry]
+    ) -> Iterator[Optional[str]]:
+        if sum(entry.size for entry in entries) < FEW_BYTES:
+            return self._target.store.several(work, entries)
+        return self._threads.ordered(work, entries, budget=1, weight=lambda _: 0, check=self._depth.check)
 
     def _unseen(self, look: Look, named: Iterable[FileEntry]) -> list[FileEntry]:
         """Return the files of a point that are still to be checked: few, if other points name most of them, too."""

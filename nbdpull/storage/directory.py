@@ -99,7 +99,8 @@ class DirectoryStore:
         digest = hashlib.sha256()
         try:
             with self._reading(path) as file:
-                buffer = memoryview(bytearray(1 << 20))
+                size = os.fstat(file.fileno()).st_size  # most files are small, and a new buffer is filled with zeros
+                buffer = memoryview(bytearray(min(max(size, 1), 1 << 20)))
                 while size := file.readinto(buffer):
                     digest.update(buffer[:size])
                     check()
