@@ -117,7 +117,7 @@ def test_bitmaps_that_no_checkpoint_owns(witness, crashed):
         vm.kill()
         vm.start()
     told = doctor(witness)[f"bitmap {name}"]
-    assert told["state"] == "warn" and "of disk vda, vdb: it belongs to no checkpoint" in told["text"]
+    assert told["state"] == "warn" and "on disk vda, vdb: it belongs to no checkpoint" in told["text"]
     assert release(witness) == (0, {f"bitmap {name} of disk vda, vdb": ""})
     assert list(vm.bitmaps("vda")) == ["of-somebody"] and list(vm.bitmaps("vdb")) == []
     assert f"bitmap {name}" not in doctor(witness)
