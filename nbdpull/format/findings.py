@@ -99,17 +99,18 @@ def load(target: SeriesLike, of: Optional[Iterable[str]] = None) -> list[Documen
 
 
 def _sound(target: SeriesLike, name: re.Match[str]) -> Optional[Document]:
+    document = readable(target, name[0])
+    return {**document, "id": name["id"]} if document and _is_sound(document, name["kind"]) else None
+
+
+def readable(target: SeriesLike, name: str) -> Optional[Document]:
+    """Return the document in a file of a series; None if it cannot be read, or is not what was stored."""
     try:
-        document = _read(target, name[0])
+        return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
     except errors.Interrupted:  # what is recorded would count as unknown until the next check
         raise
     except errors.NbdpullError:
         return None
-    return {**document, "id": name["id"]} if _is_sound(document, name["kind"]) else None
-
-
-def _read(target: SeriesLike, name: str) -> Document:
-    return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
 
 
 @dataclass(frozen=True)

@@ -83,19 +83,10 @@ def load(target: SeriesLike) -> list[Document]:
     """
     found = []
     for name in filter(_NAME.match, target.store.files(target.folder)):
-        try:
-            document = _read(target, name)
-        except errors.Interrupted:
-            raise
-        except errors.NbdpullError:
-            continue
-        if _is_sound(document):
+        document = findings.readable(target, name)
+        if document and _is_sound(document):
             found.append({**document, "name": name})
     return sorted(found, key=lambda document: (document["when"], document["name"]))
-
-
-def _read(target: SeriesLike, name: str) -> Document:
-    return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
 
 
 def _is_sound(document: Document) -> bool:
