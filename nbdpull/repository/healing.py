@@ -92,9 +92,8 @@ def _tried(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry
 def _damaged(target: Series, point: Point, known: Known) -> Iterator[tuple[FileEntry, bool]]:
     """Return (file of a point that may be damaged, whether it is recorded), as far as the point's directories can be
     read."""
-    recorded = known.recorded(point)
-    paths = {place.get("path") for each in recorded for place in each.places or []}
-    is_all = not all(each.is_told for each in recorded)
+    paths = {place.get("path") for each in known.recorded(point) for place in each.places or []}
+    is_all = not known.is_told([point])
     found = references.by_directories(point, references.readable(target, point)) if paths or is_all else []
     return ((entry, entry.path in paths) for entry in found if is_all or entry.path in paths)
 
