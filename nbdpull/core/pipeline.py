@@ -1,4 +1,4 @@
-"""The only place with threads: work on many items at once, with results in order and memory bounded in bytes.
+"""Work on many items at once, in threads, with results in order and memory bounded in bytes.
 
 Owns: how many items are in progress, and that the first error stops the others and is raised in the caller's thread.
 Must not know: what an item is.

@@ -79,7 +79,7 @@ class Run:
     def __init__(
         self, target: Series, options: Options, depth: Depth, tally: Tally, warnings: Iterable[str] = ()
     ) -> None:
-        """Read the records. warnings: of earlier _Runs of the same series."""
+        """Read the records. warnings: of earlier Runs of the same series."""
         self._keep, self._tally = options.keep, tally
         self.evidence = Evidence(target, depth.level, depth.part)
         self.target = target = series_choice.renamed(target, self.evidence.points)

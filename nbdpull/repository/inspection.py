@@ -146,6 +146,8 @@ class Inspector:
     def _of_each(
         self, work: Callable[[FileEntry], Optional[str]], entries: Sequence[FileEntry]
     ) -> Iterator[Optional[str]]:
+        """Yield work(entry) for each file. Where there is little to hash, all depends on whether the store has to be
+        waited for, so it decides how many files are worked on at once."""
         if sum(entry.size for entry in entries) < FEW_BYTES:
             return self._target.store.several(work, entries)
         return self._threads.ordered(work, entries, budget=1, weight=lambda _: 0, check=self._depth.check)
