@@ -309,6 +309,17 @@ class S3Store:
             return self._below(path).values()
         return [found for name, found in known.items() if name.startswith(f"{path}/")]
 
+    def inode(self, path: str) -> Optional[int]:
+        return None
+
+    def is_same(self, path: str, other: str) -> Optional[bool]:
+        return other == self.path(path)
+
+    def warnings(self) -> list[str]:
+        return self._warnings
+
+    # Older versions, beyond the interface of Store
+
     def as_it_was(self, past: Store, paths: Iterable[str]) -> dict[str, str]:
         """Return {path: id of its version} as of an earlier time. past: S3Store of this place as of that time. Damaged
         if a file did not exist then."""
@@ -362,15 +373,6 @@ class S3Store:
             if not each.is_marker and each.key.rpartition("/")[2] == name:
                 found.setdefault(each.key[len(self._prefix) :], []).insert(0, each.written)
         return found
-
-    def inode(self, path: str) -> Optional[int]:
-        return None
-
-    def is_same(self, path: str, other: str) -> Optional[bool]:
-        return other == self.path(path)
-
-    def warnings(self) -> list[str]:
-        return self._warnings
 
     # Creating and removing
 
