@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from nbdpull.core import errors
-from nbdpull.format import layout
+from nbdpull.format import layout, writer
 from nbdpull.pulling import fit
 
 MIB = 1 << 20
@@ -29,7 +29,7 @@ def test_the_last_point_that_there_can_be():
 
 @pytest.mark.parametrize("sizes", [[0], [1], [layout.MAX_CHUNK_FILES], [layout.MAX_CHUNK_FILES + 1], [1 << 50, 12345]])
 def test_chunk_files_are_never_more_than_a_manifest_holds(sizes):
-    least = fit.least_chunk_size(disks(*sizes))
+    least = writer.least_chunk_size(sizes)
     assert least * layout.MAX_CHUNK_FILES >= sum(sizes) > (least - 1) * layout.MAX_CHUNK_FILES
 
 

@@ -32,6 +32,18 @@ WORTH_WHILE = 0.97  # ratio at level 1 above which no other level gains much
 ZERO_BLOCK = 1 << 16  # zeros inside data are found in blocks of this many bytes, QEMU's usual cluster
 
 
+def least_chunk_size(sizes: Iterable[int]) -> int:
+    """Return the smallest chunk size, in bytes, with which a manifest can list all chunk files of disks of these
+    sizes."""
+    return -(-sum(sizes) // layout.MAX_CHUNK_FILES)
+
+
+def chunk_size(store: Store, wanted: int, least: int = 0) -> int:
+    """Return the size of a chunk file in bytes. wanted: at most this, nor more than the size that the store prefers,
+    if any; least: at least this."""
+    return max(min(wanted, store.chunk_size or wanted), least)
+
+
 class Known(Protocol):
     """A repository.known_frames.KnownFrames."""
 

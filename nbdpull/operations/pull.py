@@ -17,7 +17,7 @@ from ..core.errors import Check, Report
 from ..core.laps import Laps
 from ..core.throttle import Throttle
 from ..definitions import omissions
-from ..format import layout
+from ..format import layout, writer
 from ..format.manifest import FULL, CheckpointEntry
 from ..hypervisor import backup_job, domain, socket_keeper
 from ..hypervisor.guest_load import Cores
@@ -247,14 +247,14 @@ def _renamed(run: _Run) -> list[str]:
 
 
 def _how(run: _Run) -> How:
-    options, least = run.options, fit.least_chunk_size(run.subject.disks)
+    options, least = run.options, writer.least_chunk_size(disk.size for disk in run.subject.disks)
     if options.chunk_size < least:
         run.warnings.append(f"a point has at most {layout.MAX_CHUNK_FILES} chunk files: each takes {least} bytes")
     cores = Cores(run.vm, check=run.check)
     level = Level(options.level, lambda: min(options.threads, cores.allowed))
     return How(
         Reading(options.threads, options.max_in_flight, options.stall_timeout),
-        Storing(options.frame_size, fit.chunk_size(run.series.store, options.chunk_size, least), level),
+        Storing(options.frame_size, writer.chunk_size(run.series.store, options.chunk_size, least), level),
         options.dedupe,
         Throttle(options.max_rate, options.max_rate_file, run.check),
         cores,

@@ -30,17 +30,6 @@ def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None
         )
 
 
-def least_chunk_size(disks: Collection[Disk]) -> int:
-    """Return the smallest chunk size, in bytes, with which a manifest can list all chunk files."""
-    return -(-sum(disk.size for disk in disks) // layout.MAX_CHUNK_FILES)
-
-
-def chunk_size(store: Store, wanted: int, least: int) -> int:
-    """Return the size of a chunk file in bytes. wanted: at most this, nor more than the size that the store prefers,
-    if any; least: at least this."""
-    return max(min(wanted, store.chunk_size or wanted), least)
-
-
 def require_scratch(folder: str, disks: Collection[Disk], limit: Optional[int] = None) -> None:
     """Raise ScratchFull if a job would have to end as soon as it began."""
     scratch_watch.require_room(folder, sum(disk.size for disk in disks), limit)

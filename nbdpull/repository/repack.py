@@ -92,7 +92,7 @@ def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repac
     if chosen and not series.store.has_locks:  # points made until the old files are removed rely on these locks
         immutable.begin(series.store, timedelta(seconds=2 * graces.of(series.store)))
     run = _Run(series, check, _problems(found))
-    chunk_size = min(wanted.chunk_size, series.store.chunk_size or wanted.chunk_size)
+    chunk_size = writer.chunk_size(series.store, wanted.chunk_size)
     try:
         for disk in found:
             for batch in _batches(_without(disk.olds, rest), chunk_size):

@@ -11,7 +11,7 @@ may be removed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
@@ -364,9 +364,3 @@ def _keys(records: Records) -> Indexes:
     digests = numpy.frombuffer(records["digest"].tobytes(), "<u8")
     found: Indexes = digests.reshape(len(records), 4)[:, 0]
     return found
-
-
-def chunk_size(store_size: Optional[int], wanted: int, sizes: Iterable[int]) -> int:
-    """Return the bytes of a chunk file: as wanted, or as the store prefers if that is smaller, but large enough for
-    disks of these sizes."""
-    return max(min(wanted, store_size or wanted), -(-sum(sizes) // layout.MAX_CHUNK_FILES))

@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple, Optional
 from ..core import errors
 from ..core.errors import Check
 from ..core.throttle import Throttle
-from ..format import layout, manifest, moved, reader
+from ..format import layout, manifest, moved, reader, writer
 from ..format.directory import Directory
 from ..format.index_writer import Disk
 from ..format.manifest import FULL, DiskEntry, FileEntry, ParentEntry
@@ -164,7 +164,7 @@ class Resealing:
         here = self._source.directory(point, entry.name, partial=True)
         if found := making.found(entry.name):
             return self._adopted(here, replace(entry, directory=found), making, check)
-        sizes = [disk.size for disk in point.manifest.disks]
+        least = writer.least_chunk_size(disk.size for disk in point.manifest.disks)
         written = resealed_disk.write(
             self._source,
             here,
@@ -172,7 +172,7 @@ class Resealing:
             Disk(self._target.folder, point.id, entry.name, entry.size, entry.whole, making.folder_beside()),
             self._base(entry, pair, check),
             making.left(entry.name),
-            resealed_disk.chunk_size(self._target.store.chunk_size, self._chunk_size, sizes),
+            writer.chunk_size(self._target.store, self._chunk_size, least),
             begin=begin,
             done=tell,
             check=check,

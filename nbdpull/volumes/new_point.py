@@ -16,6 +16,7 @@ from ..core import process
 from ..core.choices import OnLostBase
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
+from ..format import writer
 from ..format.manifest import FULL
 from ..hypervisor.guest_load import Cores
 from ..kubevirt import given
@@ -161,10 +162,10 @@ class _Elsewhere:
 
 def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list[Disk], new: NewPoint) -> list[Stored]:
     target, check = run.series, read.endpoint.ending(run.check)
-    least = fit.least_chunk_size(disks)
+    least = writer.least_chunk_size(disk.size for disk in disks)
     cores = Cores(_Elsewhere(), check=check)
     level = Level(wanted.level, lambda: min(wanted.threads, cores.allowed))
-    storing = Storing(wanted.frame_size, fit.chunk_size(target.store, wanted.chunk_size, least), level)
+    storing = Storing(wanted.frame_size, writer.chunk_size(target.store, wanted.chunk_size, least), level)
     throttle = Throttle(wanted.max_rate, wanted.max_rate_file, check)
     with ExitStack() as opened:
         made = []
