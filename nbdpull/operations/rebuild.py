@@ -181,18 +181,13 @@ def _chunks(target: Series, point: Point, disk: DiskEntry, check: Check) -> list
     names = set(target.store.files(f"{target.folder}/{point.id}"))
     while (name := layout.chunk_name(disk.name, len(found))) in names:
         path = f"{point.id}/{name}"
-        found.append(known.get(path) or _as_it_is(target, path, check))
+        found.append(known.get(path) or target.as_it_is(path, check))
     if name + layout.MOVED in names:
         raise errors.Damaged(
             f"{target.store.path(target.folder, point.id, name)} was repacked: its records, which an index is rebuilt "
             "from, are gone"
         )
     return found
-
-
-def _as_it_is(target: Series, path: str, check: Check) -> FileEntry:
-    full = f"{target.folder}/{path}"
-    return FileEntry(path, target.store.size(full) or 0, target.store.sha256(full, check))
 
 
 class _Memory:

@@ -324,13 +324,9 @@ class _Making:
             self._stays = {*self._store.files(f"{self._target.folder}/{self.point}")}
 
     def _found_in(self, names: Iterable[str], check: Check) -> dict[str, FileEntry]:
-        found: dict[str, FileEntry] = {}
-        for name in names:
-            if name.endswith(end := layout.directory_name("")):
-                path = self._path(name)
-                size, digest = self._store.size(path) or 0, self._store.sha256(path, check)
-                found[name[: -len(end)]] = FileEntry(f"{self.point}/{name}", size, digest)
-        return found
+        end = layout.directory_name("")
+        found = [name for name in names if name.endswith(end)]
+        return {name[: -len(end)]: self._target.as_it_is(f"{self.point}/{name}", check) for name in found}
 
     def _named(self, held: Mapping[str, FileEntry]) -> dict[str, list[Left]]:
         """Return {encoded name of a disk: files that other points need}. A point names all files in its folder, so that
@@ -361,7 +357,7 @@ class _Making:
         path = f"{self.point}/{name}"
         full = f"{self._target.folder}/{path}"
         try:
-            entry = FileEntry(path, self._store.size(full) or 0, self._store.sha256(full, check))
+            entry = self._target.as_it_is(path, check)
             page = reader.chunk_records(self._store, full, entry.size, layout.domain_name(disk) or "")
             entries = [entry if each == path else FileEntry(each, 0, "") for each in page.names]
             with reader.FrameReader(self._store, self._target.folder, entries) as frames:
