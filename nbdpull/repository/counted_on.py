@@ -54,6 +54,10 @@ class CountedOn:
         """Return whether any point refers to exactly this file, even if the file is missing."""
         return self._known(entry.path) == entry
 
+    def is_recorded(self, entry: FileEntry) -> bool:
+        """Return whether the file is recorded as damaged."""
+        return entry.path in self._bad
+
     def bad(self, entries: Iterable[FileEntry]) -> set[str]:
         """Return the paths of the files on which no new point may rely: recorded as damaged, missing, or of the wrong
         size."""

@@ -80,9 +80,7 @@ class NewPoint:
 
     def _add_stored(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
         """Do as `add_file` with the bytes to store, which are sealed if the store is."""
-        known = parent.file(name) if parent else None
-        same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        if known and same and not self.series.file_flaw(known):
+        if known := self.series.same_file(parent, name, data):
             self._files.append(known)
             return
         with self.series.store.create(f"{self._folder}/{name}") as file:

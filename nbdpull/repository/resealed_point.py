@@ -225,10 +225,8 @@ class Resealing:
         if data is None:
             raise errors.Damaged(f"point {point.id} has no {name}")
         stored = self._target.store.seal.piece(data, layout.file_piece(name))
-        known = pair.there.file(name) if pair else None
-        same = known and (known.size, known.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
-        is_free = known and same and not self._counted_on.bad([known]) and not making.has(name, stored)
-        if known and is_free and not self._target.file_flaw(known):
+        known = self._target.same_file(pair.there if pair else None, name, stored)
+        if known and not self._counted_on.is_recorded(known) and not making.has(name, stored):
             return known
         return making.put(name, stored)
 

@@ -345,6 +345,13 @@ class Series:
             raise errors.Damaged(flaw)
         return self.store.proved(lambda: self._proved_file(entry, name))
 
+    def same_file(self, point: Optional[Point], name: str, stored: bytes) -> Optional[FileEntry]:
+        """Return the entry of a small file of a Point if the file is intact and has these bytes, which are sealed if
+        the store is; else None."""
+        entry = point.file(name) if point else None
+        same = entry and (entry.size, entry.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+        return entry if entry and same and not self.file_flaw(entry) else None
+
     def _proved_file(self, entry: FileEntry, name: str) -> bytes:
         data = self.store.read(f"{self.folder}/{entry.path}", entry.size)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
