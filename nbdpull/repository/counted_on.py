@@ -71,12 +71,8 @@ class CountedOn:
             self._read(next(iter(self._unread)))
         if not self._is_told or self._some_refused():
             return None
-        found: dict[str, FileEntry] = {}
-        for gone, point in half_points.removed_points(self._target).items():
-            with suppress(errors.Damaged):
-                entries = references.of_point(self._target, point) if gone != name else []
-                found.update({entry.path: entry for entry in entries})
-        return {path: entry for path, entry in {**found, **self._named}.items() if path.startswith(f"{name}/")}
+        found = {**_of_removed(self._target, but=name), **self._named}
+        return {path: entry for path, entry in found.items() if path.startswith(f"{name}/")}
 
     def require(self, entries: Iterable[FileEntry]) -> None:
         """Raise Busy unless points refer to all of these files: otherwise the files that they were moved to may soon be
@@ -108,7 +104,7 @@ class CountedOn:
         paths = [f"{self._target.folder}/{path}" for path in (entry.path, moved.path_of(entry.path))]
         if not any(map(self._target.store.holds, paths)):
             return
-        known = self._known(entry.path) or self._of_removed().get(entry.path)
+        known = self._known(entry.path) or self._known_to_removed(entry.path)
         if known is None and not self._may_be_needed(entry.path):
             return
         if known is None and is_there(self._target, entry) and not self._target.own_flaw(entry):
@@ -135,14 +131,10 @@ class CountedOn:
         except errors.Damaged:
             self._is_told = False
 
-    def _of_removed(self) -> dict[str, FileEntry]:
-        """Return the files of the removed points that can be read: a removal can be undone."""
+    def _known_to_removed(self, path: str) -> Optional[FileEntry]:
         if self._removed is None:
-            self._removed = {}
-            for point in half_points.removed_points(self._target).values():
-                with suppress(errors.Damaged):
-                    self._removed.update({each.path: each for each in references.of_point(self._target, point)})
-        return self._removed
+            self._removed = _of_removed(self._target)
+        return self._removed.get(path)
 
     def _may_be_needed(self, path: str) -> bool:
         """Return whether a file that no known point refers to may be needed nevertheless."""
@@ -153,6 +145,17 @@ class CountedOn:
         if self._refused is None:
             self._refused = bool(self._target.load()[1])
         return self._refused
+
+
+def _of_removed(target: Series, but: str = "") -> dict[str, FileEntry]:
+    """Return {path: file} of the files of the removed points that can be read: a removal can be undone. but: id of a
+    point to leave out."""
+    found: dict[str, FileEntry] = {}
+    for name, point in half_points.removed_points(target).items():
+        with suppress(errors.Damaged):
+            entries = references.of_point(target, point) if name != but else []
+            found.update({entry.path: entry for entry in entries})
+    return found
 
 
 def _on_record(target: Series, points: Sequence[Point]) -> set[str]:
