@@ -120,7 +120,7 @@ def emptied(
     among: paths of files with a moved table beside them; points, staying: as for `mostly_dead`. Damaged if a directory
     of a point in `staying` cannot be read.
     """
-    for directories in _by_disk(series, points, staying, check).values() if among else ():
+    for directories in _by_disk(series, points, staying, check).values():
         entries = {each.path: each for found in directories for each in found.files if each.path in among}
         with suppress(errors.Damaged):
             found = (moved.read(series.store, series.folder, each) for each in entries.values())

@@ -153,11 +153,13 @@ def emptied(series: Series, check: Check = lambda: None) -> list[str]:
     Their tables lead to all frames that points show, including removed points as long as readers may still use them. If
     that cannot be determined, files are kept.
     """
-    known = _pending(series, graces.of(series.store))
     found: list[str] = []
+    known = _pending(series, graces.of(series.store))
+    if not known:
+        return found
     with suppress(errors.Damaged, errors.KeyNeeded):
-        points, staying = _shown(series) if known else ([], set())
-        late = {name for name in half_points.removed(series) if known and _is_late(series, name)}
+        points, staying = _shown(series)
+        late = {name for name in half_points.removed(series) if _is_late(series, name)}
         found += live_frames.emptied(series, points, staying | late, known, check)
     return found
 
