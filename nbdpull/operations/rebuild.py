@@ -112,7 +112,7 @@ def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iter
     yield from _over(target, point, disk, target.parent(point), check)
     for other in _others(target, point) if point.manifest.origin else ():
         with suppress(errors.Damaged):
-            yield from _over(target, point, disk, other, check)
+            yield from filter(None, _over(target, point, disk, other, check))  # None was among the first
 
 
 def _others(target: Series, point: Point) -> list[Point]:
@@ -126,11 +126,12 @@ def _others(target: Series, point: Point) -> list[Point]:
 def _over(
     target: Series, point: Point, disk: DiskEntry, parent: Optional[Point], check: Check
 ) -> Iterator[Optional[Directory]]:
-    entry = parent.disk(disk.name) if parent and parent.manifest.disk(disk.name) else None
-    base = target.directory(parent, disk.name, partial=True) if parent and entry else None
-    yield base
-    if base is None:
+    entry = parent.manifest.disk(disk.name) if parent else None
+    if parent is None or entry is None:
+        yield None
         return
+    base = target.directory(parent, disk.name, partial=True)
+    yield base
     yield None
     flawed = {each.path for each in base.indexes if target.own_flaw(each, check)}
     named = flawed
@@ -138,7 +139,7 @@ def _over(
         found = target.directory(point, disk.name, partial=True)
         named = {each.path for each in base.indexes} - {each.path for each in found.files}
     for bad in (flawed, named):
-        if entry and bad:
+        if bad:
             yield SoundPart(target.store, target.folder, entry, bad, check)
 
 
