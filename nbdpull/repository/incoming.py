@@ -81,9 +81,13 @@ def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEnt
     shows, if it is a point of the target, is known to be there without reading it, and without a key.
     """
     folder, store = target.folder, target.store
-    gone = [each for each in entries if not (store.has_locks or is_there(target, each))]
+    if store.has_locks:
+        return []
+    gone = [each for each in entries if not is_there(target, each)]
     gone = [each for each in gone if store.size(f"{folder}/{moved.path_of(each.path)}") is not None]
-    of_base = {*(_of_base(target, point) if gone else ())}
+    if not gone:
+        return []
+    of_base = {*_of_base(target, point)}
     found: set[str] = set()
     with suppress(errors.Damaged, errors.KeyNeeded):
         left = [table for each in gone if each not in of_base and (table := moved.read(store, folder, each))]
