@@ -61,12 +61,17 @@ def lacking(source: Series, target: Series, match: Matched) -> Lacking:
     if not is_needed(source, target, match):
         return partial(incoming.lacking, source, target)
     known: set[str] = set()
-    for each in match.same:
-        with suppress(errors.Damaged):
-            known |= {entry.path for entry in references.of_point(source, each)}
+    for entries in source.store.several(partial(_files_known, source), match.same):
+        known |= {entry.path for entry in entries}
     return lambda point, but: [
         entry for entry in references.of_point(source, point) if entry.path not in known and entry.path not in but
     ]
+
+
+def _files_known(series: Series, point: Point) -> list[FileEntry]:
+    with suppress(errors.Damaged):
+        return references.of_point(series, point)
+    return []
 
 
 class Resealing:
