@@ -296,16 +296,17 @@ class _Known:
         if entry.path not in self._pages:
             if len(self._pages) >= _KEPT_PAGES:
                 del self._pages[next(iter(self._pages))]
-            records = own_frames(self._target, entry, self._disk)
+            path = f"{self._target.folder}/{entry.path}"
+            page = reader.chunk_records(self._target.store, path, entry.size, self._disk)
+            records = own_frames(page, entry.path)
             records["chunk"] = self._number(entry.path)
             self._pages[entry.path] = records
         return self._pages[entry.path]
 
 
-def own_frames(series: Series, entry: FileEntry, disk: str) -> Records:
-    """Return the records of the frames that are in a chunk file itself, according to the file. Damaged."""
-    page = reader.chunk_records(series.store, f"{series.folder}/{entry.path}", entry.size, disk)
-    mine = [number for number, name in enumerate(page.names) if name == entry.path]
+def own_frames(page: pages.Page, path: str) -> Records:
+    """Return the records of the frames that are in a chunk file itself. page: from the end of the file."""
+    mine = [number for number, name in enumerate(page.names) if name == path]
     is_own = (page.records["kind"] == extents.DATA) & numpy.isin(page.records["chunk"], mine)
     found: Records = page.records[is_own]
     return found

@@ -364,7 +364,7 @@ class _Making:
             page = reader.chunk_records(self._store, full, entry.size, layout.domain_name(disk) or "")
             entries = [entry if each == path else FileEntry(each, 0, "") for each in page.names]
             with reader.FrameReader(self._store, self._target.folder, entries) as frames:
-                for record in resealed_disk.own_frames(self._target, entry, layout.domain_name(disk) or ""):
+                for record in resealed_disk.own_frames(page, path):
                     check()
                     frames.unsealed(record)
             self._store.make_durable(full)
