@@ -276,6 +276,12 @@ def withdrawn(series: Series, point_id: str) -> bool:
         return False
 
 
+def may_be_point(series: Series, point_id: str, error: errors.NbdpullError) -> bool:
+    """Return whether a directory may be a point although its commit failed with this error. It is if another run has
+    committed the point. Otherwise the manifest is removed if possible, see `withdrawn`."""
+    return isinstance(error, errors.OutputExists) or not withdrawn(series, point_id)
+
+
 def end_announcement(series: Series, point_id: str) -> None:
     """Remove the announcement of a committed point. A run that died just after its commit leaves that of the newest
     point; those of earlier points were removed by the next run."""

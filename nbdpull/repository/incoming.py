@@ -274,9 +274,7 @@ class _Making:
         try:
             self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest, protection)
         except errors.NbdpullError as error:
-            if isinstance(error, errors.OutputExists) or not half_points.withdrawn(
-                self._target, self._point
-            ):  # it is a point, and remains one
+            if half_points.may_be_point(self._target, self._point, error):
                 self._folders, self._files = [], []
             raise
 

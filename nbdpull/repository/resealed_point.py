@@ -426,8 +426,7 @@ class _Making:
         try:
             self._store.publish(self._path(layout.MANIFEST), data, protection)
         except errors.NbdpullError as error:
-            if isinstance(error, errors.OutputExists) or not half_points.withdrawn(self._target, self.point):
-                self._may_be_point = True
+            self._may_be_point = half_points.may_be_point(self._target, self.point, error)
             raise
 
     def end(self) -> None:
