@@ -97,6 +97,13 @@ def answered_json(capsys, *words):
     return code, json.loads(output), errors
 
 
+def answered_last(capsys, *words):
+    """Do as `answered_json`; of a verb that prints lines, return the last one."""
+    code, output, errors = answered(capsys, *words, "--json")
+    schemas.check_output([*words, "--json"], output)
+    return code, json.loads(output) if words[0] in schemas.DOCUMENTS else last_event(output), errors
+
+
 def start_held(phase, gate, *words, **options):
     """Start a command line that halts when it reaches a phase of faults/held.py, until `gate` exists; return its
     Popen."""

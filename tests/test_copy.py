@@ -1,17 +1,16 @@
 """copy and compare, as they are called: which points are copied, which are refused, and what is said of it."""
 
-import json
 import shutil
 import signal
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import pytest
-import schemas
 import stores
-from command import answered
+from command import answered, answered_last
 from stores import KIB, MIB, Vm, chain, daily, damaged, files, flipped, ids, resealed, restored, verify_store
 
 from nbdpull.core import errors
@@ -29,14 +28,7 @@ def said(capsys):
 
 @pytest.fixture
 def run(capsys):
-    """The same with --json: (exit code, its document or the last of its lines, standard error)."""
-
-    def call(*words):
-        code, out, err = answered(capsys, *words, "--json")
-        schemas.check_output([*words, "--json"], out)
-        return code, json.loads(out if words[0] in schemas.DOCUMENTS else out.splitlines()[-1]), err
-
-    return call
+    return partial(answered_last, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """copy and compare between stores with different keys, and stores that are not sealed, as they are called."""
 
-import json
 import os
+from functools import partial
 
 import pytest
-import schemas
 import stores
-from command import answered, said
+from command import answered, answered_last, said
 from identities import path, recipient
 from sealed import KIB, Vm, filled
 
@@ -24,14 +23,7 @@ def nothing_told(monkeypatch):
 
 @pytest.fixture
 def run(capsys):
-    """Call a command line with --json: (exit code, the last of its lines, standard error)."""
-
-    def call(*words):
-        code, out, err = answered(capsys, *words, "--json")
-        schemas.check_output([*words, "--json"], out)
-        return code, json.loads(out if words[0] in schemas.DOCUMENTS else out.splitlines()[-1]), err
-
-    return call
+    return partial(answered_last, capsys)
 
 
 @pytest.fixture(scope="module")
