@@ -1,4 +1,6 @@
-"""Points of one test store copied into another. Knows nothing of the expected result."""
+"""Points of one test store, such as `of_one_disk`, copied into another. Knows nothing of the expected result."""
+
+import random
 
 from stores import KIB, Vm
 
@@ -23,6 +25,16 @@ CHANGES = {
     ),
     DirectoryWriter: ("write", "sync"),
 }
+
+
+def of_one_disk(root):
+    """Return a Vm with two points, of a few files each."""
+    vm = Vm(root)
+    vm.add_disk("vda", 200 * KIB)
+    for number in range(2):
+        vm.write("vda", 64 * KIB * number, random.Random(number).randbytes(100 * KIB))
+        vm.pull()
+    return vm
 
 
 def over(vm, root, keys=None):

@@ -10,7 +10,7 @@ from unittest import mock
 import dying
 import pytest
 import stores
-from copies import CHANGES, over, take
+from copies import CHANGES, of_one_disk, over, take
 from stores import KIB, MIB, Vm
 
 from nbdpull.core import errors
@@ -111,16 +111,6 @@ def test_any_order_of_copies_and_removals(tmp_path, seed):
 
 def killed_at(count, work):
     return dying.killed_at(count, work, CHANGES)
-
-
-def of_one_disk(root):
-    """A Vm with two points, of a few files each."""
-    vm = Vm(root)
-    vm.add_disk("vda", 200 * KIB)
-    for number in range(2):
-        vm.write("vda", 64 * KIB * number, random.Random(number).randbytes(100 * KIB))
-        vm.pull()
-    return vm
 
 
 def test_killed_at_every_step_and_ended_by_the_next_copy(tmp_path, monkeypatch):

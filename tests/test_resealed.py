@@ -6,10 +6,11 @@ import shutil
 from unittest import mock
 
 import dying
+import hours
 import pytest
 import sealed
 import stores
-from copies import CHANGES, over, reseal, resealing, take
+from copies import CHANGES, of_one_disk, over, reseal, resealing, take
 from sealed import KEYS, OTHER
 from stores import KIB
 
@@ -173,16 +174,6 @@ def test_any_order_of_copies_and_removals(tmp_path, seed):
     assert not strange
 
 
-def of_one_disk(root):
-    """A Vm with two points, of a few files each."""
-    vm = stores.Vm(root)
-    vm.add_disk("vda", 200 * KIB)
-    for number in range(2):
-        vm.write("vda", 64 * KIB * number, random.Random(number).randbytes(100 * KIB))
-        vm.pull()
-    return vm
-
-
 def test_a_point_that_was_removed_and_whose_files_were_moved(tmp_path):
     """What leads to its frames is needed by others, and stays."""
     vm = of_one_disk(tmp_path / "store")
@@ -323,9 +314,9 @@ def failing(other, name, count, do):
 
 
 @pytest.fixture
-def without_locks(monkeypatch):
-    monkeypatch.setattr(DirectoryStore, "has_locks", False)
-    monkeypatch.setattr(DirectoryStore, "locked", lambda *_: contextlib.nullcontext())
+def without_locks():
+    with hours.without_locks(DirectoryStore):
+        yield
 
 
 def just_before(count, do):
