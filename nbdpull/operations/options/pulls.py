@@ -10,24 +10,54 @@ from .threads import threads
 
 
 @dataclass(frozen=True)
-class _IntoStore:
-    """The options of every pull, whatever it reads from.
+class _Backup:
+    """The options of every backup of a domain, whatever it is read from and whoever receives it.
 
-    output: the store. since: a checkpoint. on_lost_base, quiesce: a word of the class of that name. checkpoint: see the
-    subclasses. exclude: disks not to pull. level: of zstd, None: the pull chooses it. max_rate_file: contains the rate,
-    and is read again during the pull. group: a group of the system that may read the store. prune: apply the policy of
-    the store once the point is made.
+    disks, exclude: disks to back up, or to leave out. on_lost_base, quiesce: a word of the class of that name.
     """
 
-    domain: str
-    output: str
-    since: Optional[str] = None
-    full: bool = False
-    on_lost_base: str = OnLostBase.FULL
-    checkpoint: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    on_lost_base: str = OnLostBase.FULL
     quiesce: str = Quiesce.AUTO
+    stall_timeout: float = STALL_TIMEOUT
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The options of every backup job of libvirt.
+
+    offline: a word of the class of that name. scratch_limit: most bytes that QEMU may keep in scratch_dir. socket: path
+    where QEMU creates its socket. nbd: "tcp:HOST:PORT".
+    """
+
+    uri: Optional[str] = None
+    offline: str = Offline.AUTO
+    freeze_timeout: float = FREEZE_TIMEOUT
+    scratch_dir: str = SHARED_DIR
+    scratch_limit: Optional[int] = None
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class _ToStore:
+    domain: str
+    output: str
+
+
+@dataclass(frozen=True)
+class _IntoStore(_Backup, _ToStore):
+    """The options of every pull, whatever it reads from.
+
+    output: the store. since: a checkpoint. checkpoint: see the subclasses. level: of zstd, None: the pull chooses it.
+    max_rate_file: contains the rate, and is read again during the pull. group: a group of the system that may read the
+    store. prune: apply the policy of the store once the point is made.
+    """
+
+    since: Optional[str] = None
+    full: bool = False
+    checkpoint: Optional[str] = None
     level: Optional[int] = 1
     threads: int = field(default_factory=threads)
     max_rate: Optional[int] = None
@@ -35,7 +65,6 @@ class _IntoStore:
     dedupe: bool = True
     frame_size: int = 1 << 20
     chunk_size: int = 256 << 20
-    stall_timeout: float = STALL_TIMEOUT
     max_duration: Optional[float] = None
     space_check: bool = True
     group: Optional[str] = None
@@ -44,25 +73,17 @@ class _IntoStore:
 
 
 @dataclass(frozen=True)
-class PullOptions(_IntoStore):
+class PullOptions(_Job, _IntoStore):
     """The options of a pull from libvirt.
 
-    resume, offline: a word of the class of that name. checkpoint: name of the checkpoint to make, None: a unique name.
-    socket: path where QEMU creates its socket. nbd: "tcp:HOST:PORT". tls: a folder of certificates. max_in_flight: most
-    reads that QEMU gets at once.
+    resume: a word of the class of that name. checkpoint: name of the checkpoint to make, None: a unique name. tls: a
+    folder of certificates. max_in_flight: most reads that QEMU gets at once.
     """
 
     resume: str = Resume.AUTO
     make_checkpoint: bool = True
-    uri: Optional[str] = None
-    offline: str = Offline.AUTO
-    freeze_timeout: float = FREEZE_TIMEOUT
-    scratch_dir: str = SHARED_DIR
-    socket: Optional[str] = None
-    nbd: Optional[str] = None
     tls: Optional[str] = None
     max_in_flight: Optional[int] = None
-    scratch_limit: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -87,38 +108,37 @@ class KubevirtOptions(_IntoStore):
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """The options of run; those not named here are as for pull.
-
-    command: a program and its arguments. since: file with a token, which need not exist; token: file for the token of
-    this backup. environment: of the command; stdout: a descriptor, None for ours.
-    """
-
+class _ToCommand:
     domain: str
     command: list[str]
+
+
+@dataclass(frozen=True)
+class RunOptions(_Job, _Backup, _ToCommand):
+    """The options of run.
+
+    command: a program and its arguments. since: file with a token, which need not exist; token: file for the token of
+    this backup. tls: a folder of certificates. environment: of the command; stdout: a descriptor, None for ours.
+    """
+
     since: Optional[str] = None
     token: Optional[str] = None
-    on_lost_base: str = OnLostBase.FULL
-    uri: Optional[str] = None
-    disks: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    offline: str = Offline.AUTO
-    quiesce: str = Quiesce.AUTO
-    freeze_timeout: float = FREEZE_TIMEOUT
-    scratch_dir: str = SHARED_DIR
-    scratch_limit: Optional[int] = None
-    socket: Optional[str] = None
-    nbd: Optional[str] = None
     tls: Optional[str] = None
-    stall_timeout: float = STALL_TIMEOUT
     max_duration: Optional[float] = None
     environment: dict[str, str] = field(default_factory=dict)
     stdout: Optional[int] = None
 
 
 @dataclass(frozen=True)
-class ExposeOptions:
-    """The options of expose; those not named here are as for pull.
+class _ToClients:
+    domain: str
+    listen: str
+    token_file: str
+
+
+@dataclass(frozen=True)
+class ExposeOptions(_Job, _Backup, _ToClients):
+    """The options of expose.
 
     listen: HOST:PORT, or unix:PATH. token_file: file with the token that clients have to send. since: file with the
     token of the previous backup, which need not exist; token_out: file for the new one. tls: a folder of certificates,
@@ -126,27 +146,12 @@ class ExposeOptions:
     it has the backup. nbd_tls: the option tls of pull.
     """
 
-    domain: str
-    listen: str
-    token_file: str
     since: Optional[str] = None
     token_out: Optional[str] = None
     tls: Optional[str] = None
     client_ca: Optional[str] = None
     ttl: float = 7200.0
-    uri: Optional[str] = None
-    disks: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    on_lost_base: str = OnLostBase.FULL
-    offline: str = Offline.AUTO
-    quiesce: str = Quiesce.AUTO
-    freeze_timeout: float = FREEZE_TIMEOUT
-    scratch_dir: str = SHARED_DIR
-    scratch_limit: Optional[int] = None
-    socket: Optional[str] = None
-    nbd: Optional[str] = None
     nbd_tls: Optional[str] = None
-    stall_timeout: float = STALL_TIMEOUT
 
 
 @dataclass(frozen=True)
