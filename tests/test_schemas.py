@@ -25,7 +25,7 @@ DOCUMENTS = {
     "object_store of an empty store": "object-store",
     "keys of a store": "key",
     "a policy": "policy",
-    "what is back": "undelete",
+    "points brought back": "undelete",
     "a usage": "usage",
     "a comparison": "compare",
     "a plan": "plan",
