@@ -85,7 +85,7 @@ class MemoryStore:
 
     def seconds_since_change(self, path, anew=False):
         if not self.holds(path):
-            raise errors.OutputError(f"cannot look at {self.path(path)}: No such file or directory")
+            raise errors.OutputError(f"cannot inspect {self.path(path)}: No such file or directory")
         return 0.0
 
     def inode(self, path):

@@ -179,7 +179,7 @@ def test_two_stores_that_are_one(vm, tmp_path, said):
     (tmp_path / "link").symlink_to(vm.root)
     for other in (vm.root, vm.root / "copy", vm.root.parent, tmp_path / "link"):
         code, _, err = said("copy", vm.root, other)
-        assert code == 2 and "are one store, or one is in the other" in err and err.count("\n") == 1
+        assert code == 2 and "are the same store, or one contains the other" in err and err.count("\n") == 1
     assert sorted(path.name for path in vm.root.iterdir()) == ["nbdpull.json", "vm1"]
 
 
@@ -260,7 +260,7 @@ def test_damage_on_record(vm, dest, run, said):
         assert verify_store(vm.root, keep=True).is_bad
     code, found, _ = run("copy", vm.root, dest)
     [refused] = of(found)["refused"]
-    assert code == 11 and refused["point"] == vm.points[2].id and "damage of it is on record" in refused["problem"]
+    assert code == 11 and refused["point"] == vm.points[2].id and "damage of it is recorded" in refused["problem"]
     assert said("verify", vm.root, "--point", vm.points[2].id)[0] == 0
     assert copied(run("copy", vm.root, dest)[1]) == [vm.points[2].id]
 
@@ -291,7 +291,7 @@ def test_a_point_that_is_another_one_there(vm, dest, run):
     pull(vm)
     code, found, _ = run("copy", vm.root, dest)
     assert code == 10 and copied(found) == [vm.points[-1].id]
-    assert of(found)["refused"][0]["problem"].startswith(f"{dest} has another point of this id")
+    assert of(found)["refused"][0]["problem"].startswith(f"{dest} has another point with this id")
     assert run("compare", vm.root, dest)[0] == 13
     where = {each["id"]: each["where"] for each in of(run("compare", vm.root, dest)[1])["points"]}
     assert where[vm.points[1].id] == "different"

@@ -76,24 +76,24 @@ def test_what_a_host_has_one_of_becomes_automatic(before, after):
 
 @pytest.mark.parametrize("before, after, told", [
     ("<serial type='file'><source path='/log' append='on'/><target port='0'/></serial>",
-     "<serial type='pty'><target port='0'/></serial>", "serial, a file of the host, is a pty"),
+     "<serial type='pty'><target port='0'/></serial>", "serial, a file of the host, becomes a pty"),
     ("<serial type='tcp'><source mode='bind' host='h' service='1'/><protocol type='raw'/><target port='0'/></serial>",
-     "<serial type='pty'><target port='0'/></serial>", "serial, a tcp of the host, is a pty"),
+     "<serial type='pty'><target port='0'/></serial>", "serial, a tcp of the host, becomes a pty"),
     ("<console type='file'><source path='/log'/><target type='serial' port='0'/></console>",
      "<console type='pty'><target type='serial' port='0'/></console>", ""),  # it is the serial port once more
     ("<console type='file'><source path='/log'/><target type='virtio' port='0'/></console>",
-     "<console type='pty'><target type='virtio' port='0'/></console>", "console, a file of the host, is a pty"),
+     "<console type='pty'><target type='virtio' port='0'/></console>", "console, a file of the host, becomes a pty"),
     ("<parallel type='dev'><source path='/dev/parport0'/><target port='0'/></parallel>",
-     "<parallel type='pty'><target port='0'/></parallel>", "parallel, a dev of the host, is a pty"),
+     "<parallel type='pty'><target port='0'/></parallel>", "parallel, a dev of the host, becomes a pty"),
     ("<channel type='tcp'><source mode='connect' host='h' service='1'/><protocol type='raw'/>"
      "<target type='virtio' name='a'/></channel>",
      "<channel type='unix'><target type='virtio' name='a'/></channel>",
-     "channel a, a tcp of the host, is a socket of its own"),
+     "channel a, a tcp of the host, becomes a socket of its own"),
     ("<channel type='unix'><source mode='connect' path='/run/other'/><target type='virtio' name='a'/></channel>",
      "<channel type='unix'><target type='virtio' name='a'/></channel>",
-     "channel a, a unix of the host, is a socket of its own"),
+     "channel a, a unix of the host, becomes a socket of its own"),
     ("<audio id='1' type='file' path='/log.wav'><input/></audio>", "<audio id='1' type='none'/>",
-     "audio file of the host is none"),
+     "audio file of the host becomes none"),
 ])  # fmt: skip
 def test_what_becomes_another_thing_is_told(before, after, told):
     assert own(before) == (same(after), told)

@@ -107,7 +107,7 @@ def test_a_destination_that_was_to_be_sealed(plain, tmp_path, capsys):
     """Its marker may have been replaced."""
     said("init", tmp_path / "dest")
     code, _, told = answered(capsys, "copy", plain.root, tmp_path / "dest", *THEIRS)
-    assert code == 10 and "dest is not sealed, and there is an identity" in told
+    assert code == 10 and "dest is not sealed, but there is an identity" in told
     assert not (tmp_path / "dest/vm1").exists()
 
 
@@ -117,7 +117,7 @@ def test_out_of_a_sealed_store(vm, plain, dest, tmp_path, run, capsys):
     code, _, told = answered(capsys, "copy", vm.root, out, *MINE)
     assert code == 10 and told == (
         f"nbdpull: {vm.root} is sealed, and {out} is not: whoever can read {out} could read what is copied; add "
-        "--unseal if that is meant, or name a new directory, which becomes a store of the same key\n"
+        "--unseal if you want that, or name a new directory, which becomes a store with the same key\n"
     )
     for name in (out, tmp_path / "new"):
         assert answered(capsys, "copy", vm.root, name, "--unseal")[0] == 16
@@ -170,7 +170,7 @@ def test_a_destination_that_is_no_store_yet(vm, plain, tmp_path, capsys):
     for source, mine in ((vm, MINE), (plain, ())):
         code, _, told = answered(capsys, "copy", source.root, tmp_path / "new", *mine, *THEIRS)
         assert code == 2 and told == (
-            f"nbdpull: {tmp_path}/new is no store yet, and a copy makes none with another key: first run nbdpull init "
-            f"{tmp_path}/new --recipient …, or name no identity for it ({path('age2')})\n"
+            f"nbdpull: {tmp_path}/new is not a store yet, and a copy does not create one with another key: first run "
+            f"nbdpull init {tmp_path}/new --recipient …, or name no identity for it ({path('age2')})\n"
         )
         assert not (tmp_path / "new").exists()

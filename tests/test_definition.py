@@ -94,7 +94,7 @@ def test_a_copy_has_everything_for_itself():
         "in the copy cdrom sda has no medium: it belongs to the original",
         "in the copy floppy fda has no medium: it belongs to the original",
         "in the copy hostdev pci is left out: it belongs to the original, or to the host",
-        "in the copy serial, a file of the host, is a pty",
+        "in the copy serial, a file of the host, becomes a pty",
     ]
 
 

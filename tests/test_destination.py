@@ -128,7 +128,7 @@ def test_a_device_that_the_domain_takes_for_a_qcow2_image(tmp_path):
     vm = store_of(tmp_path / "store", {"vda": "qcow2"})
     with loop_device(str(tmp_path / "image")) as device:
         placed(vm, "vda", device)
-        with pytest.raises(errors.UsageError, match="give -o|a folder with -o"):
+        with pytest.raises(errors.UsageError, match="give -o|a directory with -o"):
             restore(Options(str(vm.root), to={"vda": device}, force=True))
         assert (tmp_path / "image").read_bytes() == bytes(8 * MIB)
         restore(Options(str(vm.root), str(tmp_path / "out"), to={"vda": device}, force=True))

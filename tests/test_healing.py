@@ -70,7 +70,7 @@ def test_what_the_copy_has_not_whole_stays_as_it_is(original, vm, tmp_path):
     before = content(vm)
     paths, found = healed(vm, copy.root)
     assert paths == {one} and found.is_bad and {damage.path for damage in found.damages} == {two}
-    assert found.warnings == [f"{copy.root} does not have {two} of vm1 whole"]
+    assert found.warnings == [f"{copy.root} does not have an intact {two} of vm1"]
     assert content(vm) == {**before, one: content(original)[one]}, "nothing half is left, and nothing else was touched"
     (copy.folder / two).unlink()
     assert healed(vm, copy.root)[0] == set() and content(vm)[two] == before[two]
@@ -183,7 +183,7 @@ def test_what_another_run_has_healed_meanwhile_is_looked_at_again(original, vm, 
     monkeypatch.setattr(healing, "heal", after)
     paths, found = healed(vm, original.root)
     assert paths == set() and found.is_bad == (not is_well) and told(vm) == ["ok" if is_well else "damaged"] * 3
-    assert [name in warning and "is what was stored now" in warning for warning in found.warnings] == [True] * is_well
+    assert [name in warning and "is intact now" in warning for warning in found.warnings] == [True] * is_well
 
 
 def test_a_medium_that_reads_wrong_is_written_once(original, vm, monkeypatch):

@@ -89,7 +89,7 @@ def test_a_note_counts_for_the_file_only_that_it_is_about(store):
     before = {each.recipient: each.name for each in key_files.listed(store)}
     exchanged(store, (".age",))
     assert [(each.recipient, each.label, each.when) for each in key_files.listed(store)] == [(None, "", "")] * 2
-    with pytest.raises(errors.UsageError, match="is none of its keys"):
+    with pytest.raises(errors.UsageError, match="is not one of its keys"):
         key_files.found(store, AGE1)
     exchanged(store, (".json",))
     assert {each.recipient for each in key_files.listed(store)} == set(before), "a name proves nothing, and matters not"
@@ -99,5 +99,7 @@ def test_one_is_found_by_name_label_or_recipient(store):
     key_changes.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "safe")
     wanted = next(each for each in key_files.listed(store) if each.recipient == AGE2)
     assert [key_files.found(store, named) for named in (wanted.name, "safe", AGE2)] == [wanted] * 3
-    with pytest.raises(errors.UsageError, match=rf"'nobody' is none of its keys; name one by .*{wanted.name} \(safe\)"):
+    with pytest.raises(
+        errors.UsageError, match=rf"'nobody' is not one of its keys; name one by .*{wanted.name} \(safe\)"
+    ):
         key_files.found(store, "nobody")

@@ -128,10 +128,10 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
     assert ["a single file" in text for text in result["warnings"]] == [True], "no run would ever come further"
     assert told(vm) == [None] * 3 and not ledger.load(vm.series), "it proved nothing"
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "0.000001s"]) == 0
-    assert capsys.readouterr().out.endswith("Not all files of 3 points of 3 have been proved yet.\n")
+    assert capsys.readouterr().out.endswith("Not all files of 3 points of 3 have been checked yet.\n")
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "1h"]) == 0
     when = verified(vm)[0]["when"][:16].replace("T", " ")
-    assert capsys.readouterr().out.endswith(f"no damage\nThe oldest proof is from {when} UTC.\n")
+    assert capsys.readouterr().out.endswith(f"no damage\nThe oldest check is from {when} UTC.\n")
 
 
 def test_a_file_is_looked_for_once_however_many_points_share_it(vm, monkeypatch):

@@ -245,7 +245,7 @@ def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
     [
         (["--keep-last", "0"], "the policy keeps nothing"),
         (["--time-zone", "UTC"], "the policy keeps nothing"),
-        (["--keep-last", "1", "--time-zone", "Mars/Olympus"], "no time zone is called 'Mars/Olympus'"),
+        (["--keep-last", "1", "--time-zone", "Mars/Olympus"], "there is no time zone 'Mars/Olympus'"),
         (["--keep-last", "1", "--remove"], "--remove takes no rules"),
         (["--keep-last", "1", "--domain", ""], "--domain has no name"),
     ],
@@ -262,7 +262,7 @@ def test_a_policy_for_a_uuid_is_refused(tmp_path, capsys):
     vm = daily(tmp_path / "store", 1)
     for words in (["--keep-last", "3"], []):
         for asked in (vm.uuid, vm.uuid.upper()):
-            told = f"nbdpull: a policy is for names, and {asked} is the UUID of vm1: --domain vm1\n"
+            told = f"nbdpull: policies apply by name, and {asked} is the UUID of vm1: use --domain vm1\n"
             assert said(capsys, "policy", vm.root, "--domain", asked, *words) == (2, "", told)
     assert policies.load(vm.store) == []
     daily(vm.root, 1, vm.uuid, UUID)

@@ -278,7 +278,7 @@ def test_a_group_for_a_store_that_is_not_so(tmp_path):
     with pytest.raises(errors.UsageError, match=f"chgrp -R {name} .*store && chmod -R g") as failed:
         open_or_create(str(root), group=name)
     assert modes(root) == before
-    subprocess.run(str(failed.value).partition("to let it in: ")[2], shell=True, check=True)
+    subprocess.run(str(failed.value).partition("to give it access: ")[2], shell=True, check=True)
     open_or_create(str(root), group=name)
     with pytest.raises(errors.UsageError, match="no group of that name"):
         open_or_create(str(tmp_path / "other"), group="no such")

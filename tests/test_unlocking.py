@@ -237,7 +237,7 @@ def test_who_has_an_identity_reads_no_store_that_is_not_sealed(plain, verb, tmp_
     for named in (path("age1"), "/nowhere", tmp_path / "key"):
         exit_code, _, told = answered(capsys, *words, "--identity", named)
         assert exit_code == 10 and told.count("\n") == 1, told
-        assert f"{plain.root} is not sealed, and there is an identity ({named}): if it was sealed, somebody rep" in told
+        assert f"{plain.root} is not sealed, but there is an identity ({named}): if it was sealed, somebody rep" in told
     monkeypatch.setenv("NBDPULL_IDENTITY_FILE", "/nowhere")
     exit_code, _, told = answered(capsys, *words)
     assert exit_code == 10 and "an identity (/nowhere (NBDPULL_IDENTITY_FILE))" in told
@@ -247,7 +247,7 @@ def test_who_has_an_identity_reads_no_store_that_is_not_sealed(plain, verb, tmp_
 
 
 def test_nor_does_it_serve_one(plain):
-    with pytest.raises(errors.StoreError, match="is not sealed, and there is an identity"):
+    with pytest.raises(errors.StoreError, match="is not sealed, but there is an identity"):
         unlocking.master(str(plain.root), [path("age1")])
     assert unlocking.master(str(plain.root), []) is None
 
@@ -258,7 +258,7 @@ def test_nor_does_it_serve_one(plain):
 def test_a_pull_with_an_identity_writes_into_no_store_that_is_not_sealed(tmp_path):
     """Whoever takes the seal from a marker would read what comes from then on."""
     stores.chain(tmp_path / "plain", points=1)
-    with pytest.raises(errors.StoreError, match=r"plain is not sealed, and there is an identity \(.*age1\): if it was"):
+    with pytest.raises(errors.StoreError, match=r"plain is not sealed, but there is an identity \(.*age1\): if it was"):
         unlocking.for_pull(str(tmp_path / "plain"), None, [path("age1")])
     with pytest.raises(
         errors.UsageError, match="new is not a store yet, and a pull does not create a sealed one: first run nbd"
@@ -401,5 +401,5 @@ def test_a_host_that_can_keep_nothing(vm, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "file"))
     root = vm.copy(tmp_path / "store").root
-    with pytest.raises(errors.OutputError, match="which stores this host knows: .*: Not a directory"):
+    with pytest.raises(errors.OutputError, match="the known stores of this host cannot be read: .*: Not a directory"):
         unlocking.for_pull(str(root), None, [path("age1")])

@@ -55,7 +55,7 @@ def require_standing(job: Job) -> None:
 
 def _uri(server: Optional[Server], export: str) -> str:
     if isinstance(server, Kept):  # open_for_others has refused it
-        raise errors.Unsupported("connections that have to be kept are for nobody else")
+        raise errors.Unsupported("connections that must be kept open cannot be shared")
     name = urllib.parse.quote(export, safe="")
     if server is None:
         raise errors.UsageError("the backup has ended, and its exports with it")

@@ -307,8 +307,8 @@ def _add_server(parser: Parser, takes_cache: bool) -> None:
     if takes_cache:
         directory, size = _CACHE
         group.add_argument(directory, metavar="DIR", type=os.path.abspath,
-                           help="keep what is read there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
-        group.add_argument(size, metavar="N", type=types.size, help="at most so much (default: 1G)")
+                           help="cache what is read there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
+        group.add_argument(size, metavar="N", type=types.size, help="largest size of the cache (default: 1G)")
 
 
 _CACHE = "--cache-dir", "--cache-dir-size"

@@ -91,7 +91,7 @@ def identities(data: bytes, name: str) -> list[Identity]:
     if len(data) > _MAX_IDENTITY:
         raise errors.UsageError(f"{name} is not an identity: it has more than {_MAX_IDENTITY} bytes")
     if b"AGE ENCRYPTED FILE" in data or data.startswith(b"age-encryption.org/"):
-        raise errors.UsageError(f"{name} is encrypted, and nbdpull does not ask: name one that age -d has decrypted")
+        raise errors.UsageError(f"{name} is encrypted, and nbdpull never prompts: name one that age -d has decrypted")
     bare = b"".join(line for line in data.splitlines(keepends=True) if not line.lstrip().startswith(b"#"))
     if bare.lstrip().startswith(b"-----BEGIN "):
         return [Identity(SSH, _ssh_private(bare, name), name, _only(data, name))]
@@ -168,7 +168,7 @@ def _ssh_private(data: bytes, name: str) -> bytes:
         raise errors.UsageError(f"{name} is not a key that age supports; name an ssh-ed25519, ssh-rsa or age key")
     if cipher != "none":
         raise errors.UsageError(
-            f"{name} is an ssh key with a passphrase, and nbdpull does not ask: name one without (ssh-keygen -p on a "
+            f"{name} is an ssh key with a passphrase, and nbdpull never prompts: name one without (ssh-keygen -p on a "
             "copy), or an age identity"
         )
     if kind not in _SSH_TYPES:

@@ -84,7 +84,7 @@ def _port(device: ET.Element) -> Rule:
     _remove(device, "protocol")
     target = device.find("target")
     mirrors = device.tag == "console" and target is not None and target.get("type") == "serial"  # reported there
-    return Rule(True, "" if mirrors else f"{device.tag}, a {kind} of the host, is a pty")
+    return Rule(True, "" if mirrors else f"{device.tag}, a {kind} of the host, becomes a pty")
 
 
 def _channel(device: ET.Element) -> Rule:
@@ -99,7 +99,7 @@ def _channel(device: ET.Element) -> Rule:
     _remove(device, "source", "protocol")
     device.set("type", "unix")  # libvirt makes its path
     name = (target.get("name") if target is not None else None) or "without a name"
-    return Rule(True, f"channel {name}, a {kind} of the host, is a socket of its own" if changed else "")
+    return Rule(True, f"channel {name}, a {kind} of the host, becomes a socket of its own" if changed else "")
 
 
 def _graphics(device: ET.Element) -> Rule:
@@ -158,7 +158,7 @@ def _audio(device: ET.Element) -> Rule:
     number = device.get("id", "1")
     device.attrib.clear()
     device.attrib.update(id=number, type="none")
-    return Rule(True, f"audio {kind} of the host is none")
+    return Rule(True, f"audio {kind} of the host becomes none")
 
 
 def _tpm(device: ET.Element) -> Rule:

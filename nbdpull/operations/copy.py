@@ -106,7 +106,7 @@ def copy(options: Options, report: Report = lambda **event: None, check: Check =
     UsageError, NoSuchPoint, StoreError: nothing was done. OutputError if DEST cannot be created.
     """
     if options.points and options.rules:
-        raise errors.UsageError("--point and --keep-… exclude each other: name points, or say which are copied")
+        raise errors.UsageError("--point and --keep-… cannot be combined: name points, or give rules")
     check = deadline.bounded(check, options.max_duration, "the copy")
     by = policy.made(options.rules) if options.rules else None
     sources, points = _wanted(options)
@@ -133,7 +133,7 @@ def _destination(options: Options, source: Store) -> Store:
     without a key, they are unsealed.
     """
     if not place.are_apart(options.store, options.dest):
-        raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
+        raise errors.UsageError(f"{options.dest} and {options.store} are the same store, or one contains the other")
     if options.unseal:
         if source.seal.id is None:
             raise errors.UsageError(f"--unseal: {options.store} is not sealed")
@@ -161,8 +161,8 @@ def _require_there(options: Options, source: Store) -> None:
     """Of a DEST that is no store yet, and would be another one than is meant: UsageError, Foreign."""
     if options.dest_identities and marker.is_new(options.dest, sealed=True):
         raise errors.UsageError(
-            f"{options.dest} is no store yet, and a copy makes none with another key: first run nbdpull init "
-            f"{shlex.quote(options.dest)} --recipient …, or name no identity for it ({options.dest_identities[0]})"
+            f"{options.dest} is not a store yet, and a copy does not create one with another key: first run nbdpull "
+            f"init {shlex.quote(options.dest)} --recipient …, or name no identity for it ({options.dest_identities[0]})"
         )
     is_plain = source.seal.id is None or options.unseal
     if is_plain and known_stores.has(here := place.opened(options.dest)) and marker.is_new(options.dest, sealed=True):
@@ -186,7 +186,7 @@ def _require_both(dest: Store, source: Store, options: Options) -> None:
     if dest.seal.id is None and not options.unseal:
         raise errors.StoreError(
             f"{source.root} is sealed, and {dest.root} is not: whoever can read {dest.root} could read what is copied; "
-            "add --unseal if that is meant, or name a new directory, which becomes a store of the same key"
+            "add --unseal if you want that, or name a new directory, which becomes a store with the same key"
         )
     if dest.seal.id is not None and not dest.seal.opens:
         unlocking.unlock(dest, options.identities)
@@ -265,8 +265,8 @@ def _chosen(source: Series, known: soundness.Soundness, match: Matched, run: _Ru
 
 def _other(point: Point, dest: Store) -> errors.NbdpullError:
     return errors.StoreError(
-        f"{dest.root} has another point of this id, or cannot read it; nbdpull verify shows whether that is damaged or "
-        f"forged; if so, nbdpull remove {shlex.quote(dest.root)} {point.id} makes way for this one"
+        f"{dest.root} has another point with this id, or cannot read it; nbdpull verify shows whether that is damaged "
+        f"or forged; if so, nbdpull remove {shlex.quote(dest.root)} {point.id} makes way for this one"
     )
 
 

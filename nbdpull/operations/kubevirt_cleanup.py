@@ -33,7 +33,7 @@ def kubevirt_cleanup(options: Options, report: Report = lambda **event: None, ch
     machine = given.machine(options.domain)
     if options.output is None:
         raise errors.UsageError(
-            f"cleanup of {options.domain} needs -o DIR: only the store tells whether the run that made an object of "
+            f"cleanup of {options.domain} needs -o DIR: only the store shows whether the run that made an object of "
             "the cluster is still alive"
         )
     store = marker.open_store(options.output)

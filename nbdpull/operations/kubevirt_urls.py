@@ -65,7 +65,7 @@ def _require_sense(options: Options) -> None:
         try:
             uuid.UUID(options.uuid)
         except ValueError:
-            raise errors.UsageError(f"--uuid {options.uuid!r} is no UUID") from None
+            raise errors.UsageError(f"--uuid {options.uuid!r} is not a UUID") from None
 
 
 def _require_parent(options: Options, machine: Machine) -> None:

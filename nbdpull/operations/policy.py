@@ -93,7 +93,9 @@ def _require_no_uuid(store: Store, named: str) -> None:
     every = series_choice.all_series(store)
     found = [each.domain for each in every if each.uuid() == named.lower()]
     if found and all(each.domain != named for each in every):
-        raise errors.UsageError(f"a policy is for names, and {named} is the UUID of {found[0]}: --domain {found[0]}")
+        raise errors.UsageError(
+            f"policies apply by name, and {named} is the UUID of {found[0]}: use --domain {found[0]}"
+        )
 
 
 def _pattern(store: Store, named: Optional[str]) -> Optional[str]:

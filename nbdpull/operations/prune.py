@@ -186,7 +186,7 @@ def _repacked(target: Series, removed: list[str], options: Options, check: Check
             return repack.would_repack(target, removed, wanted, check)
         return repack.repack(target, wanted, check)
     except errors.KeyNeeded as error:  # which frames are live is secret; the points have been removed nevertheless
-        return Repacked(problems=(f"{error}, or let a host repack that has one, and this one with --repack-below 0",))
+        return Repacked(problems=(f"{error}, or let a host that has one repack, and use --repack-below 0 here",))
 
 
 def candidates(target: Series, known: Soundness) -> list[Candidate]:

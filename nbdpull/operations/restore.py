@@ -156,7 +156,7 @@ def _chosen(options: Options, point: Point, where: Destinations, asked: Asked) -
     if where.is_one_place and len(wanted) > 1:
         raise errors.UsageError(f"-o {where.output} takes one disk; choose with --disk: {', '.join(point.disks)}")
     if where.folder is None and asked.is_any:
-        raise errors.UsageError("--define, --name and --new-uuid are about the whole domain: give a folder by -o")
+        raise errors.UsageError("--define, --name and --new-uuid need the whole domain: restore to a directory with -o")
     return list(dict.fromkeys(wanted))
 
 

@@ -97,7 +97,7 @@ def _run_command(options: Options, job: Job, since: Optional[Token], report: Rep
     if code:
         exports.require_standing(job)  # a lost job explains the failure
         raise errors.CommandFailed(
-            f"command {options.command[0]!r}: {command.said(code)}; the backup was not committed, nothing moved"
+            f"command {options.command[0]!r}: {command.said(code)}; the backup was not committed, nothing has changed"
         )
 
 

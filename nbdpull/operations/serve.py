@@ -72,9 +72,9 @@ def _over_http(options: Options, report: Report, check: Check) -> Result:
     from ..serving.http import point_server  # the import would delay the first byte over NBD
 
     if options.token_file is None:
-        raise errors.UsageError("--http needs --token-file FILE, with what clients have to show")
+        raise errors.UsageError("--http needs --token-file FILE, with the token that clients must send")
     if options.writable or options.socket is not None or options.port is not None:
-        raise errors.UsageError("--http is instead of --socket and --port, and read-only: leave out --writable")
+        raise errors.UsageError("--http cannot be combined with --socket, --port or --writable")
     request = point_server.Request(options.store, options.domain, options.point, options.disks, options.cache_bytes,
                                    options.http or "", options.token_file, options.tls, options.client_ca,
                                    _master(options))  # fmt: skip

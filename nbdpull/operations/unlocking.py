@@ -43,8 +43,8 @@ def _require_sealed(store: Store, named: Sequence[str]) -> None:
     meant = [name for _, name in identity_files.meant(named)]
     if meant and store.seal.id is None:
         raise errors.StoreError(
-            f"{store.root} is not sealed, and there is an identity ({meant[0]}): if it was sealed, somebody replaced "
-            "its marker, and perhaps its points; for a store that is not, name no identity"
+            f"{store.root} is not sealed, but there is an identity ({meant[0]}): if it was sealed, somebody replaced "
+            "its marker, and perhaps its points; for a store that is not sealed, name no identity"
         )
 
 

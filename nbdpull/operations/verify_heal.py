@@ -59,7 +59,7 @@ class Healer:
             run.warn(f"a damaged file was not healed: {each.problem}")
         if lacking := found[healing.Outcome.LACKING]:
             more = f", nor {len(lacking) - 1} more damaged files" if lacking[1:] else ""
-            run.warn(f"{self._copy.root} does not have {lacking[0].path} of {run.target.domain} whole{more}")
+            run.warn(f"{self._copy.root} does not have an intact {lacking[0].path} of {run.target.domain}{more}")
         healed = [each.path for each in found[healing.Outcome.HEALED]]
         self.healed += [Healed(run.target.domain, path) for path in healed]
         self._unseen += healed
@@ -95,8 +95,8 @@ class Healer:
         if cured := [each for each in self._doubted if each not in bad]:
             more = f", and so are {len(cured) - 1} more files" if cured[1:] else ""
             self.run.warn(
-                f"{cured[0]} of {self.run.target.domain} was damaged, and is what was stored now{more}: another run "
-                "has made it again, or its medium reads wrong now and then"
+                f"{cured[0]} of {self.run.target.domain} was damaged, and is intact now{more}: another run has "
+                "replaced it, or its medium sometimes returns wrong data"
             )
         return damages
 

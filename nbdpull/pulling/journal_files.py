@@ -124,7 +124,9 @@ def _names(kept: DirectoryStore, uuid: str) -> list[str]:
     try:
         return kept.files(uuid)
     except errors.StoreError as error:
-        raise errors.OutputError(f"the journals of this host: {error} ({VARIABLE} names another place)") from error
+        raise errors.OutputError(
+            f"the journals of this host cannot be read: {error} ({VARIABLE} names another place)"
+        ) from error
 
 
 def is_alive(run: Run) -> Optional[bool]:

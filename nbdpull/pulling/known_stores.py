@@ -90,4 +90,4 @@ def _read() -> bytes:
     try:
         return DirectoryStore(journal_files.folder()).find(_FILE) or b""
     except (errors.Damaged, errors.StoreError) as error:
-        raise errors.OutputError(f"which stores this host knows: {error}") from error
+        raise errors.OutputError(f"the known stores of this host cannot be read: {error}") from error

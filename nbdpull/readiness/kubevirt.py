@@ -54,7 +54,7 @@ def _permissions(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
             state, advice, code = _WITHOUT[part]
             yield Finding(state, "permissions", f"{where} not {', '.join(denied)}", advice, code)
     if all_right:
-        yield good("permissions", f"{where} do all that pulls need")
+        yield good("permissions", f"{where} do everything that pulls need")
 
 
 _RIGHTS = {

@@ -13,7 +13,7 @@ from .finding import BAD, WARN, Finding, good
 _CHECKPOINTS, _BACKUPS = ((7, 6), (6, 1)), ((7, 2), (4, 2))  # of libvirt and QEMU, the first with each
 # What an upgrade brings to pulls; docs/faults.md has the details.
 _LATER = (
-    ("QEMU", (8, 2, 3), "resumes a killed pull of disks in I/O threads, and does not crash at a lost client of them"),
+    ("QEMU", (8, 2, 3), "resumes a killed pull of disks in I/O threads, and survives a client of them that hangs up"),
     ("libvirt", (10, 8), "does not crash if QEMU refuses one of several disks"),
     ("libvirt", (10, 10), "can keep bitmaps for a raw disk, with a data file"),
     ("libvirt", (11, 10), "lets a guest that shuts down wait for the end of a pull"),

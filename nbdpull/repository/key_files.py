@@ -176,5 +176,5 @@ def found(store: Store, named: str) -> KeyFile:
     if len(fitting) == 1:
         return fitting[0]
     told = ", ".join(each.whose for each in fitting or there)
-    why = "matches several keys" if fitting else "is none of its keys"
+    why = "matches several keys" if fitting else "is not one of its keys"
     raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {told}")

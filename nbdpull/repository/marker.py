@@ -136,7 +136,7 @@ def open_or_create(
     if group is not None and (is_of.group != access.group or is_of.file & 0o040 == 0):
         where = shlex.quote(found.root)
         raise errors.UsageError(
-            f"--group {group}: the store {root} is there already and not of that group; to let it in: "
+            f"--group {group}: the store {root} exists already, and that group cannot read it; to give it access: "
             f"chgrp -R {shlex.quote(group)} {where} && chmod -R g+rX,o-rwx {where}"
         )
     return found

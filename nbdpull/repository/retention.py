@@ -43,7 +43,7 @@ class UnknownZone(ValueError):
     """This host knows no time zone of that name. Without the time zone database it knows only UTC."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no time zone is called {members.short(name)}: write one such as Europe/Berlin")
+        super().__init__(f"there is no time zone {members.short(name)}: write one such as Europe/Berlin")
         self.name = name
 
 

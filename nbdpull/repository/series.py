@@ -328,7 +328,7 @@ class Series:
         if not entry.whole and not partial:
             raise errors.PartialPoint(
                 f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
-                f"{point.manifest.since}: by itself it is no whole image (restore --onto applies it to one)"
+                f"{point.manifest.since}: by itself it is not a whole image (restore --onto applies it to one)"
             )
         try:
             return Directory(self.store, self.folder, entry, read)

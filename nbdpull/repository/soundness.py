@@ -46,8 +46,8 @@ def damage(target: Series, point: Point) -> errors.NbdpullError:
     """Return the error for a point whose damage is recorded."""
     root = target.store.root
     return errors.Damaged(
-        f"damage of it is on record in {root}; if it is mended, nbdpull verify {root} --point {point.id} clears the "
-        "record"
+        f"damage of it is recorded in {root}; once it is repaired, nbdpull verify {root} --point {point.id} clears "
+        "the record"
     )
 
 

@@ -70,7 +70,8 @@ class Destinations:
         if known and is_at(known, place.path) and place.format != known.format and self.folder is None:
             raise errors.UsageError(
                 f"disk {disk} of the domain is {known.format} at {place.path}, and would be read as that even if it "
-                f"were {place.format}: name another place, or also a folder with -o, for a definition that fits"
+                f"were {place.format}: restore to another path, or also to a directory with -o, which gets a fitting "
+                "definition"
             )
         return place
 

@@ -303,7 +303,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError, beneath.Strange):
             return None
         except OSError as error:
-            raise errors.StoreError(f"cannot look at {self.path(path)}: {error.strerror}") from error
+            raise errors.StoreError(f"cannot inspect {self.path(path)}: {error.strerror}") from error
 
     def is_same(self, path: str, other: str) -> Optional[bool]:
         return os.path.samefile(other, self.path(path)) if os.path.exists(other) else None

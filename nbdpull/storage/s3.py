@@ -300,7 +300,7 @@ class S3Store:
         except errors.StoreError as error:
             raise errors.OutputError(str(error)) from error
         if not ages:
-            raise errors.OutputError(f"cannot look at {self.path(path)}: there is nothing of that name")
+            raise errors.OutputError(f"cannot inspect {self.path(path)}: there is nothing of that name")
         return min(ages)
 
     def _within(self, path: str) -> Iterable[Found]:

@@ -49,8 +49,8 @@ class S3Writer(Sealing):
             self.close()
             where = tempfile.gettempdir()
             raise errors.OutputError(
-                f"cannot write to {self._url}: {error.strerror} in {where}, where it waits to be sent; set TMPDIR to "
-                "another folder"
+                f"cannot write to {self._url}: {error.strerror} in {where}, where it waits to be uploaded; set "
+                "TMPDIR to another directory"
             ) from error
         self._sha256.update(data)
         self.size += len(data)

@@ -70,7 +70,7 @@ def require_locks(bucket: Bucket, prefix: str) -> None:
     bucket.put(key, b"", 0, hashlib.sha256(b"").digest(), fresh=True, lock=Lock(_GOVERNANCE, _soon(bucket, prefix)))
     try:
         if bucket.locked(key) is None or _is_removed(bucket, key):
-            raise errors.StoreError(f"{where}: the server takes locks, and ignores them: nothing there is immutable")
+            raise errors.StoreError(f"{where}: the server accepts locks, but ignores them: nothing there is immutable")
     finally:
         _clear(bucket, key)
 

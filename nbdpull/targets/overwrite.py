@@ -40,9 +40,9 @@ def require_overwritable(
     of_the_guest = found.format == image_header.LUKS and not encrypted and (same or comes is None)
     if found.encrypted and not of_the_guest:
         raise errors.EncryptedTarget(
-            f"{place.path} is encrypted (LUKS), what would be written there is not, and would destroy it; nothing "
-            "was written: restore through the encryption (--encrypt-disk) or to another place, or remove what is there "
-            "first if you no longer need it"
+            f"{place.path} is encrypted (LUKS), and unencrypted data would destroy it; nothing was written: restore "
+            "through the encryption (--encrypt-disk) or to another place, or, if you no longer need what is there, "
+            "remove it first"
         )
     if in_place and place.format == image_header.RAW and not (found.encrypted or same):
         raise errors.UsageError(

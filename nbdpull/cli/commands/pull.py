@@ -32,7 +32,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "domain", metavar="DOMAIN",
               help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")  # fmt: skip
     usage.add(parser, Options, "-o", "--output", metavar="DIR", required=True,
-              help="the store: a new directory or an earlier store")  # fmt: skip
+              help="the store: a new or empty directory, or an existing store")  # fmt: skip
     _add_checkpoints(parser)
     _add_guest(parser)
     usage.add_connect(parser, Options)

@@ -44,7 +44,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--force", action="store_true",
               help="overwrite what exists: images, devices, a definition")  # fmt: skip
     usage.add(parser, Options, "--no-verify", dest="verify", action="store_false",
-              help="do not check the whole chain before the first write")  # fmt: skip
+              help="do not check the files of the disks before the first write")  # fmt: skip
     usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
               help="start even if too little space seems to be free")  # fmt: skip
     usage.add(parser, Options, "--salvage", action="store_true",
@@ -52,7 +52,7 @@ def add(parser: usage.Parser) -> None:
     place = parser.add_mutually_exclusive_group()
     usage.add(place, Options, "--delta", action="store_true", help="the targets exist: write only what differs")
     usage.add(place, Options, "--onto", metavar="[DISK=]IMAGE", type=types.maybe_pair, action="append",
-              help="apply a point without a parent to an image that holds its base (may be repeated)")  # fmt: skip
+              help="apply a partial point to an image that holds its base (may be repeated)")  # fmt: skip
     usage.add(parser, Options, "--define", action="store_true",
               help="define the domain in libvirt from the restored domain.xml")  # fmt: skip
     usage.add(parser, Options, "--name", metavar="N", help="name of the restored domain")

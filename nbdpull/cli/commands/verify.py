@@ -22,7 +22,7 @@ EXAMPLE = "verify dir/"
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain")
-    usage.add(parser, Options, "--point", metavar="ID", help="only this point, and everything that it builds on")
+    usage.add(parser, Options, "--point", metavar="ID", help="only this point, and everything that it refers to")
     level = parser.add_mutually_exclusive_group()
     usage.add(level, Options, "--level", choices=Level.WORDS,
               help="files: sizes and digests of files; frames: of every frame as well")  # fmt: skip
@@ -36,7 +36,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, AgainstOptions, "--format", dest="kind", choices=IMAGE_KINDS,
               help="with --against: format of the image (default: by its first bytes)")  # fmt: skip
     usage.add(parser, Options, "--oldest", action="store_true",
-              help="file by file, least recently proved first: for --max-duration")  # fmt: skip
+              help="file by file, least recently checked first: use it with --max-duration")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
     usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
@@ -44,7 +44,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration,
               help="stop after this time: 90s, 15m, 2h")  # fmt: skip
     usage.add(parser, Options, "--heal-from", metavar="STORE",
-              help="replace what is damaged or missing by the files of this store, if they fit")  # fmt: skip
+              help="replace damaged and missing files by intact ones from this store")  # fmt: skip
     usage.add_as_of(parser, Options)
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)
@@ -109,9 +109,9 @@ def _oldest(verdicts: list[dict[str, Any]]) -> str:
     """Return how far all runs together have progressed."""
     unproved = [each["point"] for each in verdicts if each["verdict"] in (None, "partial")]
     if unproved:
-        return f"Not all files of {terminal.count(len(unproved), 'point')} of {len(verdicts)} have been proved yet."
+        return f"Not all files of {terminal.count(len(unproved), 'point')} of {len(verdicts)} have been checked yet."
     oldest = min((each["when"] for each in verdicts if each["verdict"] == "ok"), default="")
-    return f"The oldest proof is from {oldest[:16].replace('T', ' ')} UTC." if oldest else "No point is sound."
+    return f"The oldest check is from {oldest[:16].replace('T', ' ')} UTC." if oldest else "No point is sound."
 
 
 def _against(args: Namespace, report: Report, check: Check) -> Outcome:
