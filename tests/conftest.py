@@ -129,7 +129,8 @@ def has_no_unit_test(path):
 
 
 def kinds_of(item):
-    """Return the kinds of a test, by its fixtures, its folder, the programs that its module names, and the mark e2e."""
+    """Return the kinds of a test, by its fixtures, its directory, the programs that its module names, and the mark
+    e2e."""
     programs = item.get_closest_marker("e2e") or STARTING & {*item.fixturenames} or _names_a_program(item.path)
     if not programs:
         return ["unit"]
@@ -211,7 +212,7 @@ def pytest_make_collect_report(collector):
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory):
     """The state directory of these tests, separate from that of the machine's own nbdpull. It is among pytest's
-    folders, which a later run removes: a killed run once left its own in /tmp forever."""
+    directories, which a later run removes: a killed run once left its own in /tmp forever."""
     path = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBDPULL_STATE_DIR", str(path))
@@ -221,7 +222,7 @@ def own_state(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def memory(pytestconfig):
-    """The folder in memory for the folders of unit tests; None: they are among all others."""
+    """The directory in memory for the directories of unit tests; None if there is none, and they are on a disk."""
     if are_kept(pytestconfig) or not memory_folder.usable():
         yield None
         return
@@ -230,15 +231,15 @@ def memory(pytestconfig):
 
 
 def are_kept(config):
-    """Return whether tests keep their folders, as with `-n0 --basetemp DIR`. xdist passes its workers such an option,
-    too."""
+    """Return whether tests keep their directories, as with `-n0 --basetemp DIR`. xdist passes its workers such an
+    option, too."""
     return config.option.basetemp and not hasattr(config, "workerinput")
 
 
 @pytest.fixture
 def tmp_path(request, tmp_path_factory, memory):
-    """A folder for one test, in memory for a unit test, removed after the test; on a disk it remains if the test
-    failed. Keeping all folders took 14 GB in 15,000 files, written to the disk and removed by a later run."""
+    """A directory for one test, in memory for a unit test, removed after the test; on a disk it remains if the test
+    failed. Keeping all directories took 14 GB in 15,000 files, written to the disk and removed by a later run."""
     name = re.sub(r"\W", "_", request.node.name)[:30]
     in_memory = memory is not None and request.node.get_closest_marker("unit")
     path = Path(tempfile.mkdtemp(prefix=name, dir=memory)) if in_memory else tmp_path_factory.mktemp(name)
@@ -249,8 +250,8 @@ def tmp_path(request, tmp_path_factory, memory):
 
 @pytest.fixture
 def no_threads(monkeypatch):
-    """No threads, for tests that restore and verify small stores many times: they started thousands. That all pipelines
-    give the same results is tested in test_pipeline."""
+    """No threads, for tests that restore and verify small stores many times: they started thousands. test_pipeline
+    shows that all pipelines give the same results."""
     monkeypatch.setattr(pipeline, "ordered", pipeline.synchronous)
     monkeypatch.setattr(pipeline.Threads, "ordered", lambda _, *told, **how: pipeline.synchronous(*told, **how))
 

@@ -1,8 +1,9 @@
-"""A store in memory that is changed as an enemy would: what hurts is put in, and then all is made right again.
+"""A store in memory that is changed as an attacker would: something harmful is put in, and then everything else is made
+consistent.
 
-Owns: the changes (members of JSON, pages, directories, frames, names, kinds of files, definitions) and what an enemy
-does last: sizes and digests in directories and manifests, and the seals, which have no key. Must not know: who reads
-it.
+Owns: the changes (members of JSON, pages, directories, frames, names, kinds of files, definitions), and what an
+attacker does last: sizes and digests in directories and manifests, and the seals, which have no key. Must not know: who
+reads it.
 """
 
 import copy
@@ -40,7 +41,8 @@ TEXTS += [
 
 
 class Forgery:
-    """files: bytes by path; strange: paths in whose place there will be something else than a file, and what."""
+    """A store to be forged. files: bytes by path; strange: paths that will not be a plain file, and what they will
+    be."""
 
     def __init__(self, files):
         self.files, self.strange = dict(files), {}
@@ -53,7 +55,7 @@ class Forgery:
         return sorted(path for path in self.files if path.endswith(endings))
 
     def change(self, rng, only=None):
-        """One change of any kind, or of that of this name."""
+        """Make one change, of any kind or of the one with this name."""
         weights = {_json: 12, _index: 10, _directory: 8, _frame: 8, _tail: 2, _bytes: 3, _kind: 3, _name: 2, _folder: 1,
                    _size: 2, _announcement: 3, _definition: 4, _words: 3}  # fmt: skip
         names = {how.__name__.lstrip("_"): how for how in weights}
@@ -61,7 +63,7 @@ class Forgery:
         names.get(only, how)(self, rng)
 
     def make_right(self, rng):
-        """Nearly always and nearly everywhere: a reader has to get as far as to what was changed."""
+        """Make nearly everything consistent, so that a reader reaches what was changed."""
         for path in self.named(".directory"):
             with suppress(*UNREADABLE):
                 self.files[path] = self._fit_directory(path, rng)
@@ -79,7 +81,7 @@ class Forgery:
             digests[path.split("/")[-2]] = hashlib.sha256(self.files[path]).hexdigest()
 
     def document(self, path):
-        """The object in a sealed file, without its seal."""
+        """Return the object in a sealed file, without its seal."""
         with suppress(ValueError, AttributeError, TypeError, RecursionError):
             document = json.loads(self.files[path])
             document.pop("digest", None)
@@ -108,7 +110,7 @@ class Forgery:
         return self.files[path] if data == _decompressed(self.files[path]) else _well_compressed(data)
 
     def write(self, root, outside):
-        """Make a folder of it; what was in the place of something strange goes to `outside`."""
+        """Write everything to a directory; what something strange has replaced goes to `outside`."""
         for path, data in self.files.items():
             with suppress(OSError, ValueError):  # a name that the file system does not take
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,7 @@ class Forgery:
 
 
 def _scalar(rng):
-    """A value that hardly belongs where it is put."""
+    """Return a value that hardly belongs where it is put."""
     return rng.choice([
         lambda: rng.choice(NUMBERS), lambda: rng.choice(TEXTS), lambda: -rng.choice(NUMBERS), lambda: None,
         lambda: True, lambda: 1.5, lambda: [], lambda: {}, lambda: [rng.choice(TEXTS)] * 3,
@@ -138,7 +140,7 @@ def _nested(depth):
 
 
 def _places(value):
-    """Every (container, key) in a JSON value."""
+    """Yield every (container, key) in a JSON value."""
     found, more = [], [value]
     while more:
         inner = more.pop()
@@ -172,7 +174,7 @@ def change_json(rng, document):
 
 
 def _text(rng, document):
-    """A document as JSON, now and then of a kind that Python does not write."""
+    """Return a document as JSON, sometimes of a form that Python does not write."""
     text = json.dumps(document, indent=1, ensure_ascii=rng.random() < 0.5)
     if rng.random() < 0.06:
         number, at = rng.choice(["NaN", "1e999", "-Infinity", "9" * 5000, "1" + "0" * 40 + ".5"]), text.find('"', 5)
@@ -184,14 +186,14 @@ def _text(rng, document):
 
 
 def _is_plain(data):
-    """Whether it is JSON of which nothing is lost when it is read and written anew."""
+    """Return whether this is JSON that loses nothing if it is read and written again."""
     with suppress(ValueError):
         return bool(layout.parse_object(data))
     return False
 
 
 def sealed(rng, text):
-    """The bytes of a sealed document, whose seal nearly always is right."""
+    """Return the bytes of a sealed document, nearly always with the right seal."""
     text = text.rstrip()
     text = text[:-1].rstrip() if text.endswith("}") else text
     blank = (text + ("" if text.endswith("{") else ",")).encode("utf-8", "surrogatepass")
@@ -210,7 +212,7 @@ def _json(store, rng):
 
 
 def _words(store, rng):
-    """What is for people, with characters that a terminal obeys; every reader takes it."""
+    """Return text for people, with characters that control a terminal; every reader accepts it."""
     there = [path for path in store.named("/manifest.json") if path.count("/") == 2]
     path = rng.choice(there or ["vm1/x/manifest.json"])
     document = store.document(path)
@@ -222,7 +224,7 @@ def _words(store, rng):
 
 
 def _announcement(store, rng):
-    """Of a run in the folder of a point, whose manifest may be gone."""
+    """Put the announcement of a run into the directory of a point, whose manifest may be gone."""
     there = [path for path in store.named("/manifest.json") if path.count("/") == 2]
     path = rng.choice(there or ["vm1/x/manifest.json"])
     domain, point, _ = path.split("/")
@@ -249,7 +251,7 @@ def _well_compressed(data):
 
 
 def _compressed(rng, data):
-    """A zstd frame of these bytes; now and then one that is not what it has to be."""
+    """Return a zstd frame of these bytes, sometimes an invalid one."""
     if rng.random() < 0.9:
         return _well_compressed(data)
     settings = {"window_log": rng.choice([10, 20, 23, 24, 27, 31]), "write_checksum": rng.random() < 0.7}
@@ -268,7 +270,7 @@ def _decompressed(data):
 
 
 def _page_parts(data):
-    """(names, records) of a page's bytes."""
+    """Return (names, records) of a page's bytes."""
     count, size = _HEAD.unpack_from(data.ljust(8, b"\0"))
     names = data[8 : 8 + size].decode().split("\n")[:-1]
     return names, numpy.frombuffer(data[8 + size :], layout.RECORD).copy()
@@ -280,7 +282,7 @@ def _page_of(names, records):
 
 
 def _directory_parts(data):
-    """(names, files, pages) of a directory's file."""
+    """Return (names, files, pages) of a directory's file."""
     data = _decompressed(data)
     count, refs, _ = _DIRECTORY_HEAD.unpack_from(data.ljust(16, b"\0"))
     middle, end = 16 + 48 * count, 16 + 48 * count + 64 * refs
@@ -294,7 +296,8 @@ def _directory_of(names, files, refs):
 
 
 def _rewrite_index(store, rng, path, change):
-    """Let change(number, names, records) make another page of each, or other bytes; as a rule every directory knows."""
+    """Replace each page by the one that change(number, names, records) returns, or by other bytes; usually, all
+    directories are adapted."""
     index, moved = b"", {}
     for number, (_, start, stop) in enumerate(stores.zstd_frames(store.files[path])):
         raw = change(number, *_page_parts(_decompressed(store.files[path][start:stop])))
@@ -359,7 +362,7 @@ def _directory(store, rng):
 
 
 def _change_rows(rng, rows):
-    """Other fields in a row of files or of pages, or other rows."""
+    """Change fields in a row of files or of pages, or the rows themselves."""
     if not len(rows) or rng.random() < 0.1:
         return numpy.concatenate([rows, numpy.frombuffer(rng.randbytes(rows.itemsize), rows.dtype)])
     at, other = rng.randrange(len(rows)), rng.randrange(len(rows))
@@ -403,7 +406,7 @@ def _change_records(rng, records):
 
 
 def _dense(rng, record):
-    """Many records in the place of one."""
+    """Replace one record by many."""
     many, step = numpy.repeat(record, rng.choice([2, 1000, 20000])), rng.choice([0, 1, 16, 64, 512])
     many["offset"] += (numpy.arange(len(many)) * step).astype("u8")
     many["length"] = min(step or 1, int(record["length"]) or 1)
@@ -411,7 +414,7 @@ def _dense(rng, record):
 
 
 def _frame(store, rng):
-    """Another frame in the place of one, as a rule with its size and digest in every record of it."""
+    """Replace a frame by another one, usually with its size and digest in each of its records."""
     path = rng.choice(store.named(".zst"))
     with suppress(*UNREADABLE):
         frames = [frame for frame in stores.zstd_frames(store.files[path]) if frame[0] == 0xFD2FB528]
@@ -439,7 +442,7 @@ def _frame(store, rng):
 
 
 def _tail(store, rng):
-    """The records and the seek table at the end of a chunk file, by which an index is made again."""
+    """Change the records and the seek table at the end of a chunk file, from which an index is rebuilt."""
     path = rng.choice(store.named(".zst"))
     data = bytearray(store.files[path])
     for _ in range(rng.choice([1, 4])):
@@ -452,7 +455,7 @@ def _tail(store, rng):
 
 
 def _bytes(store, rng):
-    """Any byte of any file, or the end of it."""
+    """Change any byte of any file, or its end."""
     path = rng.choice(sorted(store.files))
     data = store.files[path]
     if data and rng.random() < 0.7:
@@ -463,19 +466,19 @@ def _bytes(store, rng):
 
 
 def _kind(store, rng):
-    """Something else than a file in the place of one, or than a folder."""
+    """Replace a file or a directory by something of another kind."""
     path = rng.choice(sorted(store.files))
     path = path.rpartition("/")[0] or path if rng.random() < 0.3 else path
     store.strange[path] = rng.choice(["link", "loop", "absolute", "inside", "FIFO", "folder"])
 
 
 def _size(store, rng):
-    """A sparse file, as large as an enemy likes."""
+    """Make a sparse file of any size."""
     store.strange[rng.choice(sorted(store.files))] = "sparse"
 
 
 def _name(store, rng):
-    """A file under another name, or under two."""
+    """Give a file another name, or two names."""
     path = rng.choice(sorted(store.files))
     folder, _, name = path.rpartition("/")
     new = rng.choice(["x", "vda.0000.zst", "manifest.json", "%2E%2E", "a\nb", name.upper(), f"{name}.draft"])
@@ -483,7 +486,7 @@ def _name(store, rng):
 
 
 def _folder(store, rng):
-    """A point or a series under another name."""
+    """Give a point or a series another name."""
     old = rng.choice([path for path in store.files if "/" in path]).split("/")[rng.randrange(2)]
     new = rng.choice([POINT, "x", "%00", "a%2Fb", "~" + "0" * 16, "%1B%5B31m"])
     for path in [path for path in store.files if f"/{old}/" in f"/{path}"]:
@@ -491,7 +494,7 @@ def _folder(store, rng):
 
 
 def _replace(path, kind, outside):
-    """Something strange in the place of a file or folder; a link may lead to what was there."""
+    """Put something strange in the place of a file or directory; a link may lead to what was there."""
     if kind == "sparse":
         os.truncate(path, 1 << 42)
     elif os.path.lexists(path):
@@ -550,7 +553,8 @@ KIB = 1 << 10
 
 
 def sound_store(root, seed):
-    """Three domains: a chain of a disk that grows and one that does not, a full point alone, one without a parent."""
+    """Return three domains: one with a chain of two disks, one of which grows; one with a full point only; one with a
+    point without a parent."""
     rng = random.Random(seed)
     vm = stores.Vm(root)
     vm.xml, vm.files = DEFINITION, FILES
@@ -574,5 +578,5 @@ def sound_store(root, seed):
 
 
 def _id(rng):
-    """A point id that is the same in each run of a seed."""
+    """Return a point id that is the same in each run with the same seed."""
     return f"20261122T{rng.randrange(10**6):06d}Z-{rng.randrange(1 << 32):08x}"

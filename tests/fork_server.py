@@ -1,11 +1,11 @@
-"""A process that has nbdpull imported, and forks itself for each command line; run as a program by command.py.
+"""A process that has imported nbdpull, and forks itself for each command line; command.py runs it as a program.
 
     fork_server.py FD
 
-Each message on the socket FD is JSON {argv, env, cwd}, with four descriptors: where the pid and then the status are
-told, and the new process's standard input, output and error. From the fork on the new process is what `python -m
-nbdpull`, or `python held.py`, is behind its imports: it runs that file as `__main__`, and ends as Python ends, but for
-the teardown of other libraries and of modules that hold nothing.
+Each message on the socket FD is JSON {argv, env, cwd}, with four descriptors: the one to which the pid and later the
+status are written, and the new process's standard input, output and error. After the fork, the new process is what
+`python -m nbdpull`, or `python held.py`, is after its imports: it runs that file as `__main__`, and ends as Python
+ends, except for the teardown of other libraries and of modules that hold nothing.
 """
 
 import atexit

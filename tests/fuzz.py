@@ -1,10 +1,11 @@
-"""Hostile stores without end: made up, sealed again, and given to every reader.
+"""Hostile stores without end: generated, sealed again, and given to every reader.
 
     scripts/fuzz [--seed N] [--minutes M] [--case N]
 
-What must hold: no exit codes but the documented ones, a printable line for each error, memory and time within bounds,
-nothing written but where a verb was told to, no program started; and no verdict that flatters: a store without damage
-restores, and all readers tell the same bytes. A seed repeats all that is made; a case is one store of it.
+Each reader must end with a documented exit code and a printable line for each error, within bounds of memory and time.
+It must write only where a verb was told to, and start no program. No verdict may be too good: a store without damage
+restores, and all readers return the same bytes. A seed reproduces everything that is generated; a case is one store of
+it.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Wrong(Exception):
 
 
 class Readers:
-    """All that reads a store, on one of them. Raises where a promise is broken."""
+    """All readers of a store, run on one of them. Raises Wrong if a promise is broken."""
 
     def __init__(self, place, rng):
         self.store, self.place, self.rng = str(place / "store"), place, rng
@@ -87,7 +88,8 @@ class Readers:
         return str(self.place / "out" / str(self.outputs))
 
     def verb(self, verb, *words):
-        """(exit code, standard output, standard error) of a command line in this process; a fault of ours is raised."""
+        """Return (exit code, standard output, standard error) of a command line in this process; raise if it fails by a
+        bug."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             try:
@@ -134,7 +136,7 @@ class Readers:
         self.verb("restore", *of, "--format", "raw", "--onto", f"{disks[0] if disks else 'vda'}={image}")
 
     def compare(self, domain, point, disk, image):
-        """Two readers, one content; a target that was there may be larger."""
+        """Require that two readers return the same content; a target that existed before may be larger."""
         if image.stat().st_size <= COMPARED:
             held = self.ours(lambda: self.content(domain, point, disk))
             if held is not None and held != image.read_bytes()[: len(held)]:
@@ -146,14 +148,14 @@ class Readers:
             return whole.read(0, whole.size)
 
     def ours(self, call):
-        """What a function of the package returns; None where it refuses, as it should, by an error of ours."""
+        """Return what a function of the package returns; None if it refuses with one of our errors, as it should."""
         try:
             return call()
         except errors.NbdpullError as error:
             return self.judge(["a function"], error.exit_code, "", ascii(str(error))[:SHOWN])
 
     def what_a_pull_reads(self):
-        """Of the points before it, and of runs that died; and what a drill makes of a definition."""
+        """Read what a pull reads of earlier points and of dead runs; and make of a definition what a drill makes."""
         opened = self.ours(lambda: marker.open_store(self.store))
         for target in (opened and self.ours(lambda: series_choice.all_series(opened))) or []:
             for point in target.load()[0][-2:]:
@@ -165,7 +167,7 @@ class Readers:
                     self.ours(lambda: half_points.is_copy(target, announced))  # noqa: B023
 
     def minimal(self):
-        """scripts/nbdpull-restore-min: it refuses, or its bytes are ours."""
+        """Run scripts/nbdpull-restore-min: it refuses, or returns our bytes."""
         disk, theirs, ours = self.rng.choice(["vda", "vdb"]), self.place / "out" / "minimal", self.out()
         theirs.parent.mkdir(exist_ok=True)
         command = [sys.executable, PROJECT / "scripts/nbdpull-restore-min", self.store, "vm1", "latest", disk, theirs]
@@ -180,7 +182,7 @@ class Readers:
 
 
 class _Disk:
-    """As a domain tells of one."""
+    """A disk as a domain describes it."""
 
     def __init__(self, target):
         self.target, self.size = target, MIB
@@ -207,7 +209,7 @@ def _known(target, point):
 
 
 def case(place, sound, seed, number, only=None):
-    """Make one store and read it; raises where a promise is broken. only: the kind of change that is made."""
+    """Make one store and read it; raise Wrong if a promise is broken. only: the kind of change to make."""
     rng = random.Random(f"{seed}/{number}")
     forged = Forgery(sound.files)
     for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
@@ -239,7 +241,7 @@ def _require_unchanged(place, store_before, outside_before):
 
 
 def _snapshot(root):
-    """Of all that is below a folder: kind, size, time, and where a link leads."""
+    """Return kind, size, time, and link target of everything below a directory."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in folders + files:
@@ -266,7 +268,7 @@ def _starting():
 
 
 def _watch(place):
-    """Let nothing be started, and nothing be opened for writing that is not below the place."""
+    """Forbid starting programs, and opening files for writing outside of that place."""
 
     def look(event, arguments):
         if event in _STARTS and not _allowed:
@@ -283,7 +285,7 @@ def _watch(place):
 
 
 def _in_a_child(sound, seed, number, only):
-    """Run one case in a process of its own; return what is wrong with it as text, "" where nothing is."""
+    """Run one case in a process of its own; return what is wrong as text, "" if nothing is."""
     place = Path(tempfile.mkdtemp(prefix="nbdpull-fuzz-"))
     told, telling = os.pipe()
     child = os.fork()
@@ -308,7 +310,7 @@ def _in_a_child(sound, seed, number, only):
 
 
 def _bound():
-    """Memory and time of this process."""
+    """Limit memory and time of this process."""
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     limit = now + MEMORY + (64 * 8 * MIB)  # and the stacks of threads
@@ -323,7 +325,7 @@ def _tell_where(_number, frame):
 
 
 def _awaited(child, told):
-    """What a child tells until it ends, and how it ended where that was not of its own."""
+    """Return what a child writes until it ends, and how it ended, if not by itself."""
     deadline, text = time.monotonic() + WALL, b""
     with os.fdopen(told, "rb") as pipe:
         os.set_blocking(told, False)
@@ -340,7 +342,7 @@ def _awaited(child, told):
 
 
 def campaign(seed, seconds=None, count=None, enough=None, log=print, only=None):
-    """Run cases until the time is up, or so many of them, or so many are wrong; return {number: what is wrong}."""
+    """Run cases until the time is up, or a number of them was run or was wrong; return {number: what is wrong}."""
     sound, wrong, number = _sound(seed), {}, 0
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     while time.monotonic() < deadline and number != count and (enough is None or len(wrong) < enough):
@@ -353,7 +355,7 @@ def campaign(seed, seconds=None, count=None, enough=None, log=print, only=None):
 
 
 def _sound(seed):
-    """A Forgery in which nothing is forged, with a finding of each kind."""
+    """Return a Forgery in which nothing is forged, with a finding of each kind."""
     with tempfile.TemporaryDirectory(prefix="nbdpull-fuzz-") as folder, redirect_stdout(io.StringIO()):
         vm = sound_store(Path(folder), seed)
         assert cli.main(["verify", folder]) == cli.main(["digest", folder, "--domain", "vm1", "--point", "all"]) == 0
@@ -366,7 +368,7 @@ def _sound(seed):
 
 
 def _steady(path):
-    """Findings have names of the time and of chance; here those that a seed repeats."""
+    """Give findings, whose names contain time and chance, names that a seed reproduces."""
     kind = path.rpartition(".json")[0].rpartition(".")[2]
     name = f"20261122T194500Z-{kind.encode().hex()[:8]}.{kind}.json"
     return f"{path.partition('/')[0]}/{name}" if kind in ("verify", "digest") else path

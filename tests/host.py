@@ -6,7 +6,7 @@ import stores
 
 
 class Host:
-    """A shell in a folder of its own, for the commands that a user types."""
+    """A shell in a directory of its own, for the commands that a user types."""
 
     def __init__(self, bed, folder):
         self.bed, self.folder = bed, folder

@@ -57,7 +57,7 @@ def test_a_passphrase_opens_it_by_the_other_way(way, monkeypatch):
 
 
 def test_a_passphrase_file(way):
-    """Of a low work factor: the others take a second."""
+    """With a low work factor: the other ones take a second."""
     wrapped = data("by-passphrase.age")
     assert opened(wrapped, "age1", "passphrase") == (SECRET, "passphrase")
     assert age.unwrap(wrapped, "k.age", age.identities(b"correct horse battery\n", "p")) is None
@@ -124,7 +124,7 @@ def test_without_pyrage_the_program_does_it():
 
 
 def test_the_program_gets_no_secret_by_arguments_environment_or_files(monkeypatch, tmp_path):
-    """A program in the place of age tells of all that it is given."""
+    """A program in the place of age records everything that it is given."""
     told = tmp_path / "told"
     fake = tmp_path / "bin" / "age"
     fake.parent.mkdir()

@@ -1,4 +1,5 @@
-"""What a half point says of its run: what is read is what was written, and a copy is told from the original."""
+"""What a half point records about its run: it is read as it was written, and a copy is distinguished from the
+original."""
 
 import json
 import shutil
@@ -95,5 +96,5 @@ def test_what_says_nothing(data):
      ("begun", "2026-11-22T19:45:00"), ("inode", "5"), ("uuid", "\0")],
 )  # fmt: skip
 def test_what_cannot_be_says_nothing(name, value):
-    """Anybody who can write to the store can have written it."""
+    """Anyone who can write to the store can have written it."""
     assert announcement.decode(json.dumps({**GOOD, name: value}).encode()) is None

@@ -1,4 +1,5 @@
-"""The Python API as another program uses it: what it puts together are the disks, and nothing moves without commit."""
+"""The Python API as another program uses it: the images that it assembles equal the disks, and nothing changes without
+a commit."""
 
 import gc
 import os
@@ -33,7 +34,7 @@ class Program:
         return nbdpull.Options(self.vm.name, **options, held=self.held)
 
     def take(self, job):
-        """Read every extent into the images as they will be; {disk: (bytes, [extent, …])}."""
+        """Read every extent into the images as they will be; return {disk: (bytes, [extent, …])}."""
         return {disk.name: self._taken(disk) for disk in job.disks}
 
     def _taken(self, disk):
@@ -49,14 +50,14 @@ class Program:
         return bytes(image), extents
 
     def _held(self, disk, start, stop):
-        """Blocks of 64 KiB that are not zero, not cut to the range."""
+        """Return the blocks of 64 KiB that are not zero, not cut to the range."""
         image = self.images[disk]
         for offset in range(start // CLUSTER * CLUSTER, min(stop, len(image)), CLUSTER):
             if any(image[offset : offset + CLUSTER]):
                 yield offset, CLUSTER
 
     def backup(self, **options):
-        """Make one, and commit it; the Job."""
+        """Make a backup and commit it; return the Job."""
         frozen = {disk: self.vm.content(disk) for disk in self.vm.disks}
         with nbdpull.open_backup(self.options(**options)) as job:
             taken = self.take(job)
@@ -68,7 +69,7 @@ class Program:
         return job
 
     def assert_clean(self):
-        """No job, no scratch, no checkpoint but the base."""
+        """Require that there is no job, no scratch, and no checkpoint but the base."""
         assert not self.vm.job_active() and os.listdir(self.scratch) == []
         made = self.token.checkpoint if self.token else None
         assert self.vm.checkpoints() == ([made.name] if made else [])
@@ -96,7 +97,7 @@ def how(job):
 
 @pytest.mark.parametrize("held", [False, True])
 def test_a_full_backup_and_increments(program, held):
-    """Who does not say what his image holds is told of more than what changed."""
+    """A caller who does not say what the image holds gets more than what changed."""
     mine = program({"vda": 8 * MIB, "vdb": MIB}, held=held)
     vm, chance = mine.vm, random.Random(1)
     vm.write_bytes("vda", 3 * MIB, chance.randbytes(MIB + 512))
@@ -237,7 +238,7 @@ def test_what_does_not_match_is_not_resumed(program):
 
 @pytest.mark.parametrize("where", ["read", "begin", "later"])
 def test_what_a_check_raises_comes_out_as_it_is(program, where):
-    """From whatever thread, and all is undone."""
+    """From whatever thread, and everything is undone."""
     mine = program({"vda": MIB})
     mine.backup()
     raised, armed = ZeroDivisionError("of the caller's"), [where == "begin"]
@@ -269,7 +270,7 @@ def test_what_a_moment_raises_comes_out_as_it_is(program, moment):
 
 
 def test_what_this_process_left_the_next_backup_removes(program):
-    """Which is a process of many backups, and lives."""
+    """The process makes many backups, and is alive."""
     mine = program({"vda": MIB})
     mine.backup()
     with pytest.raises(nbdpull.NbdpullError) as caught, nbdpull.open_backup(mine.options()) as job:
@@ -324,7 +325,7 @@ def test_a_token_is_there_once_the_backup_is_finished(program):
 
 
 def test_a_commit_that_a_child_holds_no_lock_after(program):
-    """A process that was forked meanwhile has every descriptor."""
+    """A process that was forked meanwhile has a copy of every descriptor."""
     mine = program({"vda": MIB})
     with nbdpull.open_backup(mine.options()) as job:
         child = os.fork()
@@ -342,7 +343,8 @@ def test_a_commit_that_a_child_holds_no_lock_after(program):
 
 @pytest.mark.parametrize("held", [False, True])
 def test_a_disk_that_grew_and_one_that_was_shrunk_and_grown(program, held):
-    """No bitmap tells of what was cut off; the caller's image does, or every range that reads as zero is told."""
+    """No bitmap records what was cut off: the caller's image shows it, or every range that reads as zero is
+    reported."""
     mine = program({"vda": 4 * MIB, "vdb": 4 * MIB, "vdc": 4 * MIB}, held=held)
     for disk in mine.vm.disks:
         mine.vm.write(disk, 0, 4 * MIB, 0x11)
@@ -411,7 +413,7 @@ def test_threads_read_at_once(program):
 
 
 class Sink:
-    """Keeps what it is told of, in the order of the calls; raises at one of them."""
+    """A sink that records its calls in order, and raises an exception at one of them."""
 
     def __init__(self, images=None, fails=None):
         self.images, self.calls, self.fails = dict(images or {}), [], fails
@@ -474,7 +476,7 @@ def test_a_sink_is_told_everything(program):
 
 
 def test_a_sink_that_has_committed_is_told_no_more(program, monkeypatch):
-    """Whatever happens behind the commit."""
+    """Whatever happens after the commit."""
     mine = program({"vda": MIB})
     mine.backup()
     sink = Sink(mine.images)
@@ -489,7 +491,7 @@ def test_a_sink_that_has_committed_is_told_no_more(program, monkeypatch):
 
 @pytest.mark.parametrize("call", ["open", "data", "zero", "close", "commit"])
 def test_a_sink_that_fails(program, call):
-    """Wherever it is: it is told to forget, nothing moved, and its own error comes out."""
+    """Wherever it fails: its `abort` is called, nothing has changed, and the caller gets the sink's own exception."""
     mine = program({"vda": 4 * MIB})
     mine.vm.write("vda", 0, MIB, 0x12)
     mine.backup()

@@ -1,4 +1,4 @@
-"""What the API takes and gives as values: options, tokens, what an image holds, the caller's own exceptions."""
+"""What the API accepts and returns as values: options, tokens, what an image holds, the caller's own exceptions."""
 
 import base64
 import json

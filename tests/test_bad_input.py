@@ -1,8 +1,8 @@
-"""Commands that must fail: each with its message, its exit code, and nothing left of it.
+"""Commands that must fail: each with its message and its exit code, and leaving nothing behind.
 
-Of every failing pull `Before` proves: no job, checkpoints and bitmaps as they were, no scratch file, no socket, no
-point and no part of one. Must not know: the package's inside, but for the two places where the world has to be faked
-(bindings that are missing, a libvirt that is old) and the seal of a document that a later version would have made.
+`Before` proves of every failing pull: no job, checkpoints and bitmaps as before, no scratch file, no socket, no point,
+whole or in part. Must not know: the inside of the package, except in the two places where the world has to be faked
+(missing bindings, an old libvirt), and the seal of a document that a later version would have made.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can mount and
 
 @pytest.fixture(scope="module")
 def shared(private_libvirt, tmp_path_factory):
-    """A machine with a foreign checkpoint, for all commands that leave it as it was."""
+    """A machine with a foreign checkpoint, for all commands that leave it unchanged."""
     disks = {"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}
     with Machine(private_libvirt, tmp_path_factory.mktemp("images"), disks, name="bad-input") as vm:
         vm.create_checkpoint("foreign")
@@ -45,7 +45,7 @@ def shared(private_libvirt, tmp_path_factory):
 
 @pytest.fixture
 def witness(shared, tmp_path):
-    """Of the shared machine; a test that makes points removes their checkpoints."""
+    """A witness of the shared machine; a test that makes points removes their checkpoints."""
     yield Witness(shared, tmp_path / "w")
     for name in set(shared.checkpoints()) - {"foreign"}:
         shared.delete_checkpoint(name)
@@ -85,7 +85,7 @@ def test_no_disk_left(witness):
 
 
 def test_domain_with_nothing_but_a_drive(machine, tmp_path):
-    """Read-only disks and empty drives hold nothing of the guest's; asked for, an empty one is an error of its own."""
+    """Read-only disks and empty drives hold no data of the guest; naming an empty drive is an error of its own."""
     vm = machine({"vda": MIB})
     path = vm.disks["vda"].path
     vm.stop()
@@ -127,7 +127,7 @@ def test_impossible_name_of_a_checkpoint(witness, name):
 
 
 def test_checkpoint_asked_for_where_none_can_be(witness):
-    """A raw disk has none. Without the name it is no error: then nothing was asked for."""
+    """A raw disk cannot have one. Without --checkpoint this is no error: then none was requested."""
     assert_refused(witness, HYPERVISOR, "unsupported", "--checkpoint mine cannot be made",
                    "--checkpoint", "mine", "--disk", "vdb")  # fmt: skip
     assert not witness.store.exists()
@@ -138,7 +138,7 @@ def test_checkpoint_asked_for_where_none_can_be(witness):
 
 
 def test_another_backup_job_is_active(witness, tmp_path):
-    """Found before begin: libvirt itself would wait for 30 s."""
+    """Noticed before the job is started: libvirt itself would wait for 30 s."""
     vm = witness.vm
     backup = tmp_path / "backup.xml"
     backup.write_text(f"<domainbackup mode='pull'><server transport='unix' socket='{vm.bed.folder}/foreign'/>"
@@ -193,7 +193,7 @@ def test_output_is_no_place_for_a_store(witness, tmp_path):
 
 
 def test_output_is_not_writable(witness, tmp_path):
-    """A new folder, and a store that there is: root is stopped by a read-only file system alone."""
+    """For a new directory and an existing store. Only a read-only file system stops root."""
     place = tmp_path / "place"
     place.mkdir()
     witness.store = place / "store"
@@ -216,7 +216,8 @@ def unwritable(folder):
 
 @contextlib.contextmanager
 def mounted(folder, *options, source="none"):
-    """Something mounted at a folder, in the bed's namespace: `with mounted(folder, "-t", "tmpfs", "-o", "size=1m")`."""
+    """Mount something at a directory, in the bed's namespace: `with mounted(folder, "-t", "tmpfs", "-o",
+    "size=1m")`."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", *options, str(source), str(folder)], check=True)
     try:
@@ -227,7 +228,7 @@ def mounted(folder, *options, source="none"):
 
 @contextlib.contextmanager
 def mode(path, wanted):
-    """Permissions of a path, for a while."""
+    """Change the mode of a path inside the block."""
     before = os.stat(path).st_mode
     os.chmod(path, wanted)
     try:
@@ -239,7 +240,7 @@ def mode(path, wanted):
 @as_root
 @pytest.mark.parametrize("room", [8, 20, 36, 100, 600])
 def test_output_on_a_full_disk(witness, tmp_path, room):
-    """Full at the store's marker, at the first chunk file, in the middle of it: KiB free."""
+    """Full at the store's marker, at the first chunk file, or in the middle of it: KiB free."""
     place = tmp_path / "place"
     witness.vm.write_bytes("vda", 0, os.urandom(MIB))
     with mounted(place, "-t", "tmpfs", "-o", f"size={room}k"):
@@ -250,7 +251,7 @@ def test_output_on_a_full_disk(witness, tmp_path, room):
 
 @as_root
 def test_disk_that_fills_up_between_points(witness, tmp_path):
-    """The committed point and its checkpoint outlive the failed run, and are the base of the next one."""
+    """The committed point and its checkpoint survive the failed run, and are the base of the next one."""
     vm, place = witness.vm, tmp_path / "place"
     with mounted(place, "-t", "tmpfs", "-o", "size=8m"):
         witness.store = place / "store"
@@ -286,14 +287,14 @@ def test_store_of_a_future_format(witness, change):
 
 
 def rewrite(path, change):
-    """Change members of a sealed document, as a later version that seals alike would have written them."""
+    """Change members of a sealed document, with a right seal, as a later version might write them."""
     document = json.loads(path.read_bytes())
     document.pop("digest")
     path.write_bytes(layout.seal({**document, **change}))
 
 
 def test_point_of_a_future_format(witness):
-    """It is refused by itself; the series is not lost for that, and goes on with a full point."""
+    """Only that point is refused; its series continues with a full point."""
     first = witness.pull()
     witness.vm.write("vda", 0, 512, 0x22)
     second = witness.pull()
@@ -335,7 +336,7 @@ def test_the_folder_of_another_point_is_gone(witness):
 
 
 def test_folder_of_another_vm_of_the_same_name(private_libvirt, tmp_path):
-    """Incremental from a stranger's points would be garbage that verifies."""
+    """An incremental on top of a stranger's points would be garbage that verifies."""
     with Machine(private_libvirt, tmp_path / "one", {"vda": MIB}, name="twin") as vm:
         first = Witness(vm, tmp_path / "w1")
         first.pull("--checkpoint", "daily")
@@ -399,14 +400,14 @@ def test_restore_to_a_full_disk(witness, tmp_path, kind, options, told):
 
 
 def test_a_point_after_which_none_can_come(witness):
-    """Its sequence is the highest that a manifest may have: that is told before the job, not after it."""
+    """Its sequence number is the highest that a manifest may have: this is reported before the job, not after it."""
     made = witness.pull()
     rewrite(next(witness.store.glob(f"*/{made['id']}/manifest.json")), {"sequence": (1 << 64) - 1})
     assert_refused(witness, STORE, "store", ["sequence number (2^64 - 1)", "another directory"])
 
 
 def test_links_in_a_store_are_not_written_through(witness, tmp_path):
-    """Neither in the place of a series, nor of a point: what they lead to is left alone."""
+    """Neither in the place of a series nor of a point: the target of the link is left alone."""
     first = witness.pull()
     folder, outside = next(path for path in witness.store.iterdir() if path.is_dir()), tmp_path / "outside"
     (folder / "20300101T000000Z-aaaaaa").symlink_to(tmp_path)
@@ -426,7 +427,7 @@ def test_links_in_a_store_are_not_written_through(witness, tmp_path):
 
 
 def test_an_announcement_that_somebody_made_up(witness, tmp_path):
-    """Of a dead run, in the store: nothing is removed by its word but the half point itself."""
+    """It names a dead run, in the store: it only allows the removal of the half point itself."""
     made = witness.pull()
     folder, run_id = next(path for path in witness.store.iterdir() if path.is_dir()), "20300101T000000Z-aaaaaa"
     precious = tmp_path / "precious"
@@ -455,7 +456,7 @@ def test_bindings_are_not_installed(witness, module, package):
 
 
 def program(source, *values):
-    """A `run` for assert_refused: Python with this program in place of -m nbdpull."""
+    """Return a `run` for assert_refused: Python with this program in place of -m nbdpull."""
 
     def run(*words):
         command = [sys.executable, "-c", source.format(*values), *map(str, words)]
@@ -480,7 +481,7 @@ from nbdpull.cli.main import main; sys.exit(main(sys.argv[1:]))"""
 
 
 def test_libvirt_is_too_old_for_incrementals(witness):
-    """An old daemon is played by the version it tells. Without --since it is good for full points."""
+    """An old daemon is simulated by the version that it reports. Without --since it suffices for full points."""
     old = program(OLD)
     assert_refused(witness, HYPERVISOR, "unsupported", ["--since foreign", "libvirt 7.6", "QEMU 6.1"],
                    "--since", "foreign", run=old)  # fmt: skip
@@ -517,7 +518,8 @@ def as_nobody(*words):
 
 @pytest.fixture
 def witness_for_nobody(witness):
-    """A Witness whose folder, unlike pytest's own, everybody can enter; Python and the project must be like that."""
+    """A Witness whose directory, unlike pytest's own, everybody can enter; the same must hold for Python and the
+    project."""
     tried = as_nobody("--version")
     if tried.returncode:
         pytest.skip(f"nobody can run nothing in {PROJECT}: {tried.stderr[-300:]}")
@@ -535,7 +537,7 @@ def test_no_permission_for_libvirt(witness_for_nobody):
 
 @as_root
 def test_no_permission_for_the_nbd_socket(witness_for_nobody):
-    """libvirt lets its group in; QEMU's socket is for QEMU's user and for root."""
+    """libvirt admits its group; QEMU's socket is for QEMU's user and for root."""
     witness = witness_for_nobody
     witness.folder.chmod(0o777)
     run = Path("/run/libvirt")
@@ -546,7 +548,7 @@ def test_no_permission_for_the_nbd_socket(witness_for_nobody):
 
 @as_root
 def test_no_permission_for_the_output(witness_for_nobody):
-    """Refused before the job is begun: libvirt would let nobody in."""
+    """Refused before the job is started: libvirt would admit nobody."""
     witness = witness_for_nobody
     witness.pull("--no-checkpoint")
     run = Path("/run/libvirt")

@@ -57,7 +57,7 @@ def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):
 
 
 def test_transient_domain_after_its_restart(pulled):
-    """A transient domain's checkpoints end with it, its bitmaps do not."""
+    """A transient domain's checkpoints end with the domain, its bitmaps do not."""
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -87,8 +87,8 @@ def test_qcow2_of_version_2(pulled):
 
 
 def test_growth_belongs_to_the_change(pulled):
-    """What the disk grew by has no bit in the bitmap; the point must tell of it all the same, also where it tells what
-    changed alone."""
+    """What the disk grew by has no bit in the bitmap; the point has to record it nevertheless, even if it records only
+    changes."""
     witness = pulled({"vda": MIB + 512})
     vm = witness.vm
     vm.write("vda", 0, MIB + 512)
@@ -106,7 +106,7 @@ def test_growth_belongs_to_the_change(pulled):
 
 
 def test_shrunk_and_grown_between_two_pulls(pulled):
-    """No size tells of it and the bits are clean, yet what was cut off is zero now."""
+    """The size is the same and the bits are clean, but what was cut off reads as zero now."""
     witness = pulled({"vda": 4 * MIB})
     vm = witness.vm
     vm.write("vda", 0, 4 * MIB)
@@ -150,7 +150,7 @@ def flip(path):
 
 
 def test_the_next_pull_reads_again_what_is_damaged(pulled):
-    """And nothing else. It says so, also to those who want to hear of errors alone."""
+    """And nothing else. A warning says so, even to users who see only errors."""
     witness = pulled({"vda": 4 * MIB, "vdb": MIB})
     vm = witness.vm
     witness.pull()
@@ -188,7 +188,7 @@ def test_the_next_pull_reads_again_what_is_damaged(pulled):
 
 
 def test_a_damage_that_is_not_told_in_full(pulled):
-    """It says so, also to those who want to hear of errors alone, and stores what can be restored."""
+    """A warning says so, even to users who see only errors, and everything that can be restored is stored."""
     witness = pulled({"vda": MIB, "vdb": MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -222,7 +222,7 @@ def test_a_damage_that_is_not_told_in_full(pulled):
 
 
 def told_too_little(witness, point, disk):
-    """Record that a disk of a point has more damage than anybody has told."""
+    """Record that a disk of a point has more damage than is listed."""
     target = series_choice.only_series(marker.open_store(str(witness.store)))
     place = {"disk": disk, "path": None, "offset": None, "length": None, "problem": "more than 10000 damages"}
     about = {**findings.entry(target.point(point)), "verdict": "damaged", "damages": 1, "places": [place]}
@@ -231,8 +231,8 @@ def told_too_little(witness, point, disk):
 
 @pytest.fixture
 def unequal_layers(pulled):
-    """The Witness of a machine with a point, whose vda got a snapshot and was resized after it: the bitmap of the lower
-    layer keeps its size, and QEMU does not merge the two."""
+    """The Witness of a machine with a point, whose vda was resized after a snapshot: the bitmap of the lower layer
+    keeps its size, and QEMU does not merge the two."""
     witness = pulled({"vda": 2 * MIB, "sdb": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -290,7 +290,7 @@ CHECKPOINT = """<domaincheckpoint><name>nbdpull-{0}</name><description>nbdpull r
     ],
 )
 def test_only_its_own_checkpoint_is_taken_from_a_point(tmp_path, change, good):
-    """Whoever can write to the store can put any definition there, and libvirt is given it."""
+    """Anyone who can write to the store can put any definition there, and libvirt would get it."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 4096)
     point_id = layout.new_point_id()

@@ -1,4 +1,5 @@
-"""What is read together, and how much of the map is asked for: figures alone, against what a naive reader would do."""
+"""Which ranges are read together, and how much of the map is requested: pure functions, compared with a naive
+reader."""
 
 import random
 
@@ -18,7 +19,7 @@ def test_ranges_close_together_share_a_read(gap, reads):
 
 
 def some_ranges(rng):
-    """Ascending, disjoint, some of them adjacent."""
+    """Return ascending, disjoint ranges, some of them adjacent."""
     edges = sorted(rng.sample(range(DISK), 2 * rng.randint(0, DISK // 4)))
     found = [(start * UNIT, (stop - start) * UNIT) for start, stop in zip(edges[::2], edges[1::2])]
     return [piece for each in found for piece in (cut_once(rng, *each) if rng.random() < 0.3 else [each])]
@@ -30,7 +31,7 @@ def cut_once(rng, offset, length):
 
 
 def naive_reads(ranges):
-    """Unit by unit: what is wanted is read, and so is a gap of no more than BRIDGE between two such."""
+    """Read unit by unit: what is wanted, and a gap of no more than BRIDGE between two such units."""
     wanted = sorted({at for offset, length in ranges for at in range(offset, offset + length, UNIT)})
     filled = set(wanted)
     for one, next_one in zip(wanted, wanted[1:]):
@@ -62,7 +63,7 @@ def test_steps_are_all_of_it(seed):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_loads_are_all_pieces(seed):
-    """In order, and as few as that makes: the next piece would have been one too many, or too large."""
+    """In order, and as few as possible: the next piece would have been one too many, or too large."""
     rng = random.Random(seed)
     most_bytes, most = rng.randint(1, 30), rng.randint(1, 5)
     pieces = [(at, memoryview(bytes(rng.randint(1, 20)))) for at in range(rng.randrange(40))]

@@ -1,4 +1,4 @@
-"""Proof of the test bed itself: what the other tests take for granted about it."""
+"""Tests of the test bed itself: what the other tests take for granted."""
 
 import os
 import subprocess
@@ -132,7 +132,7 @@ def test_job_active(machine, private_libvirt, tmp_path):
 
 
 def test_a_machine_that_is_started_while_it_is_closed(private_libvirt, tmp_path, monkeypatch):
-    """libvirt's undefine waits for a start that came first, and leaves a domain that runs and is defined no more."""
+    """libvirt's undefine waits for a start that came first, and leaves a running domain that is no longer defined."""
     vm, is_active = Machine(private_libvirt, tmp_path, {"vda": MIB}), libvirt.virDomain.isActive
 
     def started_after_that(domain):
@@ -185,7 +185,7 @@ def test_guest_agent_answers_and_freezes(guest):
 
 
 def test_a_saved_guest_has_its_agent_its_clock_and_its_disk_again(private_libvirt, guest_parts, saved_guest, tmp_path):
-    """And each is another one: what the first has written, to memory or disk, is not in the second."""
+    """And each is a new one: what the first has written to memory or disk is not in the second."""
     for number in range(2):
         with SavedGuest(private_libvirt, tmp_path / str(number), guest_parts, saved_guest) as vm:
             assert same_content(vm.disks["vda"].path, saved_guest.disk)
@@ -220,7 +220,7 @@ def test_frozen_ext4_needs_no_recovery(guest, tmp_path):
 
 
 def same_content(image, other):
-    """By qemu-img, whose status 1 is a difference."""
+    """Compare with qemu-img, whose status 1 means a difference."""
     done = subprocess.run(["qemu-img", "compare", "-U", "-q", str(image), str(other)], capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode == 0

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, against a plain reckoning, and its reader; what it measures it tells by itself."""
+"""The benchmark's own arithmetic, against a simple calculation, and its reader; it reports its own measurements."""
 
 import json
 import random
@@ -116,7 +116,7 @@ time.sleep(0.5)
 
 
 def test_memory_of_all_processes_of_a_pipe(tmp_path, monkeypatch):
-    """They hold their memory until it has been looked at when both had it."""
+    """They hold their memory until it was measured while both had it."""
     monkeypatch.chdir(tmp_path)
     Path("hold").write_text(HOLD)
     looks = []
@@ -140,7 +140,7 @@ def test_a_command_that_fails_says_why(tmp_path):
 
 @pytest.fixture
 def served(tmp_path):
-    """Factory: the URI of a MiB of zeroes, behind nbdkit with these filters."""
+    """Factory: the URI of 1 MiB of zeroes, served by nbdkit with these filters."""
     image, socket, servers = tmp_path / "image", tmp_path / "socket", []
     image.write_bytes(bytes(1 << 20))
 
@@ -168,7 +168,7 @@ def test_the_reader_is_not_quick_where_it_reads_nothing(served):
 
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
-    """Of the smallest disks, without a bed."""
+    """The smallest disks, without a bed."""
     monkeypatch.setenv("HOME", str(tmp_path))
     return scenarios.Setting(None, tmp_path, 0.001)
 
@@ -205,7 +205,7 @@ def test_rows_without_a_vm(setting, row):
 
 
 def test_a_real_pull_with_points_behind_that_are_not(setting, private_libvirt):
-    """It is laid over them: else the row itself fails."""
+    """Its point is laid over the simulated ones: otherwise the row itself fails."""
     setting.bed = private_libvirt
     figures = dict(years.pull(setting, 1))
     assert figures["CPU, against that"].at_most == 1.2 and figures["CPU"].value > 0

@@ -1,4 +1,5 @@
-"""Beneath a root: what is no plain file or folder is refused, and nothing is reached, made or removed by a link."""
+"""Access below a root: what is not a plain file or directory is refused, and nothing is reached, created or removed
+through a link."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from nbdpull.storage import beneath
 
 @pytest.fixture
 def store(tmp_path):
-    """A store with a folder `vm`, beside a folder `elsewhere` that holds a file."""
+    """A store with a directory `vm`, beside a directory `elsewhere` that holds a file."""
     store = open_or_create(str(tmp_path / "store"))
     store.make_folder("vm")
     (tmp_path / "elsewhere").mkdir()
@@ -44,7 +45,7 @@ def test_what_is_no_file_is_not_opened(store, tmp_path, kind):
 
 
 def test_a_device_is_not_even_opened(store, tmp_path, monkeypatch):
-    """A tape rewinds, a watchdog begins to count."""
+    """A tape would rewind, a watchdog would start to count."""
     os.mkfifo(tmp_path / "store" / "vm" / "file")
     opened, real = [], os.open
     monkeypatch.setattr(os, "open", lambda path, *rest, **how: (opened.append(path), real(path, *rest, **how))[1])
@@ -71,7 +72,7 @@ def test_a_file_that_is_swapped_after_the_look(store, tmp_path, monkeypatch, swa
 
 
 def test_no_folder_is_reached_by_a_link(store, tmp_path):
-    """Neither the folder itself, nor one above it; the root may be a link, as the user named it."""
+    """Neither the directory itself nor one above it is a link; the root may be one, as the user named it."""
     (tmp_path / "store" / "vm" / "link").symlink_to(tmp_path / "elsewhere")
     before = outside(tmp_path)
     for folder in ("vm/link", "vm/link/inner"):
@@ -107,7 +108,7 @@ def test_no_path_leads_up(store, tmp_path):
 
 
 def test_links_are_named_as_folders(store, tmp_path):
-    """So that who looks into one is told; what is not named seems not to be there."""
+    """So that whoever looks into one gets an error; otherwise it would seem absent."""
     (tmp_path / "store" / "vm" / "link").symlink_to("/nonexistent")
     store.make_folder("vm/folder")
     assert store.folders("vm") == ["folder", "link"]
@@ -126,7 +127,7 @@ def test_a_removed_folder_takes_nothing_else_with_it(store, tmp_path):
 
 
 def test_a_deep_folder_is_no_endless_descent(store, tmp_path):
-    """What is deeper than a run can have made stays: it is nothing of ours."""
+    """What is deeper than a run can have made remains: it is not ours."""
     deep = os.open(tmp_path / "store" / "vm", os.O_RDONLY)
     for _ in range(100):
         os.mkdir("d", dir_fd=deep)
@@ -149,7 +150,7 @@ def test_a_file_is_no_larger_than_its_reader_takes(store):
 
 
 def test_a_digest_can_be_stopped(store):
-    """A sparse file of any size costs an enemy nothing."""
+    """A sparse file of any size costs an attacker nothing."""
 
     def check():
         raise errors.Interrupted(2)
@@ -161,7 +162,7 @@ def test_a_digest_can_be_stopped(store):
 
 
 def test_a_folder_that_is_held(store, tmp_path, monkeypatch):
-    """It is reached once; what is in it by no link all the same. Nothing is left open."""
+    """It is opened once; what is in it is not reached through a link, either. Nothing is left open."""
     store.make_folder("vm/a")
     store.publish("vm/a/file", b"x")
     (tmp_path / "store" / "vm" / "link").symlink_to(tmp_path / "elsewhere")

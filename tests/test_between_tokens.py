@@ -1,4 +1,4 @@
-"""From a token to a token: what is asked for, which file is written, and what a commit that fails is worth."""
+"""From a token to a token: what is requested, which file is written, and what a failed commit means."""
 
 import pytest
 
@@ -12,7 +12,7 @@ OLD, NEW = (Token("uuid", f"20261122T19450{n}Z-7f3a9c04", None, {}) for n in (0,
 
 
 class Job:
-    """One whose commit raises, before it is done or after."""
+    """A job whose commit raises an exception, before or after it is done."""
 
     token = NEW
 
@@ -31,7 +31,7 @@ def path(tmp_path):
 
 
 def test_what_fails_after_the_commit_undoes_it_not(path):
-    """Who is told that nothing moved would read the same again, from a base that is gone."""
+    """Whoever was told that nothing has changed would read the same again, from a base that is gone."""
     tokens = between_tokens.between(OLD, str(path), str(path))
     assert between_tokens.commit(Job(True), tokens) == ["the backup is committed, and then: libvirt went away"]
     assert token_file.read(str(path)) == NEW
@@ -53,7 +53,7 @@ def test_only_the_token_that_was_read_is_replaced(path, tmp_path):
 
 
 def test_fields_of_one_name_are_handed_on():
-    """But for those that mean something else."""
+    """Except for those that mean something else."""
     tokens = between_tokens.between(OLD, None, None)
     asked = ExposeOptions("vm1", "unix:s", "secret", since="file", tls="dir", disks=["vdb"], quiesce="never")
     wanted = between_tokens.wanted(asked, tokens, tls=None)

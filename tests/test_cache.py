@@ -1,4 +1,5 @@
-"""The cache of what is in a bucket: a piece is there whole or not at all, for us alone, and all are within a limit."""
+"""The cache of data from a bucket: a piece exists completely or not at all, only we can read it, and the size of all
+has a limit."""
 
 import errno
 import os
@@ -83,7 +84,7 @@ def test_a_piece_that_a_crash_left_is_none(folder, change):
 
 
 def test_the_limit_is_kept_and_what_was_used_stays(folder):
-    """Whatever is put; a piece that is used now and then outlives those that nobody wants."""
+    """Whatever is added; a piece that is used now and then outlives those that nobody requests."""
     limit, chance, kept = 16 * MIB, random.Random(5), opened(folder, 16 * MIB)
     kept.put(b"wanted", "wanted")
     [wanted] = pieces(folder)
@@ -179,7 +180,7 @@ def fails(*_, **__):
 
 
 def failing(call):
-    """That one fails as on a full disk, or one that is read-only."""
+    """Let that call fail as on a full or read-only disk."""
     return lambda folder, monkeypatch: monkeypatch.setattr(cache if call == "open" else os, call, fails, raising=False)
 
 
@@ -194,7 +195,7 @@ UNFIT = [
 
 @pytest.mark.parametrize("prepare, why", UNFIT)
 def test_one_that_cannot_be_used_is_a_warning(folder, monkeypatch, prepare, why):
-    """The verb goes on: it is the same without a cache."""
+    """The verb continues: its result is the same without a cache."""
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(folder))
     told = []
     with monkeypatch.context() as patched:

@@ -1,4 +1,5 @@
-"""Where two images differ by their directories: against their bytes, and without a look at pages that both have."""
+"""Where two images differ, according to their directories: against their bytes, and without reading pages that both
+have."""
 
 import random
 
@@ -12,7 +13,7 @@ from nbdpull.repository import changes
 
 
 def told(before, after, size):
-    """Of each byte: the kind that is told, 255 where none is."""
+    """Return the kind that is reported for each byte, 255 where none is."""
     found, at = numpy.full(size, 255, "u1"), 0
     for batch in changes.between(before, after):
         assert extents.flaw(batch, size) is None
@@ -74,7 +75,7 @@ def test_what_is_the_same_is_not_told(tmp_path):
 
 
 def test_a_part_of_a_frame_is_that_part(tmp_path):
-    """What lies around a small write is the same place of the same frame in both."""
+    """What surrounds a small write is the same place of the same frame in both."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, random.Random(1).randbytes(MIB))
@@ -106,7 +107,7 @@ def test_pages_that_both_have_are_not_read(tmp_path, monkeypatch):
 
 
 def test_data_behind_the_new_end_alone(tmp_path):
-    """Nothing is left of either to be compared in the last window."""
+    """Nothing is left to compare in the last window of either."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
     vm.write("vda", MIB - 10, b"x" * 10)

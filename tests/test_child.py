@@ -1,4 +1,4 @@
-"""A program that must not outlive us: it is gone when we are, however we end."""
+"""A program that must not outlive us: it ends when we do, however we end."""
 
 import os
 import select
@@ -34,7 +34,7 @@ def test_it_ends_with_us(end, number):
 
 
 def test_a_child_of_one_that_is_gone_already_ends_itself(monkeypatch):
-    """Between the fork and the request the parent may end; nobody would tell the child any more."""
+    """The parent may end between the fork and the request; nothing would notify the child then."""
     from nbdpull.core import child
 
     prepare = child.ended_with_us()

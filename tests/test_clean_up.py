@@ -1,4 +1,4 @@
-"""A step of a clean-up that fails: the next ones are done, and what is left is told, with who removes it then."""
+"""A step of a clean-up that fails: the next ones are done, and what is left is reported, with who removes it later."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The command line without a hypervisor: words in; lines, JSON and exit codes out; and no traceback, ever."""
+"""The command line without a hypervisor: words in; lines, JSON and exit codes out; and never a traceback."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def parsed(*words):
 
 
 def usage_error(capsys, *words):
-    """The one line that a wrong command line is answered by; with --json it is a JSON line, too."""
+    """Return the one line that a wrong command line prints; with --json it prints a JSON line, too."""
     assert cli.main(list(words)) == 2
     out, err = capsys.readouterr()
     assert err.startswith("nbdpull: ") and len(err.splitlines()) == 1
@@ -239,7 +239,7 @@ def test_wrong_usage_is_a_json_line_too(capsys, words):
 
 @pytest.mark.parametrize("words", [["list", "--json"], ["show", "d", "--json"], ["vm1", "--", "--json"]])
 def test_no_json_line_where_none_is_asked_for(capsys, words):
-    """A verb of one document fails without one; and behind a -- there is no option."""
+    """A verb that prints one document fails without one; and after a -- there is no option."""
     assert cli.main(words) == 2
     assert capsys.readouterr().out == ""
 
@@ -249,7 +249,7 @@ def test_no_json_line_where_none_is_asked_for(capsys, words):
     ["restore", "dir", "-o", "o", "--name", "-vm"],
 ])  # fmt: skip
 def test_a_name_that_begins_with_a_dash(capsys, words):
-    """It is taken for an option: the message names the way to give it."""
+    """It is taken for an option: the message says how to write it."""
     said = usage_error(capsys, *words)
     assert "; put a name that starts with a dash after --, a value after =: --name=-vm; see nbdpull help " in said
     assert "a dash" not in usage_error(capsys, "vm1", "-o", "d", "--no-such-option")
@@ -362,7 +362,7 @@ def test_list(vm, capsys):
 
 
 def test_a_list_fits_a_terminal(tmp_path, capsys):
-    """Whatever is known of a point; and what stands for its id there is understood."""
+    """Whatever is known of a point; and its short id in the list is accepted."""
     vm = chain(tmp_path / "store", size=300_000)
     path = vm.folder / vm.points[1].id / "vda.0000.zst"
     path.write_bytes(flipped(path.read_bytes(), 99))
@@ -408,7 +408,7 @@ def test_index(vm, capsys):
 
 
 def json_lines(text):
-    """Each line's object; the last one, and only that, is the result."""
+    """Return the object of each line; the last one, and only that, is the result."""
     events = [json.loads(line) for line in text.splitlines()]
     assert [event["event"] == "result" for event in events] == [False] * (len(events) - 1) + [True]
     return events
@@ -572,7 +572,7 @@ def test_the_code_of_a_fault_of_ours(vm, capsys, monkeypatch):
 
 
 def shell(line, **how):
-    """Run a line of bash in which $NBDPULL is the program; (exit code of the program, standard error)."""
+    """Run a line of bash in which $NBDPULL is the program; return (exit code of the program, standard error)."""
     environment = {**package_environment(), "NBDPULL": f"{sys.executable} -m nbdpull", **how}
     line = f'{line}; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(
@@ -598,7 +598,7 @@ def test_a_reader_that_goes_away(tmp_path, verb):
 
 
 def to_nobody(*words):
-    """A command line whose standard output is a pipe that nobody reads from."""
+    """Run a command line whose standard output is a pipe that nobody reads."""
     ours, theirs = os.pipe()
     os.close(ours)
     with os.fdopen(theirs, "wb") as output:
@@ -707,7 +707,7 @@ def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, c
 @pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind):
-    """Ctrl-C goes to qemu-nbd as well: what that then says must not hide that the operator asked for the end."""
+    """Ctrl-C goes to qemu-nbd as well: what that then prints must not hide that the operator asked for the end."""
     gate = tmp_path / "gate"
     words = [Path(__file__).with_name("faults") / "held.py", "decompressing", gate]
     words += ["restore", big.root, "-o", tmp_path / "out", "--format", kind, "--json"]
@@ -727,7 +727,7 @@ def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind)
 
 
 def test_a_line_is_one_write(vm, monkeypatch):
-    """Also with PYTHONUNBUFFERED, as containers have it: else what others write there comes between it and its end."""
+    """Even with PYTHONUNBUFFERED, as in containers: otherwise other writers' output could get in before its end."""
     written = []
 
     class Output(io.StringIO):
@@ -755,7 +755,7 @@ main()
 
 @pytest.mark.e2e
 def test_a_signal_at_any_time_makes_no_traceback(vm, tmp_path):
-    """From the first moment that is ours; what Python does before is its own."""
+    """From the first instruction of ours; what Python does before that is its own."""
     rng = random.Random(1)
     for attempt in range(10):
         out = tmp_path / f"out{attempt}"
@@ -776,7 +776,7 @@ def test_a_signal_at_any_time_makes_no_traceback(vm, tmp_path):
 
 
 def test_an_ignored_signal_stays_ignored(big, tmp_path, monkeypatch):
-    """That is how nohup works."""
+    """This is how nohup works."""
     real = image.Image.read_piece
 
     def read_piece(self, piece):
@@ -793,7 +793,7 @@ def test_an_ignored_signal_stays_ignored(big, tmp_path, monkeypatch):
 
 
 def test_a_signal_ends_an_index_too(vm, monkeypatch, capsys):
-    """It may be of millions of lines."""
+    """It may have millions of lines."""
     from nbdpull.format.directory import Directory
 
     real = Directory.windows
@@ -870,7 +870,7 @@ print(faults())
 
 @pytest.mark.parametrize("verb", [["pull", "vm1", "-o", "dir"], ["plan", "vm1"], ["doctor"]])
 def test_a_relative_scratch_folder_is_one_here(verb):
-    """libvirt takes absolute paths alone, and told of a broken rule of its schema."""
+    """libvirt accepts only absolute paths, and reported a violated rule of its schema."""
     told = parsed(*verb, "--scratch-dir", "here").args.scratch_dir
     assert told == os.path.abspath("here")
 

@@ -1,4 +1,4 @@
-"""core/command: a command of the user's, and all of its process group, end with us wherever we are killed."""
+"""core/command: a user's command, and its whole process group, end with us wherever we are killed."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def is_alive(pid):
 
 
 def pids(folder):
-    """Those of a command and its child, once they are there."""
+    """Return the process ids of a command and its child, once they exist."""
     return [int(word) for word in (folder / "pids").read_text().split()] if (folder / "pids").exists() else []
 
 
@@ -60,7 +60,7 @@ def test_how_it_ended(words, code):
 
 
 def test_a_command_that_has_ended_leaves_what_it_began(tmp_path):
-    """It counts on that: nothing is killed once it has ended by itself."""
+    """The command counts on that: nothing is killed once it has ended by itself."""
     words = ["sh", "-c", f"sleep 1000 >{tmp_path}/out & echo $! > {tmp_path}/pid"]
     assert command.run(words, os.environ, None, lambda: None) == 0
     pid = int((tmp_path / "pid").read_text())
@@ -72,7 +72,7 @@ def test_a_command_that_has_ended_leaves_what_it_began(tmp_path):
 
 @pytest.mark.parametrize("words, waits", [(STANDS, False), (IGNORES, True)], ids=["that stands", "that ignores TERM"])
 def test_what_check_raises_ends_it(tmp_path, monkeypatch, words, waits):
-    """All of it: at once where TERM is enough, else by KILL once its time is over."""
+    """All of it: at once if TERM suffices, else by KILL once its time is over."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "GRACE", 0.3 if waits else 1000)
 

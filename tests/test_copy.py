@@ -1,4 +1,4 @@
-"""copy and compare, as they are called: which points are copied, which are refused, and what is said of it."""
+"""copy and compare on the command line: which points are copied, which are refused, and what is printed."""
 
 import shutil
 import signal
@@ -22,7 +22,7 @@ RESTORE_MIN = Path(__file__).parent.parent / "scripts/nbdpull-restore-min"
 
 @pytest.fixture
 def said(capsys):
-    """Call a command line: (exit code, standard output, standard error)."""
+    """Run a command line; return (exit code, standard output, standard error)."""
     return lambda *words: answered(capsys, *words)
 
 
@@ -47,14 +47,14 @@ def dest(tmp_path):
 
 
 def over(vm, root):
-    """The Vm as if its pulls had gone into another store."""
+    """Return the Vm as if its pulls had gone into another store."""
     other = Vm(root, vm.name, vm.uuid)
     other.images, other.points, other.disks = vm.images, [*vm.points], vm.disks
     return other
 
 
 def of(found, domain="vm1"):
-    """What a result says of a domain."""
+    """Return what a result contains about a domain."""
     [told] = [each for each in found["domains"] if each["domain"] == domain]
     return told
 
@@ -64,7 +64,7 @@ def copied(found, domain="vm1"):
 
 
 def pull(vm):
-    """One more point, a day after the last one."""
+    """Make one more point, a day after the last one."""
     vm.write("vda", 512 * len(vm.points), bytes([len(vm.points)]) * 512)
     day = 1 + len(vm.points)
     vm.points[-1] = resealed(vm, vm.pull(), created=f"2026-12-{day:02}T19:45:00+00:00")
@@ -114,7 +114,7 @@ def test_only_what_is_new_is_copied(vm, dest, tmp_path, run):
 
 
 def test_what_was_removed_there_does_not_come_back(tmp_path, dest, run, said):
-    """Retention of the copy is its own; who names a point wants it."""
+    """The copy has a retention of its own; naming a point copies it nevertheless."""
     vm = daily(tmp_path / "dir", 5)
     run("copy", vm.root, dest)
     first, second, third, fourth, last = ids(vm)
@@ -162,7 +162,7 @@ def test_domains_by_a_pattern(tmp_path, dest, run, said):
 
 
 def test_a_domain_that_was_renamed(tmp_path, dest, run):
-    """The series is found by the uuid, as by a pull."""
+    """Its series is found by the UUID, as by a pull."""
     vm = daily(tmp_path / "dir", 2)
     run("copy", vm.root, dest)
     vm.name = "vm2"
@@ -194,7 +194,7 @@ def test_another_domain_of_that_name(vm, dest, run):
 
 
 def test_a_store_that_is_pulled_into_itself(vm, dest, tmp_path, run):
-    """Nobody could say which of two points is the later one."""
+    """It would be unknown which of two points is the later one."""
     run("copy", vm.root, dest)
     other = over(vm, dest)
     pull(other)
@@ -254,7 +254,7 @@ def test_what_cannot_be_read_hides_no_other_point(vm, dest, name, run):
 
 
 def test_damage_on_record(vm, dest, run, said):
-    """It is not copied, and so not spread; a look at it clears the record."""
+    """Such a point is not copied, so the damage does not spread; a verification clears the record."""
     path = vm.folder / vm.points[2].id / "vda.0000.zst"
     with damaged(path, flipped(path.read_bytes(), 120)):
         assert verify_store(vm.root, keep=True).is_bad
@@ -266,7 +266,7 @@ def test_damage_on_record(vm, dest, run, said):
 
 
 def test_a_point_that_is_removed_meanwhile(vm, dest, run):
-    """Nothing half of it is left, and the others go on."""
+    """No part of it is left, and the others are copied."""
     first, middle, last = vm.points
     real, gone = incoming.Incoming.take, []
 
@@ -311,7 +311,7 @@ def test_a_series_that_is_written_to(vm, dest, run):
 
 
 def test_two_at_once(vm, dest):
-    """Each point is copied by one of them; the other finds the series busy, or all there."""
+    """Each point is copied by one of them; the other finds the series busy, or everything copied."""
     results = []
 
     def work():
@@ -329,7 +329,7 @@ def test_two_at_once(vm, dest):
 
 
 def test_an_end_by_a_signal_or_a_limit(vm, dest, run, said):
-    """What is there is whole, and the next one goes on."""
+    """Every point that exists is whole, and the next copy continues."""
     calls = []
 
     def check():
@@ -365,7 +365,8 @@ def test_a_rate(vm, dest, run):
 
 
 def test_a_store_that_is_full(vm, tmp_path, said):
-    """It ends with the error of the store; what was copied of the point is gone, and there is room for a removal."""
+    """It fails with the error of the store; what was copied of the point is removed, and there is room for a
+    removal."""
     with stores.small_disk(tmp_path / "disk", "260k") as disk:
         code, _, err = said("copy", vm.root, disk / "dest")
         assert code == 9 and "No space left on device" in err and err.count("\n") == 1
@@ -375,7 +376,7 @@ def test_a_store_that_is_full(vm, tmp_path, said):
 
 
 def test_what_cannot_be_written_hides_no_other_domain(vm, dest, run):
-    """Here a directory is where a file is to be."""
+    """Here, a directory is in the place of a file."""
     other = daily(vm.root, 1, "aaa", "00000000-4f53-4fa7-bb32-11f34168b82c")
     dest.mkdir()
     (dest / "nbdpull.json").write_bytes((vm.root / "nbdpull.json").read_bytes())
@@ -386,7 +387,7 @@ def test_what_cannot_be_written_hides_no_other_domain(vm, dest, run):
 
 
 def test_what_a_dead_copy_left_of_a_point_that_nobody_wants(vm, dest, run):
-    """It goes after a day, as by a removal."""
+    """It is removed after a day, as after a removal."""
     run("copy", vm.root, dest)
     other, name = over(vm, dest), "20200101T000000Z-00000000"
     half_points.set_apart(other.series, name)
@@ -400,7 +401,7 @@ def test_what_a_dead_copy_left_of_a_point_that_nobody_wants(vm, dest, run):
 
 
 def test_a_later_point_is_not_left_out_as_an_older_one(vm, dest, run):
-    """Its number is that of a point that was removed; a copy that left it out said that all was well."""
+    """Its number is that of a removed point; a copy that left it out reported success."""
     run("copy", vm.root, dest)
     with half_points.writing(over(vm, dest).series):
         removal.remove(over(vm, dest).series, vm.points[1])
@@ -445,7 +446,7 @@ def test_what_each_store_has(tmp_path, dest, run, said):
 
 
 def test_the_name_of_a_domain_is_no_pattern_in_the_other_store(tmp_path, dest, run):
-    """DIR alone has it: it was a pattern for DEST, and met a domain of another name there."""
+    """Only DIR has the domain: its name was taken for a pattern in DEST, and matched a domain of another name there."""
     vm = daily(tmp_path / "dir", 1, "vm[1]")
     daily(dest, 1, "vm1", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
     code, found, _ = run("compare", vm.root, dest, "--domain", "vm[1]")
@@ -473,7 +474,7 @@ def test_nobody_is_told_not_to_be_behind_where_that_is_unknown(vm, dest, said, r
 
 @pytest.mark.parametrize("name", ["vda.directory", "domain.xml"])
 def test_what_a_copy_would_refuse_is_not_behind(vm, dest, name, said, run):
-    """By a directory that cannot be read, or by damage on record."""
+    """Because a directory cannot be read, or because of recorded damage."""
     run("copy", vm.root, dest, "--point", vm.points[0].id)
     middle, last = vm.points[1:]
     path = vm.folder / middle.id / name

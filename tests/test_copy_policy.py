@@ -1,4 +1,4 @@
-"""What a copy of a domain may have: each device as its own, or not at all, and then it is told."""
+"""What the copy of a domain may have: each device as one of its own, or not at all, which is then reported."""
 
 import xml.etree.ElementTree as ET
 
@@ -8,7 +8,7 @@ from nbdpull.definitions import copy_policy
 
 
 def own(text):
-    """(the device as a copy has it, None without; what is told)."""
+    """Return (the device as a copy has it, or None; what is reported)."""
     device = ET.fromstring(text)
     rule = copy_policy.own(device)
     return (ET.tostring(device, encoding="unicode") if rule.kept else None), rule.told

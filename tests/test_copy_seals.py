@@ -1,4 +1,4 @@
-"""copy and compare between stores with different keys, and stores that are not sealed, as they are called."""
+"""copy and compare on the command line, between stores with different keys, and stores that are not sealed."""
 
 import os
 from functools import partial
@@ -28,7 +28,7 @@ def run(capsys):
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
-    """Of a sealed store that age1 opens."""
+    """The Vm of a sealed store that age1 opens."""
     return filled(tmp_path_factory.mktemp("sealed") / "store")
 
 
@@ -133,7 +133,7 @@ def test_out_of_a_sealed_store(vm, plain, dest, tmp_path, run, capsys):
 
 
 def test_a_key_that_somebody_put_there(vm, dest, tmp_path, capsys):
-    """What is there was made with another one: nothing is sealed for him."""
+    """The existing points were made with another key: nothing is sealed for the attacker."""
     said("copy", vm.root, dest, *MINE, *THEIRS)
     thief = tmp_path / "thief"
     said("init", thief, "--recipient", recipient("age2"))
@@ -150,8 +150,8 @@ def test_a_key_that_somebody_put_there(vm, dest, tmp_path, capsys):
 
 
 def test_a_store_that_somebody_put_there(plain, dest, tmp_path, capsys):
-    """With the right recipient, and no points that would tell: this host has sealed for another key there. Or with none
-    at all."""
+    """For the right recipient, but without points that would reveal it: this host has sealed for another key there. Or
+    it is not sealed at all."""
     said("copy", plain.root, dest, *THEIRS)
     for name, words in (("thief", ("--recipient", recipient("age2"))), ("plain", ())):
         said("init", tmp_path / name, *words)
@@ -166,7 +166,7 @@ def test_a_store_that_somebody_put_there(plain, dest, tmp_path, capsys):
 
 
 def test_a_destination_that_is_no_store_yet(vm, plain, tmp_path, capsys):
-    """It would get the key of DIR, or none: what it is to have, only init can tell."""
+    """It would get the key of DIR, or none: only init can decide which one it gets."""
     for source, mine in ((vm, MINE), (plain, ())):
         code, _, told = answered(capsys, "copy", source.root, tmp_path / "new", *mine, *THEIRS)
         assert code == 2 and told == (

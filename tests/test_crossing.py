@@ -1,5 +1,5 @@
-"""A point that is made while a verification runs: none counts as verified that was not looked at, and no damage of its
-files is lost."""
+"""A point that is made while a verification runs: no unchecked point counts as verified, and no damage of its files is
+lost."""
 
 import itertools
 import random
@@ -34,7 +34,7 @@ def vm(pulled, tmp_path):
 
 
 def damage(vm, number=1):
-    """Path of a file of the first point that is damaged from now on."""
+    """Damage a file of the first point; return its path."""
     entry = stores.chunks_of(vm, vm.points[0], "vda")[number]
     path = vm.folder / entry.path
     path.write_bytes(flipped(path.read_bytes(), entry.size // 4))
@@ -73,7 +73,7 @@ def test_what_nobody_looked_at_is_not_verified(vm, monkeypatch, options):
 
 @pytest.mark.parametrize("options", [{}, {"level": "files"}, {"oldest": True}], ids=str)
 def test_a_damage_is_one_of_a_point_that_came_meanwhile(vm, monkeypatch, options):
-    """It was not: the point counted as sound, and the next pull built on the damaged file."""
+    """It was not recorded for that point: the point counted as sound, and the next pull built on the damaged file."""
     path = damage(vm)
     pulls_at_the_first_look(vm, monkeypatch)
     found = verify(Options(str(vm.root), **options))
@@ -97,7 +97,7 @@ def test_what_it_does_without_is_no_damage_of_it(vm, monkeypatch):
 
 @pytest.mark.parametrize("is_told", [True, False])
 def test_what_a_pull_did_not_know_when_it_began(vm, monkeypatch, is_told):
-    """Also where a finding does not tell which files that is. As any pull holds its series."""
+    """Even if a finding does not list the damaged files. The series is held as by any pull."""
     if not is_told:
         monkeypatch.setattr(evidence, "MAX_PLACES", 0)
     with held_series.holding(vm.series) as held:
@@ -117,7 +117,7 @@ def test_what_a_pull_did_not_know_when_it_began(vm, monkeypatch, is_told):
 
 @pytest.mark.parametrize("offset, length", [(-1, 1), (1 << 62, 1), (0, 1 << 62), (1 << 62, 1 << 62), (190 * KIB, 0)])
 def test_a_finding_of_any_numbers_fails_no_pull(vm, offset, length):
-    """Who can write to a store can write findings."""
+    """Anyone who can write to a store can write findings."""
     with held_series.holding(vm.series) as held:
         pass
     new, path = pull(vm), stores.chunks_of(vm, vm.points[0], "vda")[1].path
@@ -161,7 +161,7 @@ ORDERS = [[number in first for number in range(6)] for first in itertools.combin
 
 
 def verification(vm):
-    """Its steps."""
+    """Return the steps of a verification."""
     evidence = Evidence(vm.series, verdict.FILES, Part())
     look = inspection.Inspector(vm.series, inspection.Depth(verdict.FILES, Part(), 1, lambda: None), lambda found: None)
     yield
@@ -185,7 +185,7 @@ def pulling(vm):
 
 
 def test_a_copy_that_fails_later_has_told_of_the_points_before(vm, tmp_path, monkeypatch):
-    """It told of all of them at its end: what ended it before that hid the damage."""
+    """It reported all of them at its end: an error before that hid the damage."""
     dest = vm.copy(tmp_path / "dest")
     new, real = [pull(vm), pull(vm)], copy.Incoming.take
 
@@ -207,7 +207,8 @@ def test_a_copy_that_fails_later_has_told_of_the_points_before(vm, tmp_path, mon
 
 @pytest.mark.parametrize("left_out", ["", "tell_of_points", "tell_of_findings"])
 def test_in_whatever_order_they_meet(vm, tmp_path, monkeypatch, left_out):
-    """The new point does without the damaged file, or is damaged; without either look some orders lose that."""
+    """The new point does without the damaged file, or is damaged; if one of them does not look, some orders lose the
+    damage."""
     damage(vm)
     if left_out:
         monkeypatch.setattr(crossing, left_out, lambda *about: [])
@@ -228,5 +229,5 @@ def test_in_whatever_order_they_meet(vm, tmp_path, monkeypatch, left_out):
 
 
 def inspection_of(vm, point):
-    """Whether it refers to a damaged file."""
+    """Return whether it refers to a damaged file."""
     return any(map(vm.series.file_flaw, stores.directory_of(vm, point, "vda").files))

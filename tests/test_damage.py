@@ -1,4 +1,4 @@
-"""Every file of a store, damaged in every region: verify finds it, and restore gives right bytes or none."""
+"""Every file of a store, damaged in every region: verify finds it, and restore returns the right bytes or none."""
 
 import random
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
-    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it mend it. needed: of each
-    path the points that refer to it."""
+    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it repair it. needed: for
+    each path, the points that refer to it."""
     vm = chain(tmp_path_factory.mktemp("verify") / "store", **SMALL)
     vm.needed = {path: [] for path in files(vm.root)}
     for point in vm.points:
@@ -36,7 +36,7 @@ FRAMED = (".zst", ".index", ".directory")
 
 
 def boundaries(path, data):
-    """Sizes to cut a file to: at the start of every frame of a zstd file, and beside it."""
+    """Return sizes to truncate a file to: at the start of every frame of a zstd file, and beside it."""
     cuts = {0, 1, len(data) // 2, len(data) - 1}
     if path.suffix == ".zst":
         for _, start, stop in zstd_frames(data):
@@ -45,16 +45,16 @@ def boundaries(path, data):
 
 
 def places(path, data, rng):
-    """Bytes to turn over: in every frame of a zstd file its first, its last and one between, else some."""
+    """Return bytes to flip: in every frame of a zstd file the first, the last and one between, else some."""
     if path.suffix not in FRAMED:
         return sorted(rng.sample(range(len(data)), 5) + [0, len(data) - 1])
     return [at for _, start, stop in zstd_frames(data) for at in (start, rng.randrange(start, stop), stop - 1)]
 
 
 def assert_found(vm, path, tmp_path, what, thorough=True):
-    """The damage is found, and the newest point that needs the file is not restored; or, of a chunk file, it is in none
-    of the frames that the image is made of. thorough: a look at the whole store finds it, --quick, too, all points that
-    need the file are known to be damaged, and the others are restored as they were."""
+    """Require that the damage is found, and that the newest point which needs the file is not restored, unless the
+    damaged part of a chunk file is in none of the image's frames. thorough: verify finds the damage in the whole store,
+    with --quick, too; all points that need the file are known to be damaged, and the others restore as before."""
     owner = path.parent.name
     mine = {} if thorough or path.suffix != ".zst" else {"domain": vm.name, "point": owner}
     for quick in (False, True) if thorough else (False,):
@@ -135,7 +135,7 @@ def test_a_file_that_is_gone(vm, tmp_path, kind):
 
 
 def test_zeros_where_data_was(vm, tmp_path):
-    """What a file system may leave after a power cut."""
+    """As some file systems leave it after a power cut."""
     for path in files(vm.root):
         size = path.stat().st_size
         with damaged(path, path.read_bytes()[: size // 2] + bytes(size - size // 2)):
@@ -150,7 +150,7 @@ def test_files_that_were_mixed_up(vm, tmp_path):
 
 
 def test_the_store_is_as_it_was_before(vm, tmp_path):
-    """Of the tests above: each mended what it damaged."""
+    """The tests above have repaired what they damaged."""
     assert problems(vm) == []
     for point in vm.points:
         assert restored(vm, point, tmp_path / "out") == vm.images[point.id]

@@ -1,4 +1,4 @@
-"""The time that a run may take."""
+"""The limit for the duration of a run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A definition as a document: what it tells, and how it is made fit for what was restored."""
+"""A definition as a document: what it describes, and how it is adapted to what was restored."""
 
 import xml.etree.ElementTree as ET
 
@@ -44,7 +44,7 @@ def test_firmware_without_variables_gets_none(os):
 
 
 def test_variables_keep_their_format():
-    """The file is what it was, be that qcow2; without the word libvirt takes it for raw."""
+    """The file is what it was, even if it is qcow2; without the format, libvirt takes it for raw."""
     os = f"<os>{LOADER}<nvram template='/t' templateFormat='qcow2' format='qcow2'>/old</nvram></os>"
     nvram = adapted(of(os), files={"nvram": "/new"})[0].find("os/nvram")
     assert nvram.attrib == {"template": "/t", "templateFormat": "qcow2", "format": "qcow2"} and nvram.text == "/new"
@@ -61,7 +61,7 @@ def test_a_copy_without_variables_does_not_take_the_original_s():
 
 
 def test_a_second_driver_of_a_restored_disk_goes():
-    """Should it count, a raw image would be taken for what its guest wrote into it."""
+    """If it counted, a raw image would be opened in the format that its guest wrote into it."""
     disk = "<disk type='file'><driver type='raw'/><driver type='qcow2'/><target dev='vda'/></disk>"
     root, _ = adapted(of(devices=disk), {"vda": definition.Source("file", "/new", "raw")})
     assert [each.get("type") for each in root.iterfind("devices/disk/driver")] == ["raw"]
@@ -123,7 +123,7 @@ def test_the_original_keeps_what_is_its_own():
 ])  # fmt: skip
 @pytest.mark.parametrize("name", [None, "vm2"])
 def test_a_display_that_had_a_password_is_not_open_to_all(before, after, name):
-    """Its password is in no point; without one everybody on its network would see and type."""
+    """Its password is in no point; without one, everybody on its network could see and type."""
     spice = "<graphics type='spice' listen='0.0.0.0'/>"
     root, told = adapted(of(devices=before + spice), passwords=["vnc"], name=name)
     vnc, other = root.iterfind("devices/graphics")

@@ -1,4 +1,4 @@
-"""Where a restored disk goes, and in which format: no domain is left with a disk that it takes for another."""
+"""Where a restored disk is written, and in which format: no domain gets a disk that it would read in another format."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from nbdpull.operations.restore import Options, restore
 
 
 def store_of(root, disks, **inner):
-    """A Vm whose definition has these disks {target: format}."""
+    """Return a Vm whose definition has these disks {target: format}."""
     vm = Vm(root)
     for disk in disks:
         vm.add_disk(disk, MIB)
@@ -27,7 +27,7 @@ def store_of(root, disks, **inner):
 
 
 def placed(vm, disk, path):
-    """The definition with a disk at that path."""
+    """Return the definition with a disk at that path."""
     vm.xml = vm.xml.replace(f'"/images/{disk}.{stores.disks_of(vm.xml)[disk][0]}"', f'"{path}"')
     vm.pull()
 
@@ -37,7 +37,7 @@ def content(vm, disk="vda"):
 
 
 def test_a_restored_disk_is_of_the_format_of_its_domain(tmp_path):
-    """A qcow2 file under a definition that says raw shows the guest what no disk of it ever held."""
+    """With a qcow2 file under a definition that says raw, the guest would see what its disk never held."""
     vm = store_of(tmp_path / "store", {"vda": "raw", "vdb": "qcow2"})
     result = restore(Options(str(vm.root), str(tmp_path / "out")))
     assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.raw", "vdb.qcow2"]
@@ -93,7 +93,7 @@ def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
 
 @pytest.mark.parametrize("domain, name", [("raw", "a.qcow2"), ("qcow2", "a.raw"), ("qcow2", "a.img"), ("raw", "a")])
 def test_the_domains_own_file_whatever_its_name(tmp_path, domain, name):
-    """What the definition says of it counts more than an ending."""
+    """The definition counts more than the ending of the name."""
     path = tmp_path / name
     vm = store_of(tmp_path / "store", {"vda": domain})
     placed(vm, "vda", path)
@@ -107,7 +107,7 @@ def test_the_domains_own_file_whatever_its_name(tmp_path, domain, name):
 
 @pytest.mark.parametrize("domain, other", [("raw", "qcow2"), ("qcow2", "raw"), ("vmdk", "qcow2")])
 def test_another_format_where_the_domain_has_its_own(tmp_path, domain, other):
-    """The guest would see a file's structure as its disk, or none: so not without a definition that fits."""
+    """The guest would see the structure of a file as its disk, or no disk: so this needs a definition that fits."""
     path = tmp_path / "disk"
     vm = store_of(tmp_path / "store", {"vda": domain})
     placed(vm, "vda", path)
@@ -123,7 +123,7 @@ def test_another_format_where_the_domain_has_its_own(tmp_path, domain, other):
 
 @as_root
 def test_a_device_that_the_domain_takes_for_a_qcow2_image(tmp_path):
-    """As some do with logical volumes: raw bytes there start no domain, but with another definition."""
+    """Some use logical volumes so: raw bytes there do not start the domain, unless its definition changes."""
     (tmp_path / "image").write_bytes(bytes(8 * MIB))
     vm = store_of(tmp_path / "store", {"vda": "qcow2"})
     with loop_device(str(tmp_path / "image")) as device:
@@ -138,7 +138,7 @@ def test_a_device_that_the_domain_takes_for_a_qcow2_image(tmp_path):
 
 @pytest.mark.parametrize("domain", ["raw", "qcow2"])
 def test_an_image_that_is_there_is_taken_for_what_it_is(tmp_path, domain):
-    """--delta without a format; and a file of the other one is refused, not spoiled."""
+    """--delta without a format; and a file of another format is refused, not spoiled."""
     path, other = tmp_path / "disk", {"raw": "qcow2", "qcow2": "raw"}[domain]
     vm = store_of(tmp_path / "store", {"vda": domain})
     subprocess.run(["qemu-img", "create", "-q", "-f", domain, path, str(MIB)], check=True)
@@ -185,7 +185,8 @@ def test_a_lost_definition_is_not_to_be_defined(tmp_path):
 
 
 def test_a_folder_that_no_definition_can_name(tmp_path):
-    """Nor libvirt open: the images are there all the same, but nothing is defined that would run others."""
+    """libvirt could not open it, either: the images exist nevertheless, but nothing is defined that would use
+    others."""
     vm, out = store_of(tmp_path / "store", {"vda": "raw"}), f"{tmp_path}/a\x01\udcff"
     for words in (["--define"], ["--name", "other"]):
         done = run_bytes("restore", vm.root, "-o", out, *words)
@@ -197,7 +198,7 @@ def test_a_folder_that_no_definition_can_name(tmp_path):
 
 
 def test_a_tpm_state_that_no_start_would_find(tmp_path):
-    """The domain would come up with a TPM that forgot everything, such as the key of its disk."""
+    """The domain would start with an empty TPM, without the key of its disk, for example."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.files = {"tpm.tpm2-00.permall": b"sealed"}

@@ -1,4 +1,4 @@
-"""The directory of a disk: each page is the one that was stored, what shows is sound, and few windows are held."""
+"""The directory of a disk: each page is the stored one, what it shows is sound, and few windows are in memory."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ SIZE = 200_000
 
 @pytest.fixture
 def vm(tmp_path):
-    """One point of one page of a few records."""
+    """A point with one page of a few records."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", SIZE)
     vm.write("vda", 0, random.Random(5).randbytes(130_000))
@@ -158,7 +158,7 @@ def test_records_of_another_window(vm, monkeypatch):
 
 
 def test_a_file_that_it_does_not_name(vm):
-    """Where nothing shows of it, it may be gone; where a byte of it shows, the disk is damaged."""
+    """If nothing of it is visible, the file may be gone; if a byte of it is visible, the disk is damaged."""
     names, records = page_of(vm, vm.points[0], "vda")
     gone = Page(["20200101T000000Z-aaaaaa/vda.0000.zst"], records[:1])
     relaid(vm, vm.points[0], "vda", [gone, Page(names, records)])

@@ -1,4 +1,5 @@
-"""Which disks are pulled: the rule on facts, and what a real libvirt would do with the disks that it leaves out."""
+"""Which disks are pulled: the rule as a pure function, and what a real libvirt would do with the disks that are left
+out."""
 
 import json
 import time
@@ -17,7 +18,7 @@ DOMAIN = 3
 
 
 class Vm:
-    """What the rule asks of a domain."""
+    """The part of a domain that the rule uses."""
 
     name = "vm1"
 
@@ -82,14 +83,14 @@ def test_what_libvirt_makes_no_backup_of(kind, bus):
 
 @pytest.fixture
 def two_with_a_disk_of_both(machine, tmp_path):
-    """The Witness of a running VM whose vdb is open for writing in another one."""
+    """The Witness of a running VM whose vdb another VM has open for writing."""
     one = machine({"vda": MIB, "vdb": Disk(MIB, "raw", extra="<shareable/>"), "vdc": MIB})
     machine({"vda": Disk(path=one.disks["vdb"].path, format="raw", extra="<shareable/>")})
     return Witness(one, tmp_path / "witness")
 
 
 def test_a_shareable_disk_brings_no_daemon_down(two_with_a_disk_of_both):
-    """libvirt 9 crashes where QEMU refuses the second disk of a job, as it does with one that another VM has open."""
+    """libvirt 9 crashes if QEMU refuses the second disk of a job, as it does with one that another VM has open."""
     witness = two_with_a_disk_of_both
     vm, started = witness.vm, time.monotonic()
     assert_refused(witness, DOMAIN, "unfit-disk", ["disk vdb", "is shareable"], "--disk", "vda", "--disk", "vdb")

@@ -1,4 +1,4 @@
-"""One disk on its way out: as items of work, and to every kind of target against the bytes that it must have."""
+"""One restored disk on its way out: as items of work, and to every kind of target, compared with the expected bytes."""
 
 import tracemalloc
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ SIZE = 1 << 50
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_the_zeroes_of_the_largest_disk_take_no_memory(partial):
-    """An enemy's index of one record tells of a PiB of them: 8 million ranges to be written, one after the other."""
+    """An attacker's index with one record can claim a PiB of zeroes: 8 million ranges to write, one after the other."""
     zero = Piece(extents.of([(0, SIZE, extents.ZERO)]), [])
     disk = SimpleNamespace(disk="vda", size=SIZE, partial=partial, pieces=lambda: [zero] if partial else [])
     place = SimpleNamespace(size=SIZE, blank=False, sequential=False)
@@ -35,7 +35,7 @@ def test_the_zeroes_of_the_largest_disk_take_no_memory(partial):
 
 
 class Memory:
-    """A target in memory. blank: it reads as zero at first, else it holds something else everywhere."""
+    """A target in memory. blank: it reads as zero at first; otherwise it holds something else everywhere."""
 
     def __init__(self, size, blank, sequential=False):
         self.size, self.blank, self.sequential = size, blank, sequential
@@ -72,7 +72,7 @@ TARGETS = {"new": (True, False), "pipe": (True, True), "old": (False, False)}
 
 
 def restored(vm, point, target, **how):
-    """(the DiskRestore, all that it lost) of vda, by one thread."""
+    """Return (the DiskRestore, everything that it lost) of vda, with one thread."""
     with image.Image(vm.series, point, "vda") as whole:
         copy, lost = disk_restore.DiskRestore(whole, target, **how), []
         for batch in copy.batches():
@@ -117,7 +117,7 @@ def test_only_what_differs(vm, number):
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_around_a_damaged_frame(tmp_path, kind):
-    """What is lost reads as zero, whatever was there; all else is as it was."""
+    """What is lost reads as zero, whatever the target held; everything else is right."""
     vm = stores.chain(tmp_path / "store", points=1)
     point, wanted = vm.points[0], bytearray(vm.images[vm.points[0].id]["vda"])
     chunk = vm.folder / stores.chunks_of(vm, point, "vda")[0].path

@@ -1,4 +1,4 @@
-"""What the documents say is so: commands run, options and codes are the program's, and the code reads the hexdump."""
+"""The documents are true: commands run, options and codes are those of the program, and the code reads the hexdump."""
 
 import ast
 import hashlib
@@ -40,7 +40,7 @@ DOCUMENTS = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT /
 
 
 def commands(text):
-    """Every line of its shell blocks, as words, without comments."""
+    """Return every line of a document's shell blocks, as words, without comments."""
     lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
@@ -63,7 +63,7 @@ def test_links_lead_somewhere(path):
 
 
 def parsed(words):
-    """What the real parser makes of a command line; it refuses a wrong one."""
+    """Return what the real parser makes of a command line; it refuses a wrong one."""
     return cli.parsed(words[1:])
 
 
@@ -127,7 +127,7 @@ def test_options_are_those_of_the_manual(verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_defaults_are_those_of_the_manual(verb):
-    """What --help calls the default of an option, the manual does, or refers to pull."""
+    """The default of an option in --help is also in the manual, or the manual refers to pull."""
     texts = section(MANUAL, verb) + section(MANUAL, "every verb")
     items = re.findall(r"^- (`.*?`): ((?:.|\n(?!\n|- |#))*)", texts, re.MULTILINE)
     said = {name.partition(" ")[0]: " ".join(text.split()) for names, text in items for name in code(names)}
@@ -164,7 +164,7 @@ def test_exit_codes_are_those_of_the_manual():
 
 
 def decided_reasons():
-    """The second member of each pair that the functions of base.py make which decide on a disk or on a base."""
+    """Return the second member of each pair that the functions of base.py make which decide on a disk or on a base."""
     module = ast.parse((PROJECT / "nbdpull/pulling/base.py").read_text())
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
     names = ("choose", "decide", "_decide_by_before", "newest", "_of_point")
@@ -202,7 +202,8 @@ OPAQUE = {"versions", "seconds", "files", "written_bytes", "details", "sizes", "
 
 
 def members(document, containers=False, path=""):
-    """{path of each member: value}, as "disks[].name"; containers: those that hold other members, too."""
+    """Return {path of each member: value}, with paths such as "disks[].name"; containers: also the members that have
+    members."""
     found = {}
     for name, value in document.items():
         here, inner = path + name, {}
@@ -218,7 +219,7 @@ def members(document, containers=False, path=""):
 
 
 def assert_documented(rows, document, **how):
-    """Each member of a document is in a table, each row of the table is a member, and of its type."""
+    """Require that each member of a document is in a table, and each row of the table is a member of its type."""
     rows = {code(row[0])[0]: row[1] for row in rows}
     found = members(document, **how)
     assert set(found) == set(rows)
@@ -227,14 +228,14 @@ def assert_documented(rows, document, **how):
 
 
 def nbdpull_says(folder, *words, exit_code=0):
-    """Run nbdpull in a folder; its standard output."""
+    """Run nbdpull in a directory; return its standard output."""
     done = command.nbdpull(*words, cwd=folder)
     assert done.returncode == exit_code, done.stderr
     return done.stdout
 
 
 def events(output):
-    """Its JSON lines by event, without what all have; of several of one event the last."""
+    """Return its JSON lines by event, without the members that all have; of several lines of one event, the last."""
     told = [json.loads(line) for line in output.splitlines()]
     rows = {code(row[0])[0]: row[1] for row in table(section(MANUAL, "every line"))}
     assert list(rows) == ["event", "time", "schema", "domain"]
@@ -248,7 +249,7 @@ def events(output):
 
 
 def test_every_event_is_in_the_table():
-    """Of the events, each has its own table as well; and the program reports no other."""
+    """Each of the events also has its own table; and the program reports no others."""
     rows = {code(row[0])[0]: set(code(row[1])) for row in table(section(MANUAL, "the events"))}
     documented = re.findall(r"^### event (\S+) of (\S+)$", MANUAL, re.MULTILINE)
     tables = {event: {verb for other, verb in documented if other == event} for event, _ in documented}
@@ -267,7 +268,7 @@ def assert_event(events, event, verb):
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["", "iothread"])
 def vm(request, private_libvirt, tmp_path_factory):
-    """The VM of the documents: vm1, with a checkpoint chk3; once more with its disk in an I/O thread."""
+    """The VM of the documents: vm1, with a checkpoint chk3; also with its disk in an I/O thread."""
     folder = tmp_path_factory.mktemp("images")
     with Machine(private_libvirt, folder, {"vda": 8 * MIB}, name="vm1", iothreads=request.param) as vm:
         vm.write("vda", 0, MIB, 0x55)
@@ -290,7 +291,7 @@ def test_the_commands_of_the_readme(vm, tmp_path):
 
 
 def test_the_commands_of_the_readmes_table(vm, tmp_path):
-    """serve and drill, which go on for as long as they are wanted, and what a store is for have tests of their own."""
+    """serve and drill, which run until they are stopped, and the changes to a store have tests of their own."""
     shown = [shlex.split(words) for words in re.findall(r"^\| `nbdpull ([^`]+)` \|", README, re.MULTILINE)]
     assert [parsed(["nbdpull", *words]).verb for words in shown] == [
         "doctor", "plan", "serve", "drill", "status", "prune", "policy", "usage", "diff", "init", "copy",
@@ -346,7 +347,7 @@ def test_the_json_of_run(vm, tmp_path):
 
 
 def test_the_lines_of_verbose(vm, tmp_path):
-    """Those of the manual's excerpt come in that order; numbers, ids and paths are others each time."""
+    """The lines of the manual's excerpt come in that order; numbers, ids and paths differ each time."""
 
     def alike(text):
         times = r"^[\d:.]{12} "
@@ -519,7 +520,7 @@ def fields_of(dtype):
 
 
 def documented_fields(text):
-    """Of the first table there."""
+    """Return the fields of the first table there."""
     sizes = {"u64": 8, "u32": 4, "32 bytes": 32}
     return [(code(name)[0], int(at), sizes[kind]) for at, kind, name, _ in table(text)]
 
@@ -602,7 +603,7 @@ def test_names_are_encoded_as_specified():
 
 
 def hexdump(name):
-    """[(bytes, annotation), …] of a dump; an unannotated line belongs to the one before."""
+    """Return [(bytes, annotation), …] of a dump; a line without annotation belongs to the one before."""
     [text] = blocks(FORMAT, f"hexdump {name}")
     parts, reached = [], 0
     for line in text.splitlines():
@@ -626,7 +627,7 @@ def decompressed(frame):
 
 
 def example(root, **how):
-    """The pull that the worked example shows."""
+    """The pull of the worked example."""
     vm = stores.Vm(root)
     vm.add_disk("vda", 135168)
     vm.write("vda", 0, b"\x55" * 65536)
@@ -656,7 +657,7 @@ def test_the_notes_of_the_hexdump_are_right():
 
 
 def records_frame(chunk):
-    """What the records frame of a chunk file holds."""
+    """Return the content of the records frame of a chunk file."""
     _, start, stop = next(frame for frame in stores.zstd_frames(chunk) if frame[0] == layout.RECORDS_MAGIC)
     return decompressed(chunk[start + 8 : stop])
 
@@ -714,7 +715,7 @@ def test_the_code_reads_the_hexdump(tmp_path):
 
 
 def placeless(data):
-    """Names and records of a page, without what depends on the version of zstd."""
+    """Return names and records of a page, without what depends on the version of zstd."""
     names, records = pages.decode_page(data, "vda")
     records = records.copy()
     records["position"] = records["stored"] = 0
@@ -722,7 +723,8 @@ def placeless(data):
 
 
 def anatomy(chunk):
-    """A chunk file in parts that do not depend on the version of zstd; its own sizes and places are proved here."""
+    """Return a chunk file in parts that do not depend on the version of zstd; its own sizes and places are checked
+    here."""
     frames = stores.zstd_frames(chunk)
     assert frames[0][0] == layout.HEADER_MAGIC and [magic for magic, _, _ in frames[-2:]] == [0x184D2A51, 0x184D2A5E]
     data = {start: (stop - start, decompressed(chunk[start:stop])) for magic, start, stop in frames[1:-2]}

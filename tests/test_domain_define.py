@@ -1,5 +1,5 @@
-"""What is looked at before a restored domain is defined, against the real libvirt; a call is meddled with only where
-libvirt does not fail on demand."""
+"""What is checked before a restored domain is defined, against the real libvirt. Calls are replaced only if libvirt
+does not fail on demand."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ def meddle(monkeypatch, **methods):
 
 @pytest.fixture
 def meddled(private_libvirt, monkeypatch):
-    """meddled(lookupByName=…): every connection from here on has these methods."""
+    """meddled(lookupByName=…): every connection from now on has these methods."""
     return functools.partial(meddle, monkeypatch)
 
 
@@ -45,15 +45,15 @@ def meddled(private_libvirt, monkeypatch):
     (libvirt.VIR_ERR_ACCESS_DENIED, errors.AccessDenied), (libvirt.VIR_ERR_OPERATION_TIMEOUT, errors.Busy),
 ])  # fmt: skip
 def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, meddled, look_up, code, kind):
-    """Else an existing definition is replaced unasked."""
+    """Otherwise an existing definition would be replaced without --force."""
     meddled(**{look_up: raising(error_of(code))})
     with pytest.raises(kind, match="cannot look for domain 'new'"):
         domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
 
 def test_a_driver_that_is_not_qemus(monkeypatch):
-    """It is told which one to connect to; that pulls need a newer libvirt was all that was said. The driver for tests
-    refused, too; that of libvirt 11 takes the definition."""
+    """The message says which driver to connect to; it used to say only that pulls need a newer libvirt. The driver for
+    tests refused, too; that of libvirt 11 accepts the definition."""
     meddle(monkeypatch, getDomainCapabilities=raising(error_of(libvirt.VIR_ERR_NO_SUPPORT)))
     with pytest.raises(errors.Unsupported, match="connect to libvirt's driver for QEMU, such as qemu:///system"):
         domain_define.prepared(definition_of("new"), "test:///default", force=False)
@@ -64,7 +64,7 @@ def test_a_domain_that_is_not_there_can_be_defined(private_libvirt):
 
 
 def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, meddled, tmp_path):
-    """All is restored, and the message says where."""
+    """Everything is restored, and the message says where."""
     vm = stores.Vm(tmp_path / "store", name="new")
     vm.xml = definition_of("new")
     vm.add_disk("vda", 1 << 20)
@@ -81,7 +81,7 @@ def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, meddled, 
 
 
 def test_an_error_is_not_taken_for_a_guest_that_ended():
-    """Else a connection that breaks is a verdict on the point."""
+    """Otherwise a broken connection would be a verdict on the point."""
     gone = domain_boot.Boot(None, Meddled(None, isActive=raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))))
     assert not gone.active
     lost = domain_boot.Boot(None, Meddled(None, isActive=raising(error_of(libvirt.VIR_ERR_SYSTEM_ERROR))))
@@ -96,7 +96,7 @@ def test_an_agent_that_is_not_up_yet(monkeypatch, code):
 
 
 def test_an_agent_that_may_not_be_asked(monkeypatch):
-    """Else it is waited for in vain, and the point is told to be bad."""
+    """Otherwise nbdpull would wait for it in vain, and report the point as bad."""
     denied = error_of(libvirt.VIR_ERR_ACCESS_DENIED)
     monkeypatch.setattr(domain_boot.libvirt_qemu, "qemuAgentCommand", raising(denied))
     with pytest.raises(errors.AccessDenied, match="cannot ask the guest agent"):

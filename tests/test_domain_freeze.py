@@ -1,6 +1,6 @@
-"""A freeze, step by step: a domain that does what it is told to, and a real guard, connected to libvirt's test driver.
+"""A freeze, step by step: a domain that does what it is told, and a real guard, connected to libvirt's test driver.
 
-What a real guest and a real agent make of it is in faults/test_quiesce.py.
+faults/test_quiesce.py has a real guest and a real agent.
 """
 
 import pytest
@@ -19,7 +19,7 @@ REFUSED = error_of(libvirt.VIR_ERR_INTERNAL_ERROR)
 
 
 class Dom:
-    """Notes each call that changes something."""
+    """A domain that records each call that changes something."""
 
     def __init__(self, state=libvirt.VIR_DOMAIN_RUNNING, agent="connected", freeze=None, thaw=1):
         self.calls, self._state, self._freeze, self._thaw = [], state, freeze, thaw
@@ -61,7 +61,7 @@ RESTORED = [("response", -2), "no mark"]  # libvirt's own response time
 
 @pytest.fixture
 def freeze():
-    """Factory of Freeze; a guard that goes on by itself is ended with the test."""
+    """Factory of Freeze; a guard that continues by itself is ended with the test."""
     made = []
 
     def make(dom, how=AUTO):
@@ -112,7 +112,7 @@ def test_where_there_is_nothing_to_freeze_nothing_is_tried(freeze, dom, how, rea
 
 
 def test_an_agent_that_refuses_has_frozen_nothing(freeze):
-    """And undone itself what it had frozen: a thaw could be that of another's freeze."""
+    """It has undone what it had frozen: a thaw could undo the freeze of another program."""
     dom = Dom(freeze=REFUSED)
     with freeze(dom) as it:
         pass
@@ -152,7 +152,7 @@ def test_where_it_is_required_nothing_else_will_do(freeze, dom, begun):
 
 
 def test_without_a_guard_nothing_is_frozen(freeze, monkeypatch, tmp_path):
-    """Killed amid a freeze, we would leave a guest that stands still for ever."""
+    """If we were killed during a freeze, the guest would remain frozen forever."""
     guard = tmp_path / "guard.py"
     guard.write_text("")
     monkeypatch.setattr(domain_freeze, "_GUARD", guard)

@@ -1,4 +1,4 @@
-"""The connection to libvirt: no call without an end, and one that breaks with its daemon is made anew."""
+"""The connection to libvirt: every call ends, and a connection that breaks with its daemon is made again."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ BROKEN = error_of(libvirt.VIR_ERR_RPC)
 
 
 class Host:
-    """What libvirt.open gives: each connection has what the test says, and lives until `die`."""
+    """The result of libvirt.open: each connection has what the test defines, and lives until `die`."""
 
     def __init__(self):
         self.opened, self.up, self.calls = [], True, []
@@ -64,13 +64,13 @@ def host(monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """impatient(): from now on what is silent is not waited for."""
+    """impatient(): from now on, do not wait for a silent daemon."""
     return lambda: monkeypatch.setattr(domain_link, "AFTER_SILENCE", 0.01)
 
 
 @pytest.fixture
 def forever():
-    """A call that does not end before the test."""
+    """A call that does not end before the test does."""
     over = threading.Event()
     yield lambda: over.wait(30)
     over.set()

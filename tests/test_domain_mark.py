@@ -1,4 +1,4 @@
-"""The mark on a running domain: whoever reads it knows whose it is, also where the writer was of another version."""
+"""The mark on a running domain: any reader knows whose it is, even if another version wrote it."""
 
 import pytest
 from fake_libvirt import error_of, libvirt
@@ -9,7 +9,7 @@ from nbdpull.hypervisor import domain_mark
 
 
 class Dom:
-    """Only its live metadata, by namespace, as libvirt keeps them."""
+    """A domain with nothing but its live metadata, by namespace, as libvirt keeps them."""
 
     def __init__(self):
         self.live = {}
@@ -54,7 +54,7 @@ def test_a_mark_of_another_form_is_of_nobody_that_is_known_to_live(text):
 
 @pytest.mark.parametrize("code, marked", [(libvirt.VIR_ERR_OPERATION_INVALID, False), (libvirt.VIR_ERR_RPC, True)])
 def test_only_a_domain_that_is_off_has_no_mark_for_sure(code, marked):
-    """An error that says nothing of the mark is none of "there is none": a frozen guest would stay so."""
+    """An error that does not mean "there is no mark" is not taken for that: a frozen guest would remain frozen."""
 
     class Failing(Dom):
         def metadata(self, *_args):

@@ -1,4 +1,4 @@
-"""Why a domain that is off cannot be started for a pull: libvirt's own reason, and an advice that fits it."""
+"""Why a domain that is off cannot be started for a pull: libvirt's own reason, and matching advice."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ START_FAILED, BUSY = (6, "start-failed"), (5, "busy")
 
 @pytest.fixture
 def off(machine, tmp_path):
-    """Factory: the Witness of a machine that is off, with devices that it is given so."""
+    """Factory: the Witness of a machine that is off, with these devices."""
 
     def make(devices=""):
         vm = machine({"vda": MIB})
@@ -37,7 +37,8 @@ def assert_not_started(witness, failure, *says):
 
 
 def assert_read_instead(witness, *says):
-    """Who does not ask for a start gets his point all the same, and is told why it has no checkpoint."""
+    """Require a point nevertheless, if a start was not requested explicitly, and a warning that says why it has no
+    checkpoint."""
     point = witness.pull()
     (warning,) = witness.result["warnings"]
     assert (witness.result["offline"], point["checkpoint"]) == ("read", None) and not witness.vm.active
@@ -100,7 +101,7 @@ def test_a_hook_refuses_it(off, private_libvirt):
 
 
 def test_it_runs_on_another_host(off):
-    """Its image is locked then. To start it would be the wrong thing to do, so nobody is told to."""
+    """Its image is locked then. Starting it would be wrong, so nothing advises that."""
     witness = off()
     image = witness.vm.disks["vda"].path
     words = ["qemu-system-x86_64", "-display", "none", "-S", "-nodefaults", "-drive", f"file={image},if=virtio"]
@@ -134,6 +135,6 @@ def test_a_saved_state_is_told_with_the_right_way_out(off):
     ],
 )
 def test_another_session_than_ours_is_noticed(monkeypatch, uri, environment, says):
-    """As under cron: the daemon that libvirt starts then knows the definitions, and shows all as off."""
+    """As under cron: the daemon that libvirt starts then knows the definitions, and shows all domains as off."""
     monkeypatch.setattr(domain_start.os.path, "isdir", lambda path: path == f"/run/user/{os.geteuid()}")
     assert ("XDG_RUNTIME_DIR is not set" in domain_start.other_session(uri, environment)) is says

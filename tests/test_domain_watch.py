@@ -1,4 +1,4 @@
-"""The thread that looks whether a domain is still there: what it finds is raised wherever somebody asks."""
+"""The thread that checks whether a domain still exists: what it finds is raised wherever the run asks."""
 
 import threading
 

@@ -8,7 +8,7 @@ from nbdpull.definitions.domain_xml import Backup, Checkpoint, DiskBackup
 
 
 def normal(xml):
-    """XML without what has no meaning in it: indentation and the order of attributes."""
+    """Return XML without what has no meaning in it: indentation and the order of attributes."""
     return ET.canonicalize(xml, strip_text=True)
 
 

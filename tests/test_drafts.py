@@ -1,4 +1,4 @@
-"""What is left of files that were to appear whole: the next run that holds the series removes it."""
+"""Remains of files that should have appeared as a whole: the next run that holds the series removes them."""
 
 import os
 import random
@@ -28,7 +28,7 @@ def left(vm):
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """(a store with a point that does without a damaged file, that file, a whole copy)"""
+    """(a store with a point that does without a damaged file, that file, an intact copy)"""
     vm = stores.Vm(tmp_path_factory.mktemp("drafts") / "store")
     vm.add_disk("vda", 200 * KIB)
     vm.write("vda", 0, random.Random(1).randbytes(200 * KIB))
@@ -80,7 +80,7 @@ def test_killed_at_every_step_of_a_mending(damaged, tmp_path, how):
 
 
 def test_what_may_be_written_stays(damaged, tmp_path):
-    """Of who pins a point, or keeps a finding, for a day; and what is in a half point."""
+    """Drafts of pins and findings for a day; and those in a half point."""
     vm = damaged[0].copy(tmp_path / "store")
     point, half = vm.points[0].id, "20300101T000000Z-aaaaaa"
     (vm.folder / half).mkdir()

@@ -1,4 +1,4 @@
-"""Drill: points boot from the store, one that does not boot fails; nothing is left, and nothing is touched."""
+"""Drill: points boot from the store, one that does not boot fails; nothing is left behind, and nothing is changed."""
 
 import json
 import os
@@ -62,12 +62,12 @@ def bootable(tmp_path):
 
 
 def drills_left(bed):
-    """Domains that no Machine of some other test is."""
+    """Return the domains that belong to no Machine of another test."""
     return [name for name in bed.virsh("list", "--all", "--name").split() if not name.startswith("bed-")]
 
 
 def run(vm, bed, *options):
-    """The result of `nbdpull drill --json` as a dict."""
+    """Return the result of `nbdpull drill --json` as a dict."""
     done = nbdpull("drill", vm.root, "-c", bed.uri, "--json", *options, timeout=100)
     assert "Traceback" not in done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -77,7 +77,7 @@ def run(vm, bed, *options):
 
 @pytest.fixture
 def work():
-    """A folder with a short name: a socket's path has at most 107 bytes."""
+    """A directory with a short name: the path of a socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield folder
 
@@ -121,7 +121,7 @@ def test_a_sealed_point_boots_by_an_identity(private_libvirt, tmp_path, work):
 
 
 def test_a_disk_of_the_running_domain_alone(private_libvirt, tmp_path, work):
-    """It is in the live definition only, and it is the one that boots."""
+    """It is only in the live definition, and it is the one that boots."""
     vm = Vm(tmp_path / "store")
     vm.xml = domain_xml(DEVICES.replace("vda", "vdb"))
     vm.files = {"domain-live.xml": domain_xml(DEVICES).encode()}
@@ -158,7 +158,7 @@ def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, wor
 
 
 def test_no_nvram_is_left(private_libvirt, tmp_path, work):
-    """Of a domain with UEFI firmware whose NVRAM could not be pulled, libvirt makes one, and keeps it for ever."""
+    """If a domain has UEFI firmware, and its NVRAM could not be pulled, libvirt creates one, and keeps it forever."""
     firmware = [pair for pair in FIRMWARE if all(map(os.path.exists, pair))]
     if not firmware:
         pytest.skip("not installed: OVMF (scripts/install --test installs it)")
@@ -227,7 +227,7 @@ def test_it_can_be_stopped(bootable, private_libvirt, work):
 
 
 def closed_to_nobody(folder):
-    """Whether somebody who knows the names comes by what is in a folder no more than by listing it."""
+    """Return whether the user nobody, even with the names, can access none of the files in a directory."""
     names = [str(path) for path in folder.rglob("*") if not path.is_dir()]
     assert any(name.endswith("nbd.sock") for name in names)
     tried = "import os, sys\nos.setgid(65534)\nos.setuid(65534)\nsys.exit(any(map(os.path.exists, sys.argv[1:])))"
@@ -269,7 +269,7 @@ def test_sigkill_leaves_nothing_that_runs(bootable, private_libvirt, work):
 
 
 def processes_of(folder):
-    """Command lines that name a folder."""
+    """Return the command lines that name a directory."""
     return subprocess.run(["pgrep", "-a", "-f", f" -.*{folder}/"], capture_output=True, text=True).stdout.splitlines()
 
 
@@ -344,7 +344,7 @@ def test_firmware_kernel_and_arguments_of_qemu():
 
 
 def test_variables_of_firmware_that_no_definition_names():
-    """Of <os firmware='efi'> the definition of old libvirts names none, and yet there are some."""
+    """With <os firmware='efi'>, the definition of old libvirts names no variables, but there are some."""
     xml = domain_xml("").replace("<os>", "<os firmware='efi'>")
     assert adapted("", xml, {"nvram": "/new/nvram"}).findtext("os/nvram") == "/new/nvram"
     assert adapted("", domain_xml(""), {"nvram": "/new/nvram"}).find("os/nvram") is None
@@ -386,14 +386,15 @@ def test_a_file_that_the_store_alone_names(boot, error, says):
 
 @pytest.mark.parametrize("tag", ["devices", "os", "name"])
 def test_a_second_element_of_one_that_is_one(tag):
-    """libvirt takes both, and what is done to one of them would leave the other as it came."""
+    """libvirt accepts both; a change of one of them would leave the other as it came."""
     xml = domain_xml().replace("</domain>", f"<{tag}><interface type='network'/></{tag}></domain>")
     with pytest.raises(errors.Damaged, match=f"<{tag}> twice"):
         adapted("", xml)
 
 
 def test_a_program_in_the_store_is_not_run(private_libvirt, tmp_path, work):
-    """Whoever can write to a store can name one in domain.xml; libvirt runs an emulator to see what it can, too."""
+    """Anyone who can write to the store can name one in domain.xml; libvirt also runs an emulator to find out its
+    capabilities."""
     program, ran = tmp_path / "emulator", tmp_path / "ran"
     program.write_text(f'#!/bin/sh\ntouch {ran}\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
     program.chmod(0o755)

@@ -1,4 +1,5 @@
-"""Disks that QEMU encrypts on the host: what is told of them, and that they come back encrypted, or told to be not."""
+"""Disks that QEMU encrypts on the host: what is reported about them, and that they are restored encrypted, or with a
+warning."""
 
 import json
 import os
@@ -20,7 +21,7 @@ from nbdpull.operations.restore import Options, restore
 
 
 class Encrypted(Machine):
-    """vda is qcow2, vdb raw within LUKS; vdc is not encrypted."""
+    """vda is qcow2, vdb raw inside LUKS; vdc is not encrypted."""
 
     def __init__(self, bed, folder):
         self.encryption = luks.define_secret(bed)
@@ -33,7 +34,7 @@ class Encrypted(Machine):
         super().__init__(bed, folder, disks, name="vm1")
 
     def _disk_xml(self, target):
-        """The one has it within <source>, as libvirt likes it now, the other as it was once."""
+        """Return a disk with its encryption: inside <source>, as libvirt writes it now, or beside it, as before."""
         xml = super()._disk_xml(target)
         place = {"vda": "</source>", "vdb": "<target"}.get(target)
         return xml.replace(place, f"{self.encryption}{place}") if place else xml
@@ -59,7 +60,7 @@ def key(tmp_path):
 
 
 def pulled(vm, folder):
-    """{disk: its bytes} in a new store in that folder."""
+    """Pull into a new store in that directory; return {disk: its bytes}."""
     for number, disk in enumerate(("vda", "vdb", "vdc"), 1):
         vm.write(disk, 100 << 10, 64 << 10, number)
     done = run_bytes("pull", vm.name, "-c", vm.bed.uri, "-o", folder / "dir", "--quiet")
@@ -72,7 +73,7 @@ def pulled(vm, folder):
 
 
 def test_it_is_told(vm, tmp_path):
-    """That a store is not encrypted is not what one expects of an encrypted disk: also with --quiet."""
+    """Nobody expects an unencrypted store of an encrypted disk: so this is reported even with --quiet."""
     _, said = pulled(vm, tmp_path)
     for disk in ("vda", "vdb"):
         assert f"warning: disk {disk} is encrypted on its host; the store and the scratch directory hold" in said
@@ -101,7 +102,7 @@ def test_a_plain_restore_starts_and_is_told(vm, host, tmp_path):
 
 
 def test_a_plain_image_where_the_domain_has_an_encrypted_one(vm, host, tmp_path):
-    """It does not start there as it is: so that is not the command to type next."""
+    """The domain does not start as it is: so that is not the next command."""
     pulled(vm, host.folder)
     vm.stop()
     vm.disks["vda"].path.unlink()
@@ -112,7 +113,7 @@ def test_a_plain_image_where_the_domain_has_an_encrypted_one(vm, host, tmp_path)
 
 @pytest.mark.parametrize("disk, within", [("vda", "encrypt."), ("vdb", "")])
 def test_an_encrypted_restore_starts(vm, host, key, monkeypatch, tmp_path, disk, within):
-    """With libvirt's secret, and nothing of it or of the disk is to be seen from outside."""
+    """With libvirt's secret; neither the secret nor the disk can be seen from outside."""
     then, _ = pulled(vm, host.folder)
     vm.stop()
     words, out = watched(monkeypatch, tmp_path), host.folder / "out"
@@ -137,7 +138,7 @@ def test_an_encrypted_restore_starts(vm, host, key, monkeypatch, tmp_path, disk,
 
 
 def watched(monkeypatch, tmp_path):
-    """A file that gets each command line of QEMU's programs."""
+    """A file that receives each command line of QEMU's programs."""
     (tmp_path / "bin").mkdir()
     told = tmp_path / "words"
     for name in ("qemu-img", "qemu-nbd"):
@@ -150,7 +151,7 @@ def watched(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("disk", ["vda", "vdb"])
 def test_a_rollback_through_the_encryption(vm, host, key, disk):
-    """Of the very images: their headers stay, and what differs is written, encrypted."""
+    """Of the same images: their headers stay, and what differs is written encrypted."""
     then, _ = pulled(vm, host.folder)
     vm.write(disk, 0, MIB, 0xEE)
     vm.stop()
@@ -181,7 +182,7 @@ def encrypted_store(root, disks=(("vda", "raw"),)):
 @as_root
 @pytest.mark.parametrize("how", ["--force", "--delta"])
 def test_a_device_that_is_encrypted(tmp_path, key, how):
-    """As a logical volume may be: what is written goes through its header, which stays."""
+    """A logical volume may be encrypted: data is written through its header, which stays."""
     vm = encrypted_store(tmp_path / "store")
     path = encrypted_image(tmp_path / "device")
     before = Path(path).read_bytes()[:MIB]
@@ -206,7 +207,7 @@ def test_another_secret_than_that_of_the_image(tmp_path, key, kind):
 
 @pytest.mark.parametrize("kind", ["qcow2", "luks"])
 def test_an_encrypted_image_is_replaced_by_one(tmp_path, key, kind):
-    """With --force, larger than it was; what was never written reads as zero, though raw LUKS has no holes."""
+    """With --force, and larger than before; what was never written reads as zero, although raw LUKS has no holes."""
     vm = encrypted_store(tmp_path / "store", [("vda", "raw" if kind == "luks" else "qcow2")])
     vm.grow("vda", SIZE + 300 * 1024 + 512)
     vm.pull()
@@ -250,7 +251,7 @@ def test_what_cannot_be_encrypted(tmp_path, key):
 
 
 def test_qemu_img_that_gives_up_for_want_of_a_clock(tmp_path, key, monkeypatch):
-    """Now and then it does, where a kernel counts CPU time by ticks. That says nothing of the image."""
+    """This happens now and then if a kernel counts CPU time by ticks. It says nothing about the image."""
     monkeypatch.setenv("REAL", shutil.which("qemu-img"))
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin/qemu-img"

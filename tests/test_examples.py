@@ -1,4 +1,4 @@
-"""The programs in examples/ do what docs/vendors.md says of them, killed at any instant, too."""
+"""The programs in examples/ do what docs/vendors.md says, even if they are killed at any instant."""
 
 import contextlib
 import importlib.util
@@ -35,7 +35,7 @@ class Vendor:
         return subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def backup(self):
-        """What it printed, of one that has to be right."""
+        """Make a backup, which has to succeed; return its output."""
         frozen, began = self.frozen(), time.monotonic()
         output, errors = self.start().communicate(timeout=60)
         self.took = time.monotonic() - began
@@ -56,7 +56,7 @@ class Vendor:
         assert not self.vm.job_active() and len(self.vm.checkpoints()) == 1
 
     def killed(self, chance):
-        """A backup that is killed at a random instant; whether it counts all the same."""
+        """Kill a backup at a random instant; return whether it counts nevertheless."""
         before, process = self.done(), self.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(chance.uniform(0, self.took))
@@ -65,7 +65,7 @@ class Vendor:
         return self.done() - before
 
     def failing(self, place):
-        """A backup by the example's sink, which fails there."""
+        """Make a backup with the example's sink, which fails at that place."""
         sink = Failing(place, self.deltas)
         base = sink.token()
         with pytest.raises(OSError, match=place):
@@ -85,7 +85,7 @@ def raw_deltas():
 
 
 class Failing(raw_deltas().Deltas):
-    """The example's sink on a disk that is full when its second piece comes, or at the commit."""
+    """The example's sink on a disk that is full at its second piece, or at the commit."""
 
     def __init__(self, place, root):
         super().__init__(root)
@@ -145,7 +145,7 @@ def http_client(tmp_path_factory):
 
 
 class Keeper:
-    """Images of a machine that the C program keeps."""
+    """Images of a machine that the C program keeps up to date."""
 
     def __init__(self, vm, program, folder):
         self.vm, self.program, self.token = vm, program, folder / "token"
@@ -164,7 +164,7 @@ class Keeper:
         return run_example(self.program, url, self.secret, *named, **variables)
 
     def taken(self, process, url, **variables):
-        """What is exposed, taken and right."""
+        """Require that what is exposed was taken over correctly."""
         done = self.take(url, **variables)
         assert process.wait(60) == done.returncode == 0, done.stderr
         self.token.write_text(done.stdout)
@@ -206,7 +206,7 @@ def test_http_client_in_c_by_tls(machine, http_client, tmp_path):
 
 
 def certificate(folder, who):
-    """who-cert.pem and who-key.pem in folder: good for 127.0.0.1, and its own CA."""
+    """Create who-cert.pem and who-key.pem in folder: valid for 127.0.0.1, with a CA of its own."""
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                     "-subj", f"/CN={who}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2",
                     "-keyout", folder / f"{who}-key.pem", "-out", folder / f"{who}-cert.pem"],
@@ -227,7 +227,7 @@ def vendor(machine, tmp_path):
 
 
 def test_the_document(machine, tmp_path):
-    """The commands of docs/vendors.md as they stand there, and its program that reads by itself."""
+    """The commands of docs/vendors.md verbatim, and its program that reads by itself."""
     text = (PROJECT / "docs/vendors.md").read_text()
     vm = machine({"vda": MIB}, name="vm1")
     vm.write("vda", 0, MIB // 2, 0x21)
@@ -250,7 +250,7 @@ def test_the_document(machine, tmp_path):
 
 
 def sample(name):
-    """What tests/data/output.jsonl has of it."""
+    """Return the samples of it in tests/data/output.jsonl."""
     found = map(json.loads, (PROJECT / "tests/data/output.jsonl").read_text().splitlines())
     return next(each["value"] for each in found if each["is"] == name)
 
@@ -271,7 +271,7 @@ def test_raw_deltas(vendor):
 
 @pytest.mark.timeout_seconds(1200)
 def test_raw_deltas_killed(vendor):
-    """At random instants; what is assembled is then the disks as of the last backup that counts. NBDPULL_KILLS: how
+    """At random instants; the assembled images are then the disks as of the last backup that counts. NBDPULL_KILLS: how
     often."""
     chance = random.Random(2)
     vendor.backup()

@@ -1,4 +1,4 @@
-"""What is at a place already: how much it takes, how it begins; by a look that waits for nobody and changes nothing."""
+"""What exists at a place: how much space it takes, how it begins; the check waits for nobody and changes nothing."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_what_cannot_be_written_to_has_none(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"QFI", bytes(4096)])
 def test_a_raw_image_is_not_taken_for_a_qcow2_one(tmp_path, content):
-    """By its bytes, before any program is asked: a guest could have written what qemu-img finds there."""
+    """By its bytes, before any program is asked: a guest could have written what qemu-img would find there."""
     path = tmp_path / "image"
     path.write_bytes(content)
     with pytest.raises(errors.UsageError, match="image is not a qcow2 image; use --format raw if it is a raw one"):

@@ -1,4 +1,4 @@
-"""api/exports: the URI that a command gets names server, export and certificates, whatever is in the names."""
+"""api/exports: the URI for a command has server, export and certificates, whatever characters are in the names."""
 
 import os
 import urllib.parse
@@ -13,7 +13,7 @@ NAME = "vda of/a?b&c=%2f#ü"
 
 
 def parts(server, export=NAME):
-    """Scheme, host and port, export, parameters: as RFC 3986 has them."""
+    """Return scheme, host and port, export, and parameters, by RFC 3986."""
     found = urllib.parse.urlsplit(exports._uri(server, export))
     assert not found.fragment and found.path[0] == "/"
     return found.scheme, found.netloc, urllib.parse.unquote(found.path[1:]), dict(urllib.parse.parse_qsl(found.query))
@@ -25,7 +25,7 @@ def test_a_unix_socket(path):
 
 
 def test_a_socket_without_a_name():
-    """It is one of our descriptors, which a command has to look for with us."""
+    """It is one of our descriptors, which a command has to find through our process."""
     assert parts("/proc/self/fd/7")[3] == {"socket": f"/proc/{os.getpid()}/fd/7"}
 
 

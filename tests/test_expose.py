@@ -1,4 +1,4 @@
-"""expose: what any HTTP client reads is the disk, and nothing moves but by its word."""
+"""expose: any HTTP client reads the disk, and nothing changes unless the client confirms."""
 
 import contextlib
 import http.client
@@ -34,7 +34,7 @@ class Exposed:
         return http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=60)
 
     def ask(self, method, path, body=None, token=TOKEN, **headers):
-        """(status, headers, body)."""
+        """Return (status, headers, body)."""
         with contextlib.closing(self.connection()) as made:
             made.request(method, path, body, {"x-kubevirt-export-token": token, **headers})
             answer = made.getresponse()
@@ -51,7 +51,7 @@ class Exposed:
         return found, page
 
     def image(self, disk, before):
-        """The image that a client has when it has taken over what changed."""
+        """Return the image that a client has after it has taken over the changes."""
         told, page = self.extents(disk)
         assert [each["offset"] for each in told[1:]] == [each["offset"] + each["length"] for each in told[:-1]]
         assert told[0]["offset"] == 0 and told[-1]["offset"] + told[-1]["length"] == page["size"]
@@ -67,7 +67,7 @@ class Exposed:
         return bytes(image)
 
     def finish(self, ok=True):
-        """(what it answered, the result of the command)."""
+        """Return (the answer, the result of the command)."""
         status, _, body = self.ask("POST", "/finish", json.dumps({"ok": ok}))
         return (status, json.loads(body)), self.result()
 
@@ -80,7 +80,7 @@ class Exposed:
 
 
 class Program:
-    """Who takes backups of a machine by HTTP."""
+    """A program that takes backups of a machine by HTTP."""
 
     def __init__(self, vm, folder):
         self.vm, self.folder, self.token = vm, folder, folder / "token"
@@ -114,7 +114,7 @@ class Program:
         assert sorted(path.name for path in self.folder.glob("token*")) == (["token"] if before[1] else [])
 
     def take(self, options=()):
-        """One backup, which has to be right."""
+        """Make one backup, which has to be right."""
         frozen = {disk: self.vm.content(disk) for disk in self.vm.disks}
         with self.exposed(*options) as now:
             self.vm.write("vda", 0, 65536, 0xEE)  # after the instant
@@ -155,7 +155,7 @@ def test_full_and_incremental_are_the_disks(program):
 
 
 def test_what_ends_it_otherwise_moves_nothing(program):
-    """The client's no, its silence, a signal, a kill; and the backup after all that is right."""
+    """The client declines or is silent, a signal, a kill; and the backup after all that is right."""
     program.take()
     before = program.state()
     program.vm.write("vda", 6 * MIB, 65536, 0x77)
@@ -179,7 +179,7 @@ def test_what_ends_it_otherwise_moves_nothing(program):
 
 
 def test_killed_between_the_token_and_the_commit(program):
-    """The token is worth nothing then, which costs a full backup."""
+    """The token is useless then, which costs a full backup."""
     program.take()
     before = program.token.read_text()
     program.vm.write("vda", 6 * MIB, 65536, 0x99)
@@ -221,7 +221,7 @@ def test_a_finish_cuts_the_streams_under_way(program):
 
 
 def test_what_cannot_be_is_one_clear_line(program):
-    """And costs no backup."""
+    """And no backup is started."""
     for options, said, code in (
         (["--listen", "0.0.0.0:0"], "use --tls", 2),
         (["--client-ca", "x"], "use it with --tls", 2),
@@ -241,7 +241,7 @@ def test_what_cannot_be_is_one_clear_line(program):
 
 
 def test_qemus_server_at_a_port_and_a_domain_that_is_off(program):
-    """As of pull: the clients see no difference."""
+    """As for pull: the clients see no difference."""
     program.take(options=["--nbd", f"tcp:127.0.0.1:{free_port()}", "--freeze-timeout", "5"])
     frozen = program.vm.content("vda")
     program.vm.destroy()
@@ -256,7 +256,7 @@ def test_qemus_server_at_a_port_and_a_domain_that_is_off(program):
 
 
 def test_by_tls_with_certificates_of_clients(program):
-    """And no key, no token, no service."""
+    """Without key or token, nothing is served."""
     folder = program.folder
     for name in ("server", "client"):
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
@@ -276,7 +276,7 @@ def test_by_tls_with_certificates_of_clients(program):
 
 
 def test_ovirts_client_downloads_all_and_what_changed(program):
-    """By TLS, and by the tickets that who has the token is told."""
+    """Over TLS, and with the tickets that a client with the token gets."""
     folder, base = program.folder, {}
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                     "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-keyout",

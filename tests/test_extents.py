@@ -1,4 +1,4 @@
-"""Range algebra against a model that looks at every single byte."""
+"""Range algebra against a model that considers every single byte."""
 
 import random
 
@@ -14,7 +14,7 @@ CLEAN = -1
 
 
 def random_extents(rng, size=SIZE, gap=True, touching=True):
-    """Sorted, disjoint extents within [0, size); some touch."""
+    """Return sorted, disjoint extents within [0, size); some are adjacent."""
     found, at = [], 0
     while at < size:
         length = min(rng.randint(1, rng.choice([2, 10, 40])), size - at)
@@ -25,7 +25,7 @@ def random_extents(rng, size=SIZE, gap=True, touching=True):
 
 
 def kinds(found, size=SIZE):
-    """The kind of each byte, CLEAN where no extent speaks."""
+    """Return the kind of each byte, CLEAN outside of all extents."""
     model = [CLEAN] * size
     for offset, length, kind in found.tolist():
         assert set(model[offset : offset + length]) == {CLEAN}, "extents overlap"
@@ -45,7 +45,8 @@ def is_sorted(found):
 
 
 def random_status(rng, at_most):
-    """A reply as a server gives it: neighbours may have the same flags, its end may be before or behind the limit."""
+    """Return a reply as from a server: neighbours may have the same flags, and its end may be before or after the
+    limit."""
     lengths = [rng.randint(1, rng.choice([2, 30])) for _ in range(rng.randint(1, 8))]
     return numpy.array(lengths, "u8"), numpy.array([rng.randrange(at_most) for _ in lengths], "u8")
 
@@ -127,7 +128,7 @@ def test_merged_stream_is_lazy():
 
 @pytest.mark.parametrize("waiting", [3, 1 << 16])
 def test_with_edge(monkeypatch, waiting):
-    """Where more waits than may, other clean data may be told as well, and all that has to be is."""
+    """If more waits than is allowed, other clean data may be reported as well, and everything necessary is."""
     monkeypatch.setattr(extents, "MAX_WAITING", waiting)
     for seed in SEEDS:
         rng = random.Random(seed)
@@ -152,7 +153,7 @@ def test_with_edge(monkeypatch, waiting):
 
 
 def test_with_edge_is_lazy():
-    """Nothing waits that no clean data comes before."""
+    """Nothing waits unless clean data comes before it."""
 
     def batches():
         yield extents.of([(0, 1, DATA), (5, 1, ZERO)])
@@ -189,7 +190,7 @@ def test_cut_only_some():
 
 
 def test_cut_far_out():
-    """A disk may be as large as 2^63 bytes; nothing may be computed in floating point or signed."""
+    """A disk may have 2^63 bytes; nothing may be computed in floating point or with a sign."""
     start = (1 << 63) - (1 << 20) - 5
     result = extents.cut(extents.of([(start, 1 << 20, DATA)]), 1 << 20)
     assert pairs(result) == [(start, 5), (start + 5, (1 << 20) - 5)]
@@ -259,7 +260,7 @@ def test_flaws(ranges, told):
 
 
 def test_no_overlap_escapes():
-    """Move one range of a sound list: it is found whenever a byte is told twice or the order is broken."""
+    """Move one range of a sound list: it is found whenever a byte is reported twice or the order is broken."""
     for seed in SEEDS:
         rng = random.Random(seed)
         found = random_extents(rng)
@@ -327,7 +328,7 @@ def test_covered():
 
 
 def test_overlay_does_not_cut_what_it_need_not():
-    """One record that nothing lies upon stays one segment; a million of them must not become two million."""
+    """A record that nothing covers remains one segment; a million of them must not become two million."""
     lower = numpy.array([(0, 100, 0, 0)], extents.SEGMENT)
     upper = numpy.array([(40, 10, 1, 0), (90, 10, 1, 1)], extents.SEGMENT)
     both = extents.overlay(lower, upper)

@@ -1,4 +1,4 @@
-"""The proxy that does faults to requests, before a server that counts what has reached it."""
+"""The proxy that causes faults in requests, in front of a server that counts what reaches it."""
 
 import http.client
 import http.server
@@ -42,7 +42,7 @@ def proxy_before(server, *decide):
 
 
 def ask(proxy, method="GET", path="/a", body=None, headers=()):
-    """(status, body)."""
+    """Return (status, body)."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
     try:
         connection.request(method, path, body, dict(headers))

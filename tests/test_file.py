@@ -1,4 +1,5 @@
-"""A raw image as a target: against an array of bytes, whatever the kernel does of a call and can do at all."""
+"""A raw image as a target: against an array of bytes, however much the kernel does in a call, and whatever it
+supports."""
 
 import errno
 import os
@@ -24,7 +25,7 @@ def opened(path, flags=os.O_RDWR):
 
 
 def short_writes(rng):
-    """A kernel that takes less than it is given, as it may."""
+    """A kernel that writes less than it is given, as it may."""
 
     def pwritev(descriptor, buffers, offset):
         data = b"".join(bytes(buffer) for buffer in buffers)
@@ -34,7 +35,7 @@ def short_writes(rng):
 
 
 def without_fallocate(*_args):
-    """A file system that can deallocate nothing."""
+    """A file system that cannot deallocate anything."""
     return -1
 
 
@@ -86,7 +87,7 @@ def test_the_size_stays_where_the_end_is_made_zero(path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_all_that_is_not_zero_is_in_what_is_allocated(tmp_path, seed):
-    """What is not told is taken to be zero, and left as it is: it must be."""
+    """What is not reported is taken for zero, and left alone: so it must be zero."""
     rng, path = random.Random(seed), tmp_path / "sparse"
     with open(path, "wb") as sparse:
         sparse.truncate(SIZE)

@@ -1,4 +1,4 @@
-"""What the kernel says of a file system, as it says it; where it says nothing, nothing is made up."""
+"""What the kernel reports about a file system; if it reports nothing, nothing is invented."""
 
 import errno
 import os

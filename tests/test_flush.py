@@ -1,4 +1,4 @@
-"""What stands for os.fsync in unit tests answers as it does."""
+"""The replacement for os.fsync in unit tests returns what os.fsync does."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Stores in which somebody put what does not belong there, with every digest right: no verb takes it for its own."""
+"""Stores in which somebody put what does not belong there, with every digest right: no verb accepts it."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def domain(root, name="vm1", uuid=UUID, points=2, **about):
 
 
 def stolen(root):
-    """Put another master key in the place of a store's, wrapped for the same identity: a public key suffices."""
+    """Replace a store's master key by another one, wrapped for the same identity: a public key suffices for that."""
     shutil.rmtree(root / "@keys")
     (root / "nbdpull.json").unlink()
     for name in ("elsewhere/nbdpull.json", "elsewhere/@keys"):
@@ -53,7 +53,7 @@ def stolen(root):
 
 
 def begun(root, name="vm1", uuid=UUID):
-    """What a pull does before it makes a point."""
+    """Do what a pull does before it makes a point."""
     store = unlocking.for_pull(str(root), None, [path("age1")])
     with held_series.for_new_point(series_choice.of_domain(store, name, uuid)) as held:
         return held
@@ -72,7 +72,7 @@ def test_no_pull_is_sealed_with_another_key_than_the_points_are(tmp_path, monkey
 
 
 def test_nor_where_no_point_tells_that_the_key_is_right(tmp_path):
-    """Who replaces the key damages the manifests, too, so that nobody sees that they have another mac."""
+    """An attacker who replaces the key damages the manifests, too, so that nobody sees that they have another mac."""
     root = tmp_path / "store"
     vm = domain(root, keys=sealed_store(root))
     other = domain(root, "vm2", OTHER, keys=vm_keys(root))
@@ -102,7 +102,7 @@ def test_one_damaged_manifest_ends_no_pull(tmp_path):
 
 
 def test_no_pull_is_written_in_clear_beside_what_is_sealed(tmp_path):
-    """Also by who names no identity, as by a job that was made for another store."""
+    """Even without an identity, as in a job that was written for another store."""
     root = tmp_path / "store"
     domain(root, keys=sealed_store(root))
     domain(tmp_path / "plain")
@@ -148,7 +148,7 @@ def test_the_latest_is_never_that_of_another_domain(mixed, tmp_path):
 
 
 def test_nor_is_a_point_that_is_named(mixed, tmp_path):
-    """By its id, those of the domain itself can be restored."""
+    """By their ids, points of the domain itself can be restored."""
     vm, other = mixed
     with pytest.raises(errors.Foreign, match="a point of domain vm2"):
         restored(vm, "vm1", other.points[0].id, tmp_path / "out")
@@ -207,7 +207,7 @@ def test_a_domain_that_was_renamed_stays_one(tmp_path):
 
 
 def test_a_series_in_the_folder_of_another_domain_is_not_that_domain(tmp_path):
-    """Its points replaced as a whole: no uuid tells, but none of them has the name."""
+    """All of its points were replaced: no UUID shows that, but none of them has the name."""
     vm, other = domain(tmp_path / "store"), domain(tmp_path / "store", "vm2", OTHER)
     shutil.rmtree(vm.folder)
     shutil.copytree(other.folder, vm.folder)
@@ -221,7 +221,7 @@ def test_a_series_in_the_folder_of_another_domain_is_not_that_domain(tmp_path):
 
 @pytest.fixture
 def demoted(tmp_path):
-    """A sealed store whose newest manifest says that it is the oldest."""
+    """A sealed store whose newest manifest claims to be the oldest."""
     root = tmp_path / "store"
     vm = domain(root, points=3, keys=sealed_store(root))
     manifest = vm.folder / vm.points[-1].id / "manifest.json"
@@ -245,7 +245,7 @@ def test_what_orders_the_points_is_proved_before_it_is_used(demoted, tmp_path, c
 
 
 def test_a_store_without_points_proves_no_key(tmp_path):
-    """So its first pull goes on: only the identity can say what it is for."""
+    """So its first pull continues: only the identity can say which key it is for."""
     root = tmp_path / "store"
     sealed_store(root)
     stolen(root)

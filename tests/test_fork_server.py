@@ -1,4 +1,4 @@
-"""Command lines that are forked end as those that are not."""
+"""Forked command lines end like others."""
 
 import command
 import pytest
@@ -29,8 +29,8 @@ sys.exit(7)
 
 @pytest.mark.parametrize("forked", [True, False])
 def test_what_is_torn_down(tmp_path, forked):
-    """Of the package all, as threads and what was asked for at the exit come first; not other libraries, and not what
-    they may hold, such as the program's own globals."""
+    """The whole package, after threads and exit handlers; not other libraries, and not what they may hold, such as the
+    program's own globals."""
     program = tmp_path / "program.py"
     program.write_text(HELD)
     process = command.start_nbdpull(program=[program], child=not forked)

@@ -1,4 +1,4 @@
-"""Bytes of the format: what is written can be read, and what a reader must refuse is refused with its reason."""
+"""Bytes of the format: what is written can be read, and what a reader must refuse is refused with the reason."""
 
 import hashlib
 import json
@@ -171,7 +171,7 @@ def test_a_document_is_no_larger_than_it_may_be(monkeypatch):
 
 @pytest.mark.parametrize("member", ['"requires": "encryption"', '"requires": [1]', '"requires": {"a": 1}'])
 def test_features_that_are_none_are_damage(member):
-    """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
+    """Whoever reads "use a newer nbdpull" does not look for the damage."""
     with pytest.raises(errors.Damaged, match="not a document"):
         layout.unseal(strange.resealed('{"format": "nbdpull/2", ' + member), "file")
 
@@ -233,7 +233,7 @@ def test_what_was_never_released_is_refused_by_one_line():
 
 
 def test_a_damaged_document_is_not_taken_for_a_later_format():
-    """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
+    """Whoever reads "use a newer nbdpull" does not look for the damage."""
     data = layout.seal(DOCUMENT).replace(b"nbdpull/2", b"nbdpull/3")
     with pytest.raises(errors.Damaged, match="digest"):
         layout.unseal(data, "file")

@@ -1,4 +1,4 @@
-"""Frames in memory: the budget holds, nobody reads one twice at once, and what is read ahead harms nobody."""
+"""Frames in memory: the budget holds, none is read twice at once, and reading ahead does no harm."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ SIZE = 100  # bytes of each frame here
 
 
 class Frames:
-    """Frames that are told by their number. reads: those that were read; bad: those that are damaged; gate: a read
+    """Frames that are identified by their number. reads: those that were read; bad: the damaged ones; gate: a read
     waits for it."""
 
     def __init__(self, bad=()):

@@ -1,4 +1,4 @@
-"""The fuzz of hostile stores: some of them in each run of the tests, and it finds what is wrong where something is."""
+"""The fuzz of hostile stores: some of them in each run of the tests, and it finds planted faults."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""What keeps a pull from getting in the guest's way: a rate, few reads at once, a nice value, one budget for all disks.
+"""What keeps a pull out of the guest's way: a rate, few reads at once, a nice value, one budget for all disks.
 
-Owns: that each option has its effect in the real program. The arithmetic of a rate is in test_throttle.
+Owns: that each option has its effect in the real program. test_throttle has the arithmetic of a rate.
 """
 
 import os
@@ -19,7 +19,7 @@ pytest.importorskip("libvirt")
 
 @contextmanager
 def pulling(vm, folder, *options, **how):
-    """A pull that has begun to copy; it has ended when the block is left."""
+    """A pull that has begun to copy; it has ended at the end of the block."""
     words = ["pull", "-o", folder / "store", "--json", "-c", vm.bed.uri, "--no-checkpoint", "--full", *options]
     process = start_nbdpull(*words, "--", vm.name, **how)
     try:
@@ -36,20 +36,20 @@ OTHERS = 4  # threads beside the readers: the command line, and who looks at scr
 
 
 def threads_of(process):
-    """How many it has now: each call of libvirt has one for as long as it takes."""
+    """Return how many threads it has now: each call of libvirt has one for as long as it takes."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Threads:"))
 
 
 def connections_to(server):
-    """How many clients a unix socket has."""
+    """Return how many clients a Unix socket has."""
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return sum(fields[5] == "03" and fields[7] == str(server) for fields in lines if len(fields) == 8)
 
 
 @pytest.fixture
 def filled(machine):
-    """Factory: a machine with so many disks that hold so many MiB of data each."""
+    """Factory: a machine with that many disks, each with that many MiB of data."""
 
     def make(disks, size):
         vm = machine({f"vd{letter}": size * MIB for letter in "abcdefghijkl"[:disks]})
@@ -84,7 +84,7 @@ def test_nice(filled, tmp_path, options, nice):
 
 @pytest.mark.parametrize("options, readers", [(["--gentle"], 1), (["--threads", "6"], source.READERS)])
 def test_gentle_reads_through_one_connection(filled, tmp_path, options, readers):
-    """And one more is for the map; however many threads there are, a disk has no more than READERS."""
+    """One more is for the map; however many threads there are, a disk has no more than READERS."""
     with pulling(filled(1, 24), tmp_path, "--socket", tmp_path / "s", *SLOWLY, *options):
         assert connections_to(tmp_path / "s") == readers + 1
 

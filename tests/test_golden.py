@@ -28,7 +28,7 @@ POINTS = [(domain, point) for domain, points in IMAGES.items() for point in poin
 
 
 def restored(root, folder, domain, point, kind="raw"):
-    """{disk: {"size": …, "sha256": …}} of a restore."""
+    """Return {disk: {"size": …, "sha256": …}} of a restore."""
     images = {}
     for disk, path in restore(Options(str(root), str(folder), domain, point, kind=kind)).files.items():
         if kind == "qcow2":
@@ -49,7 +49,7 @@ SEALED_FOR = "age1"
 
 
 def keys_of(identity):
-    """Of the sealed one, as it opens for an identity of the tests."""
+    """Return the keys of the sealed one, as an identity of the tests opens it."""
     return keyring.keys_of(marker.open_store(str(SEALED)), age.identities(identities.data(identity), identity))
 
 
@@ -133,7 +133,7 @@ def test_other_programs_read_it():
 
 
 def test_it_has_every_kind_of_record():
-    """What is not in it is not held by it."""
+    """What is not in it is not tested by it."""
     opened = marker.open_store(str(GOLDEN))
     points = series.Series(opened, "vm1").points()
     directories = [(point, Directory(opened, "vm1", disk)) for point in points for disk in point.manifest.disks]
@@ -165,7 +165,7 @@ def test_it_has_every_kind_of_record():
 
 
 def test_it_has_files_that_were_moved():
-    """Two of a point that was removed, to one that other programs read."""
+    """Two files of a removed point, to one file that other programs read."""
     gone, new = GOLDEN / "vm3/20260101T000000Z-00003a", GOLDEN / "vm3/20260103T000000Z-00003c/vda.0000.zst"
     assert sorted(path.name for path in gone.glob("*.zst*")) == [
         "vda.0000.zst.moved", "vda.0001.zst.moved", "vda.0002.zst"]  # fmt: skip
@@ -179,7 +179,7 @@ def test_it_has_files_that_were_moved():
 
 @pytest.mark.parametrize("point", IMAGES["vm1"])
 def test_its_directories_say_what_is_live(point):
-    """By the definition: of each file what the image needs, found byte for byte."""
+    """By the definition: what the image needs of each file, computed byte for byte."""
     opened = marker.open_store(str(GOLDEN))
     target = series.Series(opened, "vm1")
     for disk in target.point(point).manifest.disks:

@@ -1,4 +1,4 @@
-"""Windows that need no second look: only where a directory has all that they take."""
+"""Windows that need no second check: only if a directory has everything that they need."""
 
 import random
 
@@ -11,7 +11,7 @@ from nbdpull.repository.good_windows import GoodWindows
 
 
 class Named:
-    """What is asked of a Directory: files, and pages of one window, in named indexes, that name files."""
+    """The part of a Directory that is used: files, and pages of one window, in named indexes, that name files."""
 
     def __init__(self, files, pages, size=1 << 20):
         """pages: (digest, index, position, names)"""
@@ -67,7 +67,7 @@ def test_others_are_not_known(pages, size):
 
 
 def test_any_directories():
-    """As if each that was good were kept with the files that it named."""
+    """The same result as if each good window were recorded with the files that it named."""
     rng = random.Random(3)
     for _ in range(30):
         good, model = GoodWindows(), []

@@ -1,7 +1,7 @@
-"""A real guest: Linux with an ext4 that is written to while it is pulled, and boots again from what was restored.
+"""A real guest: Linux with an ext4 that it writes to while it is pulled, and that boots again from the restored images.
 
-Owns: what a point of a running guest must be worth: what was synced before the pull is there, the file system is sound
-once its journal is replayed. Must not know: the package's inside.
+Owns: what a point of a running guest must contain: what was synced before the pull, and a sound file system once its
+journal is replayed. Must not know: the inside of the package.
 """
 
 import os
@@ -18,13 +18,13 @@ pytest.importorskip("libvirt")
 
 
 def tool(name, *words):
-    """Run a program of e2fsprogs; what it says, and how it ends."""
+    """Run a program of e2fsprogs; return its output and exit code."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     return subprocess.run([path, *map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def replay_and_check(image):
-    """The journal is all that may be wanting: after its replay a full check finds nothing to mend."""
+    """Only the journal may have to be replayed: after that, a full check finds nothing to repair."""
     replayed = tool("e2fsck", "-y", "-E", "journal_only", image)
     assert replayed.returncode in (0, 1), replayed.stdout  # 1: something was done
     checked = tool("e2fsck", "-f", "-n", image)
@@ -32,7 +32,7 @@ def replay_and_check(image):
 
 
 def file_of(image, path, folder):
-    """Bytes of a file in an ext4 image, read by debugfs: no mount, no root."""
+    """Return the bytes of a file in an ext4 image, read by debugfs: without mount or root."""
     copy = folder / "dumped"
     done = tool("debugfs", "-R", f"dump {path} {copy}", image)
     assert copy.exists(), done.stderr
@@ -43,7 +43,7 @@ def file_of(image, path, folder):
 
 
 def synced_file(guest, path, size):
-    """Have the guest write a file of random bytes and sync it; return the bytes' SHA-256 as the guest tells it."""
+    """Have the guest write a file of random bytes and sync it; return the SHA-256 that the guest computes."""
     guest.run(f"dd if=/dev/urandom of={path} bs=1k count={size} 2>/dev/null && sync")
     return guest.run(f"sha256sum {path}").split()[0]
 
@@ -53,7 +53,7 @@ def sha256(data):
 
 
 def pull_while_it_writes(witness):
-    """One point; the guest is seen to write after the first reads and before the last ones."""
+    """Make one point; require that the guest writes after the first reads and before the last ones."""
     guest = witness.vm
     with stopped_in_the_middle(witness) as process:
         # what the job copied to scratch: the guest wrote where it had something
@@ -101,7 +101,7 @@ def test_points_of_a_guest_that_keeps_writing(guest, tmp_path, private_libvirt, 
 
 
 def assert_boots(bed, parts, folder, files):
-    """The restored image is a guest's disk again: it comes up, and reads and writes its files."""
+    """Require that a guest boots from the restored image, and reads and writes its files."""
     disks = {"vda": Disk(path=folder / "boot" / "vda.qcow2")}
     with Guest(bed, folder / "again", parts, disks=disks) as again:
         again.wait_agent()
@@ -115,7 +115,7 @@ def assert_boots(bed, parts, folder, files):
 
 
 def pull_standing(witness):
-    """A point of a guest that stands still meanwhile: an ext4 writes to its superblock by itself."""
+    """Pull a guest that is paused meanwhile: an ext4 writes to its superblock by itself."""
     witness.vm.suspend()
     try:
         return witness.pull()
@@ -125,7 +125,7 @@ def pull_standing(witness):
 
 @pytest.mark.timeout_seconds(180)
 def test_two_file_systems_of_a_quiet_guest(private_libvirt, guest_parts, tmp_path):
-    """Deleted, trimmed and overwritten files, over a restart: equal byte for byte, and both file systems clean."""
+    """Deleted, trimmed and overwritten files, across a restart: equal byte for byte, and both file systems clean."""
     files = tmp_path / "files"
     files.mkdir()
     (files / "old").write_bytes(os.urandom(3 * MIB))

@@ -1,4 +1,4 @@
-"""Files of a guest, looked at by a process that may hang in our place."""
+"""Files of a guest, read by a process that may hang in our place."""
 
 import errno
 import os

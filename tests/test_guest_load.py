@@ -1,4 +1,4 @@
-"""The cores that a guest leaves: the rule against figures, the bound with threads, and a real guest that works."""
+"""The cores that a guest leaves free: the rule with numbers, the limit with threads, and a real guest that works."""
 
 import os
 import threading
@@ -19,7 +19,8 @@ pytest.importorskip("libvirt")
 
 
 class Busy:
-    """A domain whose processors use `load` cores until it is gone, by a clock of its own: looks are a second apart."""
+    """A domain whose processors use `load` cores until it ends, by a clock of its own: measurements are a second
+    apart."""
 
     is_remote = False
 
@@ -37,7 +38,7 @@ class Busy:
 
 @pytest.fixture
 def busy(monkeypatch):
-    """Factory of a domain by whose clock guest_load goes, and looks often."""
+    """Factory of a domain with whose clock guest_load measures, and often."""
 
     def make(load=0.0):
         vm = Busy(load)
@@ -60,7 +61,7 @@ def test_what_a_guest_leaves(load, allowed):
 
 @pytest.mark.parametrize("load, allowed", [(0, 4), (8, 4), (60, 4), (61, 3), (64, 1)])
 def test_a_process_that_may_use_only_some_cores(load, allowed):
-    """Where the guest runs is not known: it may use the others."""
+    """It is unknown where the guest runs: it may use the other cores."""
     cores = Cores(Busy(), 4, 64)
     cores._leave(load)
     assert cores.allowed == allowed
@@ -126,7 +127,7 @@ def test_as_many_compute_as_are_allowed_and_no_more():
 
 
 class Stop(Exception):
-    """What a check raises."""
+    """The exception that a check raises."""
 
 
 def test_who_waits_hears_of_the_end():
@@ -179,9 +180,9 @@ def test_who_waits_goes_on_when_the_guest_rests():
 
 
 def without_waits(pid):
-    """Return a clock that stands still while the guest's only processor waits for one of the host.
+    """Return a clock that is stopped while the guest's only processor waits for one of the host.
 
-    However busy the machine, by this clock a guest that never rests uses a whole core. A priority would not do: all
+    However busy the machine is, by this clock a guest that never rests uses a whole core. A priority would not do: all
     guests of a host may share one cgroup, which weighs as much as a single process outside.
     """
     (processor,) = (task for task in Path(f"/proc/{pid}/task").iterdir() if "CPU" in (task / "comm").read_text())
@@ -200,7 +201,7 @@ def test_a_real_guest_that_works(guest, monkeypatch):
 
 
 class Counted(Cores):
-    """One core, and how many compute at once."""
+    """One core, and how many threads compute at once."""
 
     def __init__(self, *about, **how):
         super().__init__(*about, **how)

@@ -1,4 +1,4 @@
-"""Where an error of libvirt's becomes ours: of a domain that ended meanwhile, every one means that end."""
+"""Where an error of libvirt becomes one of ours: for a domain that ended meanwhile, every error means that end."""
 
 import pytest
 from fake_libvirt import Meddled, error_of, libvirt, raising
@@ -15,7 +15,7 @@ OF_ANYTHING = [libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_FAILED]
 
 
 class Vm(handle.Handle):
-    """A handle of a domain whose state is told from a list, the last one for ever; `looks`: how often it was asked."""
+    """A handle of a domain whose states come from a list, the last one forever; `looks`: how often it was asked."""
 
     def __init__(self, *states, uri="qemu:///system", **methods):
         methods.setdefault("blockStatsFlags", raising(error_of(libvirt.VIR_ERR_INTERNAL_ERROR)))  # no monitor
@@ -32,7 +32,7 @@ class Vm(handle.Handle):
 
 
 def fails(vm, error, through="seam"):
-    """What a call that libvirt answers with this error ends with."""
+    """Return the error that a call raises if libvirt answers it with this error."""
     with pytest.raises(errors.NbdpullError) as caught, getattr(vm, through)("do it"):
         raise error
     return caught.value
@@ -63,7 +63,8 @@ def brief(monkeypatch):
     ],
 )
 def test_a_call_fails_before_the_state_says_that_the_domain_is_off(brief, code, through, end, kind, says):
-    """QEMU's monitor ends first: a call fails with an internal error while libvirt still tells that it runs."""
+    """QEMU's monitor ends first: a call fails with an internal error while libvirt still reports the domain as
+    running."""
     vm = seen_to_run(RUNNING, RUNNING, RUNNING, end)
     error = fails(vm, error_of(code), through)
     assert type(error) is kind and str(error).startswith(says)
@@ -127,7 +128,7 @@ def test_the_state_itself_cannot_be_had():
 
 @pytest.mark.parametrize("through, kind", [("seam", errors.HypervisorError), ("live", errors.DomainNotRunning)])
 def test_a_domain_that_was_never_seen_to_run(through, kind):
-    """Its end is no news; that it is off is told where QEMU was to do something."""
+    """Its end is no news; that it is off is reported when QEMU is needed."""
     vm = Vm(SHUT_DOWN, hasManagedSaveImage=lambda _flags: 0)
     assert type(fails(vm, error_of(libvirt.VIR_ERR_OPERATION_INVALID), through)) is kind
     assert vm.ended() is None

@@ -1,4 +1,4 @@
-"""Damaged files that another store has whole: they are made again, proved, and the damage is settled."""
+"""Damaged files that are intact in another store: they are replaced and checked, and the damage is settled."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 
 
 def healed(vm, copy, **options):
-    """(paths of the files that were healed, the result)"""
+    """Return (paths of the files that were healed, the result)."""
     found = verify(Options(str(vm.root), heal_from=str(copy), **options))
     return {each.path for each in found.healed}, found
 
@@ -36,7 +36,7 @@ def told(vm):
 @pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
 @pytest.mark.parametrize("options", [{}, {"level": "files"}, {"oldest": True}, {"sample": 0.001}], ids=str)
 def test_every_file_but_a_manifest_is_healed(original, vm, how, options):
-    """All of them at once: a directory that cannot be read names nothing, until it is healed itself."""
+    """All of them at once: a directory that cannot be read names nothing until it is healed itself."""
     bad = {name: vm.folder / name for name in content(vm) if not name.endswith("manifest.json")}
     for path in bad.values():
         data = path.read_bytes()
@@ -60,7 +60,7 @@ def test_it_restores_again(original, vm, tmp_path):
 
 
 def test_what_the_copy_has_not_whole_stays_as_it_is(original, vm, tmp_path):
-    """Two files are damaged, one of them in the copy, too, and another that is sound here."""
+    """Two files are damaged, one of them also in the copy, and another one that is sound here."""
     copy = original.copy(tmp_path / "copy")
     one, two, three = [name for name, data in content(vm).items() if name.endswith(".zst") and len(data) > 300][:3]
     for name in (one, two):
@@ -91,7 +91,7 @@ def test_a_file_of_a_removed_point_whose_folder_is_gone(original, vm, tmp_path):
 
 @pytest.mark.parametrize("error", [errors.OutputError("no space left"), errors.Interrupted(15)], ids=["full", "signal"])
 def test_an_end_in_the_midst_leaves_the_damaged_file(original, vm, monkeypatch, error):
-    """What was found is told, unless the user ended it."""
+    """What was found is reported, unless the user ended it."""
     chunk = next(path for path in files(vm.folder) if path.suffix == ".zst")
     chunk.write_bytes(flipped(chunk.read_bytes(), 100))
     before, write = content(vm), DirectoryWriter.write
@@ -153,7 +153,7 @@ def shared(vm):
 
 @pytest.mark.parametrize("first", [{}, {"oldest": True}, {"level": "files"}], ids=str)
 def test_of_more_damages_than_a_finding_tells_all_are_healed(original, vm, monkeypatch, first):
-    """None was, however often it was tried: a finding that does not tell all of them names no file."""
+    """None was healed, however often it was tried: a finding without all places names no file."""
     monkeypatch.setattr(evidence, "MAX_PLACES", 2)
     names = [name for name in content(vm) if name.endswith(".zst")]
     for name in names:
@@ -166,7 +166,7 @@ def test_of_more_damages_than_a_finding_tells_all_are_healed(original, vm, monke
 
 @pytest.mark.parametrize("is_well", [True, False])
 def test_what_another_run_has_healed_meanwhile_is_looked_at_again(original, vm, monkeypatch, is_well):
-    """A pull that mends what the verification has just found. It was told as damaged, with nothing healed."""
+    """A pull repairs what the verification has just found. It was reported as damaged, with nothing healed."""
     path, real = shared(vm), healing.heal
     good, name = path.read_bytes(), str(path.relative_to(vm.folder))
     path.write_bytes(flipped(good, 100))
@@ -187,7 +187,7 @@ def test_what_another_run_has_healed_meanwhile_is_looked_at_again(original, vm, 
 
 
 def test_a_medium_that_reads_wrong_is_written_once(original, vm, monkeypatch):
-    """It went on for ever."""
+    """It used to continue forever."""
     path, written, real, read = shared(vm), [], healing._healed, DirectoryStore.sha256
 
     def once(*args):
@@ -221,7 +221,7 @@ def test_of_one_point_others_that_share_the_file_are_well_too(original, vm, is_o
 
 
 def test_what_the_first_look_warned_of_is_told(original, vm, monkeypatch):
-    """Also where the second one does not see it any more."""
+    """Even if the second check does not see it any more."""
     shared(vm).unlink()
     real, first = findings.kept, ["not kept"]
     monkeypatch.setattr(findings, "kept", lambda *a, **b: [first.pop()] if first else real(*a, **b))
@@ -230,7 +230,7 @@ def test_what_the_first_look_warned_of_is_told(original, vm, monkeypatch):
 
 
 def test_a_time_limit_holds_for_the_healing_too(original, vm):
-    """And what is on record comes first, so that each run comes further."""
+    """Recorded damage comes first, so that each run makes progress."""
     path = shared(vm)
     path.write_bytes(flipped(path.read_bytes(), 100))
     before = content(vm)

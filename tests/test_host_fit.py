@@ -1,4 +1,4 @@
-"""What a host has not gives way, and what only the definition names is refused, with its name."""
+"""What a host does not have is replaced, and what only the definition names is refused, by name."""
 
 import xml.etree.ElementTree as ET
 
@@ -55,7 +55,7 @@ def test_firmware_that_libvirt_chose(path, trusted, kept):
     ("/usr/bin/qemu-system-x86_64", [], True), ("/strange", ["/usr/bin/qemu-system-x86_64"], True),
 ])  # fmt: skip
 def test_an_emulator_of_another_distribution(path, here, stays):
-    """Nothing but the usual places is looked at."""
+    """Only the usual places are searched."""
     asked = []
 
     def is_here(path):
@@ -79,7 +79,7 @@ def test_no_medium_keeps_a_guest_from_its_start():
 
 
 def test_firmware_that_the_user_chose_stays():
-    """No other can be put in its place: it is refused, see below."""
+    """No other firmware can replace it: it is refused, see below."""
     root, told = fitted(of("<os><loader>/other.fd</loader></os>"))
     assert root.findtext("os/loader") == "/other.fd" and told == []
 
@@ -130,7 +130,8 @@ def test_what_is_foreign():
     ("cdrom", "/disc", "<driver name='qemu' type='qcow2'/>", ["cdrom sda /disc"]),
 ])  # fmt: skip
 def test_an_image_that_is_taken_for_another_format(kind, path, below, told):
-    """What a guest wrote to a raw disk may be the header of a qcow2 image, with a file of the host as its backing."""
+    """What a guest wrote to a raw disk may be the header of a qcow2 image, with a file of the host as its backing
+    file."""
     device = f"<disk type='file' device='{kind}'>{below}<source file='{path}'/><target dev='sda'/></disk>"
     assert foreign(device, known=[Reach("disk sda", "/known")]) == told
 
@@ -157,13 +158,13 @@ def test_an_image_that_is_not_here_is_told_and_not_refused(drive, source):
     ("<serial type='file'><source path='/gone'/></serial>", "serial /gone"),
 ])  # fmt: skip
 def test_what_is_no_image_or_not_known_to_be_gone_is_refused(device, named):
-    """A file of a port is made where it is not; and what no path alone names is never taken for a path."""
+    """The file of a port is created if it is missing; and what no path names by itself is never taken for a path."""
     with pytest.raises(errors.ForeignDefinition, match=f": {named};"):
         host_fit.require_known(of(devices=device), OFFER, look, (), ())
 
 
 def test_what_hosts_usually_have():
-    """Where no libvirt was asked, a line is printed: it must not be there for each machine."""
+    """If no libvirt was asked, a warning is printed: it must not appear for every machine."""
     os = "<os><loader>/usr/share/OVMF/CODE.fd</loader><nvram template='/usr/share/OVMF/VARS.fd'>/own</nvram></os>"
     emulators = "<emulator>/usr/libexec/qemu-kvm</emulator><emulator>/usr/bin/kvm</emulator>"
     assert foreign(emulators, ["/own"], os=os, offer=Packaged()) == []

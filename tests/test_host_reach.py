@@ -1,4 +1,4 @@
-"""What a definition names of its host is found wherever it stands."""
+"""Everything that a definition names of its host is found, wherever it is."""
 
 import random
 import xml.etree.ElementTree as ET
@@ -112,7 +112,7 @@ def test_arguments_of_qemu():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_path_is_found_wherever_it_stands(seed):
-    """Also in elements that nobody knows yet."""
+    """Even in elements that are not known yet."""
     rng = random.Random(seed)
     root = tree()
     at = root.find("devices") if rng.random() < 0.5 else root

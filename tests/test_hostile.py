@@ -1,4 +1,5 @@
-"""A store that an enemy can write to: whatever is in it, each verb ends soon, with a line and a known exit code."""
+"""A store that an attacker can write to: whatever is in it, each verb ends soon, with one line and a known exit
+code."""
 
 import fcntl
 import os
@@ -41,7 +42,7 @@ def place(original, tmp_path):
 
 
 def run(capsys, words):
-    """(exit code, standard output, lines on standard error) of one command line."""
+    """Return (exit code, standard output, lines on standard error) of one command line."""
     code = cli.main([str(word) for word in words])
     out, err = capsys.readouterr()
     assert "internal error" not in err and "Traceback" not in err
@@ -49,7 +50,8 @@ def run(capsys, words):
 
 
 def replaced(path, kind):
-    """Put something strange in the place of a file or a folder; a link leads to what was there, outside the store."""
+    """Put something strange in the place of a file or a directory; a link leads to what was there, outside the
+    store."""
     outside = path.parents[len(path.parts) - path.parts.index("store") - 1] / "outside"
     path.rename(outside)
     if kind == "link":
@@ -85,7 +87,7 @@ CASES += [(what, kind) for what in FOLDERS for kind in ("link", "dangling link")
 @pytest.mark.timeout_seconds(30)
 @pytest.mark.parametrize("what, kind", CASES)
 def test_what_is_no_file_or_folder(original, place, tmp_path, capsys, what, kind):
-    """It is a damage of that point, or of that series, and hides no other."""
+    """It is damage of that point, or of that series, and hides no other."""
     replaced(path_of(place, original, what), kind)
     expected = STORE if what == "marker" else DAMAGE
     code, out, err = run(capsys, ["list", place])
@@ -155,7 +157,7 @@ def test_nothing_that_a_definition_names_is_opened(tmp_path, capsys):
 
 
 def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys):
-    """A prefix that is bound nowhere; more than libvirt takes."""
+    """A prefix that is not bound; or more than libvirt accepts."""
     for xml in ("<domain><name>vm1</name><not:bound/></domain>", f"<domain>{'<a/>' * (1 << 20)}</domain>"):
         vm = stores.Vm(tmp_path / f"store{len(xml)}")
         vm.add_disk("vda", 10 * KIB)
@@ -168,7 +170,8 @@ def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys)
 
 @pytest.mark.parametrize("words", [["--name", "copy", "--new-uuid"], ["--define"]])
 def test_a_definition_without_a_name_is_none(tmp_path, capsys, words):
-    """libvirt never writes one. The disks can be had all the same, as of any other text that is no definition."""
+    """libvirt never writes one. The disks can be restored nevertheless, as with any other text that is no
+    definition."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 10 * KIB)
     vm.xml = "<domain type='qemu'><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid><devices/></domain>"
@@ -183,7 +186,7 @@ def test_a_definition_without_a_name_is_none(tmp_path, capsys, words):
 
 @pytest.mark.parametrize("words", [[], ["--name", "copy", "--new-uuid"]])
 def test_a_disk_that_was_plugged_into_a_domain_without_devices(tmp_path, capsys, words):
-    """Which libvirt takes; what it writes has always some."""
+    """libvirt accepts such a domain; what it writes always has some."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 10 * KIB)
     vm.xml = "<domain type='qemu'><name>vm1</name></domain>"

@@ -1,4 +1,4 @@
-"""What was plugged into a running domain alone is found, and its disks come into the definition."""
+"""What was only plugged into a running domain is found, and its disks are added to the definition."""
 
 import random
 import xml.etree.ElementTree as ET
@@ -44,7 +44,7 @@ def test_a_disk_without_its_live_parts():
 
 
 def test_an_address_that_is_taken_goes():
-    """The persistent definition may have been given another device meanwhile."""
+    """The persistent definition may have got another device meanwhile."""
     address = "<address type='pci' domain='0' bus='0' slot='9' function='0'/>"
     root, _, _ = joined(of(disk("vda", address)), of(disk("vda"), disk("vdb", address)), ["vdb"])
     assert [len(each.findall("address")) for each in root.iterfind("devices/disk")] == [1, 0]
@@ -72,7 +72,8 @@ def test_no_live_definition():
 
 
 def test_any_two_sets_of_disks():
-    """Against a naive model: all of the persistent ones, in their order, then those that only ran and are wanted."""
+    """Against a naive model: all persistent ones, in their order, then those that were only plugged in and are
+    wanted."""
     rng = random.Random(1)
     for _ in range(50):
         names = [f"vd{letter}" for letter in "abcdef"]

@@ -146,7 +146,7 @@ def test_paths(method, path, status):
 @pytest.mark.parametrize("path", ["/exports/vda/map", "/exports/vda/data", "/exports/vdb/map", "/nothing"])
 @pytest.mark.parametrize("token", [None, "", "another-token-of", TOKEN + "x", TOKEN[:-1], "\xff"])
 def test_a_wrong_token_opens_nothing(path, token):
-    """Not even the knowledge which disks there are."""
+    """Not even the names of the disks."""
     status, headers, body = over(Memory(["data"], "full"))("GET", path, token=token)
     assert status == 401 and "vda" not in body.decode() and TOKEN not in body.decode()
 

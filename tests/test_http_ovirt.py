@@ -1,4 +1,4 @@
-"""Volumes in ovirt-imageio's shape: extents against a naive model, tickets, ranges, and what is refused."""
+"""Volumes in ovirt-imageio's format: extents against a naive model, tickets, ranges, and what is refused."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ def extents(call, context, ticket=TICKET):
 
 
 def model(volume, **flags):
-    """flags: {member: the kinds of which it is true}; a block at a time, then joined."""
+    """Return the extents block by block, then merged. flags: {member: the kinds for which it is true}."""
     said = [tuple(kind in kinds for kinds in flags.values()) for kind in volume.kinds]
     return [{"start": start, "length": length, **dict(zip(flags, told))}
             for start, length, told in merged(said, 0, volume.size)]  # fmt: skip
@@ -44,7 +44,7 @@ def test_extents_cover_the_disk_and_are_joined(seed):
 
 
 def test_a_disk_in_full_has_no_dirty_extents():
-    """The client takes 404 for that, and nothing else."""
+    """The client expects 404 in that case, and nothing else."""
     status, _, body = over(Memory(["data"], "full"))("GET", f"/images/{TICKET}/extents?context=dirty")
     assert status == 404 and json.loads(body)["code"] == "full"
 
@@ -124,14 +124,14 @@ def test_an_unknown_context_is_the_clients_mistake():
 
 
 def test_more_extents_than_are_sent_at_once():
-    """1,048,576 of them were refused: there are no pages. imageio's own server has no limit either."""
+    """1,048,576 of them were refused: there are no pages. imageio's own server has no limit, either."""
     for blocks in (1, message.LIST_PIECE - 1, message.LIST_PIECE, message.LIST_PIECE + 1, 3 * message.LIST_PIECE + 1):
         volume = Memory(list(itertools.islice(itertools.cycle(["data", "zero"]), blocks)), "full")
         assert extents(over(volume), "zero") == model(volume, zero=("zero",), hole=())
 
 
 class Many(Memory):
-    """2,000,000 extents. told: how many were asked for; closed: whether nobody asks for more."""
+    """2,000,000 extents. told: how many were requested; closed: whether nobody requests more."""
 
     def __init__(self):
         self.name, self.mode, self.size, self.told, self.closed = "vda", "full", 2_000_000 * BLOCK, 0, False
@@ -146,7 +146,7 @@ class Many(Memory):
 
 
 def test_extents_are_read_as_they_are_sent():
-    """So an answer takes no memory; and one that is given up reads no more."""
+    """So an answer takes no memory; and an abandoned one reads no more."""
     volume = Many()
     answer = ovirt.routes({"vda": volume}, SECRET)[3].call(Request("GET", ("images", TICKET, "extents")), TICKET)
     taken = 0

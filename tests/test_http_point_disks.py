@@ -14,7 +14,7 @@ from nbdpull.serving.http.volume import DATA, ZERO
 
 
 def laid_over(base, volume, start=0):
-    """`base` as a client makes it of a volume's extents, which must be ascending, disjoint and merged."""
+    """Return `base` as a client changes it by a volume's extents, which must be ascending, disjoint and merged."""
     image = bytearray(base[: volume.size].ljust(volume.size, b"\xee"))
     reached, before = start, None
     for offset, length, kind in volume.extents(start):
@@ -59,7 +59,7 @@ def test_random_chains(tmp_path, monkeypatch, seed, batch):
 
 
 def test_growth_that_nothing_was_written_to_is_told_as_zero(tmp_path):
-    """Whoever has the parent's image in a larger file, with other bytes behind it, must be told."""
+    """A client may have the parent's image in a larger file, with other bytes after its end."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, b"\x11" * MIB)
@@ -84,7 +84,7 @@ def test_a_range_is_read_of_what_did_not_change(tmp_path):
 @pytest.mark.parametrize("name", [layout.MANIFEST, layout.directory_name("vda")])
 @pytest.mark.parametrize("what", [None, b""])
 def test_a_point_without_its_parent_is_a_whole_disk(tmp_path, what, name):
-    """Of what changed nothing is known then."""
+    """It is unknown then what has changed."""
     vm = chain(tmp_path, points=2)
     with damaged(vm.folder / vm.points[0].id / name, what), PointDisk(vm.series, vm.points[-1], "vda") as disk:
         assert disk.changes is None and laid_over(b"", disk) == vm.images[vm.points[-1].id]["vda"]

@@ -1,4 +1,4 @@
-"""The HTTP server against clients that mean it harm, are slow, or go away: what one does costs the others nothing."""
+"""The HTTP server against clients that are malicious, slow, or disconnect: what one does costs the others nothing."""
 
 import contextlib
 import http.client
@@ -44,7 +44,7 @@ def failing(request):
 
 
 def unmeasured(request):
-    """No Content-Length; where it is to fail, after the first piece."""
+    """An answer without Content-Length, which fails after the first piece if requested."""
 
     def pieces():
         yield b"[" + b"1," * 1000
@@ -87,7 +87,7 @@ def port():
 
 
 def raw(port, sent, patience=10):
-    """What comes back until the connection ends."""
+    """Return everything that is received until the connection ends."""
     with socket.create_connection(("127.0.0.1", port), timeout=patience) as made:
         with contextlib.suppress(ConnectionError):
             made.sendall(sent)
@@ -132,7 +132,7 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     ],
 )
 def test_what_is_no_sound_request_is_refused(port, sent, status):
-    """The last one names a disk, which is looked for as it is."""
+    """The last one names a disk, which is looked up unchanged."""
     answer = raw(port, sent)
     assert answer.split()[1] == status, answer
     assert b"passwd" not in sent or b"..%2F..%2Fetc%2Fpasswd" in answer
@@ -140,7 +140,7 @@ def test_what_is_no_sound_request_is_refused(port, sent, status):
 
 
 def test_a_body_of_chunks_has_an_end(port):
-    """The server may hang up before the answer is read: there is more to come."""
+    """The server may disconnect before the answer is read: more would follow."""
     chunk = b"2000\r\n" + bytes(0x2000) + b"\r\n"
     assert b"200" not in raw(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2000)
     assert_serves(port)
@@ -168,7 +168,7 @@ def test_an_answer_that_breaks_off_is_seen_to(port, path):
 
 
 def test_an_answer_of_unknown_length_is_whole_or_seen_to_be_short(port):
-    """The connection stands for the next request; and HTTP/1.0, which has no chunks, gets none."""
+    """The connection remains for the next request; and HTTP/1.0, which has no chunks, gets none."""
     whole = [1] * 1000 + [2, 3]
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as made:
         for _ in range(2):
@@ -197,7 +197,7 @@ def trickle(made, stopped):
 
 
 def test_who_sends_a_byte_at_a_time_is_cut_off(port):
-    """All threads are busy with such, and still the next one is served."""
+    """All threads are busy with such clients, and still the next one is served."""
     stopped = threading.Event()
     with contextlib.ExitStack() as opened:
         made = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(limits.THREADS)]
@@ -300,7 +300,7 @@ def client_context(folder, certificate=False):
 
 
 def test_tls_and_a_client_of_the_ca(certificates):
-    """A handshake that nobody goes on with keeps nobody out; nor does plain HTTP to that port."""
+    """An unfinished handshake keeps nobody out; nor does plain HTTP to that port."""
     tls = endpoint.tls_context(str(certificates), str(certificates / "client-cert.pem"))
     with serving(tls) as port, socket.create_connection(("127.0.0.1", port)) as idle:
         assert_serves(port, client_context(certificates, certificate=True))

@@ -1,4 +1,4 @@
-"""Which identities are meant, and what a new passphrase may be."""
+"""Which identities are used, and what a new passphrase may be."""
 
 import os
 
@@ -41,7 +41,7 @@ def test_an_identity_that_cannot_be_read(nothing_told, monkeypatch, tmp_path):
 
 
 def test_an_identity_in_a_pipe_can_be_asked_for_again(tmp_path):
-    """As bash makes one of <(age -d my.key.age): pull --prune and drill open a store twice."""
+    """bash makes a pipe of <(age -d my.key.age): pull --prune and drill open a store twice."""
     for name in ("age1", "age2"):
         reading, writing = os.pipe()
         os.write(writing, data(name))
@@ -70,7 +70,7 @@ def test_an_identity_in_a_pipe_can_be_asked_for_again(tmp_path):
     ],
 )
 def test_a_new_passphrase_that_would_not_do(tmp_path, text, why):
-    """What is told by --passphrase-file is told by --identity later."""
+    """What --passphrase-file accepts must work with --identity later."""
     for end in ("", "\n", "\r\n"):
         (tmp_path / "new").write_bytes((text + end).encode())
         with pytest.raises(errors.UsageError, match=why) as caught:

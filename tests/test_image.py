@@ -1,4 +1,4 @@
-"""An image: random points against plain bytes, also where the disk is many windows long."""
+"""An image: random points against plain bytes, even if the disk has many windows."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from nbdpull.repository.lookup import RandomImage
 
 
 def content(opened):
-    """All bytes of an Image by its pieces; a byte that two pieces tell of is an error."""
+    """Return all bytes of an Image by its pieces; a byte in two pieces is an error."""
     found, told = bytearray(opened.size), numpy.zeros(opened.size, bool)
     for piece in opened.pieces():
         for extent in piece.extents:
@@ -82,7 +82,7 @@ def test_zeros_that_reach_over_the_end_of_a_window(tmp_path, monkeypatch, beyond
 
 
 def test_a_window_is_read_when_it_is_asked_for(tmp_path, monkeypatch):
-    """Memory must not grow with the size of the disk: what lies behind is not loaded yet, what was passed is gone."""
+    """Memory must not grow with the size of the disk: what lies ahead is not loaded yet, what was passed is freed."""
     monkeypatch.setattr(layout, "WINDOW", MIB)
     vm = Vm(tmp_path)
     vm.add_disk("vda", 8 * MIB)
@@ -101,7 +101,7 @@ def test_a_window_is_read_when_it_is_asked_for(tmp_path, monkeypatch):
 
 
 def test_it_can_be_stopped(tmp_path):
-    """An image of a thousand empty terabytes takes long to walk through."""
+    """An image of a thousand empty terabytes takes long to read."""
     vm = chain(tmp_path, points=1)
 
     def check():
@@ -118,7 +118,7 @@ def shared_frames(vm, records):
 
 
 def test_parts_of_many_frames_in_one_block(tmp_path, monkeypatch):
-    """Whoever puts parts of a thousand frames of 1 MiB into one block does not have them all held at once."""
+    """If parts of a thousand frames of 1 MiB are in one block, they are not all in memory at once."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 8 * MIB)
     data = random.Random(3).randbytes(8 * MIB)
@@ -138,7 +138,7 @@ def test_parts_of_many_frames_in_one_block(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["image", "random access"])
 def test_a_frame_is_told_from_another_at_its_place(tmp_path, how):
-    """Two records of one place and two digests: the second one is not answered by the first one's frame."""
+    """Two records have one place and two digests: the second one does not get the first one's frame."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 64 * KIB)
     vm.write("vda", 0, random.Random(3).randbytes(64 * KIB))
@@ -160,8 +160,8 @@ def test_a_frame_is_told_from_another_at_its_place(tmp_path, how):
 @pytest.mark.parametrize("count", [100, 5])
 @pytest.mark.parametrize("patched", [{"MAX_OPEN": 10}, {"SHARE": resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 10}])
 def test_many_chunk_files_are_not_all_open_at_once(tmp_path, monkeypatch, count, patched):
-    """1000 of them, 256 GB of data, were more than a process may open: a sound store was told to be damaged. At most
-    ten, or a part of what the process may open where that is less."""
+    """1000 of them, 256 GB of data, were more than a process may open: a sound store was reported as damaged. At most
+    ten are open, or fewer if the process may open only few."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", count * 64 * KIB)
     vm.write("vda", 0, random.Random(3).randbytes(count * 64 * KIB))
@@ -201,7 +201,7 @@ def test_pieces_are_ascending_and_within_a_block(tmp_path):
 
 
 def test_each_frame_is_decompressed_once(tmp_path, monkeypatch):
-    """A frame of which many small ranges are still visible must not be decompressed for each of them."""
+    """A frame of which many small ranges are visible must not be decompressed for each of them."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 2 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(2 * MIB))
@@ -252,7 +252,7 @@ def test_growth_reads_as_zero(tmp_path):
 
 
 def test_a_range_that_nobody_tells_of_is_zero(tmp_path):
-    """Or unchanged, where the disk is not whole."""
+    """Or unchanged, if the disk is not whole."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 200_000)
     for since, partial in (("nothing", False), ("elsewhere", True)):
@@ -268,7 +268,7 @@ def test_a_range_that_nobody_tells_of_is_zero(tmp_path):
 
 
 def test_a_record_may_point_into_a_frame_of_an_older_point(tmp_path):
-    """Unchanged rewrites refer to old frames; skip and length choose a part of one."""
+    """Unchanged data refers to old frames; skip and length select a part of one."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
     noise = random.Random(7).randbytes(64 * KIB)
@@ -310,7 +310,7 @@ def test_files_are_closed(tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_head_of_a_disk(tmp_path, seed):
-    """By the model, whatever lies over what, also in tiny frames and tiny disks."""
+    """By the model, whatever is on top of what, also with tiny frames and tiny disks."""
     rng = random.Random(seed)
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", rng.choice([100, 512, 4 * KIB, MIB]))

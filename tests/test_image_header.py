@@ -1,4 +1,4 @@
-"""What the first bytes of an image say, made by QEMU itself."""
+"""The format that the first bytes of an image show, with images made by QEMU itself."""
 
 import os
 import subprocess

@@ -1,6 +1,7 @@
-"""Backing chains read without a guest: what is dirty, what is read, what is refused; against qemu-img's view.
+"""Backing chains read without a guest: what is dirty, what is read, what is refused; compared with qemu-img.
 
-Owns: `Chain`, a disk made of one to some layers by QEMU's own programs, which knows what the disk held at each mark.
+Owns: `Chain`, a disk that QEMU's own programs make of one or more layers, and which knows what the disk held at each
+mark.
 """
 
 import hashlib
@@ -58,7 +59,7 @@ class Chain:
         self.layers.append((path, form))
 
     def mark(self, name, options=()):
-        """A bitmap begins to record."""
+        """Let a bitmap start to record."""
         run("qemu-img", "bitmap", "--add", *options, self.path, name)
 
     def bitmaps(self):
@@ -67,14 +68,14 @@ class Chain:
         return {each["name"]: each["flags"] for each in data.get("bitmaps", [])}
 
     def snapshot(self, options="", with_bitmaps=True):
-        """A layer above, which records what the one below did, as libvirt does it; or does not, as qemu-img does it."""
+        """Add a layer, whose bitmap continues that of the one below, as with libvirt; or does not, as with qemu-img."""
         bitmaps, below = self.bitmaps() if with_bitmaps and self.form == "qcow2" else {}, self.layers[-1]
         self._create("qcow2", options, self.size, "-b", below[0], "-F", below[1])
         for name in bitmaps:
             self.mark(name)
 
     def commit(self):
-        """The top layer into the one below it, whose bitmaps record that; its own are lost."""
+        """Commit the top layer into the one below, whose bitmaps record that; its own are lost."""
         path, form = self.layers.pop()
         run("qemu-img", "commit", "-q", "-t", "unsafe", "-f", form, path)
         path.unlink()
@@ -89,7 +90,7 @@ class Chain:
         assert not done.returncode and not done.stdout, done
 
     def crash(self):
-        """A QEMU that has it open for writing is killed."""
+        """Kill a QEMU that has it open for writing."""
         words = ["qemu-io", "-f", self.form, "-c", "write -q 0 512", "-c", "abort", self.path]
         assert subprocess.run(words, capture_output=True).returncode
 
@@ -99,13 +100,13 @@ class Chain:
         return raw.read_bytes()
 
     def state(self):
-        """What must not change when the disk is read: each file's digest, size and times of content and inode."""
+        """Return what must not change when the disk is read: each file's digest, size, modification and change time."""
         return {path: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, path.stat().st_mtime_ns,
                        path.stat().st_ctime_ns) for path, _ in self.layers}  # fmt: skip
 
 
 def change(daemon, layers, bitmap, disk="vda"):
-    """[(offset, length, bytes)] that a pull since a bitmap would store; all of the disk without one."""
+    """Return [(offset, length, bytes)] that a pull since a bitmap would store; all of the disk without one."""
     name = layers.export(bitmap, "nbdpull-test")
     with source.Source(daemon.socket, disk, name, held=lambda _start, _stop: extents.of([])) as reader:
         assert reader.size == layers.size
@@ -122,7 +123,7 @@ def laid_over(content, changes):
 
 
 def some_io(chance, size):
-    """Commands that write, zero and discard here and there, few bytes or many."""
+    """Return commands that write, zero and discard at random places, few bytes or many."""
     commands = []
     for _ in range(chance.randrange(1, 6)):
         offset = chance.randrange(size // 512) * 512
@@ -137,7 +138,8 @@ OPTIONS = ["", "cluster_size=4096", "cluster_size=2M", "extended_l2=on", "lazy_r
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_chains(tmp_path, seed):
-    """What a bitmap's union leaves out is as it was at the mark, and the rest is read as QEMU shows it to a guest."""
+    """What the union of the bitmaps leaves out is unchanged since the mark, and the rest is read as QEMU shows it to a
+    guest."""
     chance = random.Random(seed)
     chain = Chain(tmp_path, chance.choice([3 * MIB, 5 * MIB + 512]), options=chance.choice(OPTIONS))
     chain.io(*some_io(chance, chain.size))
@@ -183,7 +185,7 @@ def refusal(chain, kind, *places):
 
 
 def test_bitmap_of_every_layer_is_united(daemon, tmp_path):
-    """qemu-nbd -B shows the first one alone."""
+    """qemu-nbd -B shows only the first one."""
     chain = Chain(tmp_path, MIB)
     chain.mark("mark")
     for number in range(4):
@@ -242,7 +244,7 @@ def test_image_that_a_crash_left(daemon, tmp_path, layer):
 
 @pytest.mark.parametrize("size", [2 * MIB, MIB // 2])
 def test_layers_of_different_sizes(daemon, tmp_path, size):
-    """Bitmaps of different sizes cannot be merged; the disk itself is read all the same."""
+    """Bitmaps of different sizes cannot be merged; the disk itself is read nevertheless."""
     chain = Chain(tmp_path, MIB)
     chain.mark("mark")
     chain.io("write -q -P 1 0 1M")
@@ -271,7 +273,7 @@ def test_what_can_hold_bitmaps(daemon, tmp_path):
 
 
 def test_raw_disk(daemon, tmp_path):
-    """Its last sector may be short: QEMU fills it up, for a guest too."""
+    """Its last sector may be short: QEMU pads it, for a guest too."""
     chain = Chain(tmp_path, MIB, "raw")
     data = os.urandom(300_000)
     chain.path.write_bytes(data)
@@ -310,7 +312,7 @@ def test_format_of_a_base_is_not_guessed(tmp_path):
 
 
 def test_definition_counts_more_than_the_image(daemon, tmp_path):
-    """As libvirt gives it to QEMU, whatever the image itself names."""
+    """libvirt tells QEMU the format in the definition, whatever the image itself names."""
     chain, other = Chain(tmp_path, MIB), Chain(tmp_path / "other", MIB)
     chain.io("write -q -P 1 0 64k")
     other.io("write -q -P 2 0 64k")
@@ -359,7 +361,7 @@ def test_image_marked_as_corrupt(tmp_path):
 
 
 def test_bitmap_that_is_damaged(tmp_path):
-    """QEMU opens no image with such a one."""
+    """QEMU opens no image with a damaged bitmap."""
     chain = Chain(tmp_path, MIB)
     chain.mark("mark")
     image = bytearray(chain.path.read_bytes())
@@ -470,7 +472,7 @@ def test_block_device(daemon, tmp_path, device, form):
 
 
 def test_write_to_a_block_device_is_seen(daemon, device):
-    """A VM has a /dev of its own, by default: there QEMU's locks are not those that are seen here."""
+    """By default, a VM has a /dev of its own: QEMU's locks there are not visible here."""
     overwritten(device)
     layers = Layers(daemon, "vda", [Place(str(device), "raw")])
     change(daemon, layers, None)

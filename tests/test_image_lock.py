@@ -1,4 +1,4 @@
-"""QEMU's locks on images, against QEMU's own programs: each kind of use keeps out what it has to, and no more."""
+"""QEMU's locks on images, against QEMU's own programs: each kind of use keeps out what it must, and no more."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ def opened(image, mode=os.O_RDONLY):
 
 
 def qemu_io(image, *words):
-    """Whether QEMU could do it."""
+    """Return whether QEMU could do it."""
     done = subprocess.run(["qemu-io", "-f", image.suffix[1:], *words, str(image)], capture_output=True, text=True)
     assert not done.returncode or "lock" in done.stderr, done.stderr
     return not done.returncode
@@ -73,7 +73,7 @@ def test_image_that_a_qemu_writes_to(image):
 
 
 def test_image_that_a_qemu_reads(image):
-    """The base of another VM's disk, for one."""
+    """Such as the backing file of another VM's disk."""
     with used_by_qemu(image, "-r"), opened(image, os.O_RDWR) as descriptor:
         assert image_lock.keep_writers_out(descriptor, image)
         with pytest.raises(errors.Busy, match="in use"):

@@ -1,5 +1,5 @@
-"""scripts/in-release refuses in one line what it cannot do. That it does its work is seen by .ci/run, not here: a tree
-of another release takes a minute, and Debian's mirror."""
+"""scripts/in-release refuses in one line what it cannot do. .ci/run tests that it works: a tree of another release
+takes a minute, and Debian's mirror."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Points on their way into another store: never half of one that looks whole, wherever it ends."""
+"""Points on their way into another store: never half of one that looks whole, wherever the copy ends."""
 
 import hashlib
 import random
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 
 
 def assert_restores(other, folder):
-    """Every point that is there restores byte for byte, and is no damage."""
+    """Require that every point restores byte for byte, and is not damaged."""
     for point in other.series.points():
         assert stores.restored(other, point, folder / "out") == other.images[point.id]
     assert not stores.verify_store(other.root, keep=False).is_bad
 
 
 def leftovers(other):
-    """Files of directories that are no points, which nothing refers to."""
+    """Return the files in directories that are no points which nothing refers to."""
     kept = removal.referred(other.series)
     names = [(name, file) for name in half_points.removed(other.series) for file in other.store.names(f"vm1/{name}")]
     return [each for each in names if "/".join(each) not in kept and each[1] != half_points.REMOVED]
@@ -65,7 +65,7 @@ def test_what_is_copied_is_the_same_to_the_byte(vm, other, tmp_path):
 
 
 def test_one_point_brings_what_it_needs_of_others(vm, other, tmp_path):
-    """Their directories look like those of removed points: no half point, and nothing of them is lost."""
+    """Their directories look like those of removed points: they are not half points, and nothing in them is lost."""
     last = vm.points[-1]
     take(vm, other, last)
     assert [point.id for point in other.series.points()] == [last.id]
@@ -145,7 +145,7 @@ def assert_same_files(vm, other):
 
 
 def test_what_a_killed_copy_left_goes_with_a_removal(vm, other):
-    """Where nobody copies the point any more."""
+    """When nobody copies the point any more."""
     before = killed_at(25, lambda: take(vm, other, vm.points[2]))
     assert before and leftovers(other)
     with mock.patch("time.time", return_value=10**11):
@@ -154,7 +154,7 @@ def test_what_a_killed_copy_left_goes_with_a_removal(vm, other):
 
 
 def test_a_copy_that_is_continued_is_not_taken_for_an_old_removal(vm, other):
-    """Night after night a part, and a daily prune in between: the mark of the point counts from the last night."""
+    """A part is copied each night, with a daily prune in between: the time of the mark is that of the last night."""
     mark = other.folder / vm.points[0].id / half_points.REMOVED
     assert killed_at(15, lambda: take(vm, other, vm.points[0]))
     first, said = mark.stat().st_ino, mark.read_bytes()
@@ -163,7 +163,7 @@ def test_a_copy_that_is_continued_is_not_taken_for_an_old_removal(vm, other):
 
 
 def test_frames_that_are_moved_again_and_again_while_they_are_copied(vm, other, tmp_path):
-    """What was copied before counts, and the copy goes on as long as the source changes."""
+    """What was copied before counts, and the copy continues as long as the source changes."""
     last = vm.points[-1]
     chunks = [entry.path for entry in stores.chunks_of(vm, last, "vda")]
     real, done, new = incoming.Incoming._copy, [], []
@@ -183,7 +183,7 @@ def test_frames_that_are_moved_again_and_again_while_they_are_copied(vm, other, 
 
 
 def test_whole_files_are_kept_for_the_next_time(vm, other, tmp_path):
-    """What a killed copy left is read before it counts, as nobody knows which of it is durable."""
+    """What a killed copy left is verified before it counts, because it may not be durable."""
     first = vm.points[0]
     written = []
     real = DirectoryWriter.write
@@ -233,7 +233,7 @@ def test_the_manifest_comes_last(vm, other):
 
 @pytest.mark.parametrize("removable", [True, False])
 def test_a_commit_that_fails_behind_its_manifest(vm, other, removable, tmp_path):
-    """Nobody knows whether its name is durable: it goes first, or all stays."""
+    """It is unknown whether its name is durable: it is removed first, or everything stays."""
     real = DirectoryStore.sync_folder
     broken = []
 
@@ -254,7 +254,7 @@ def test_a_commit_that_fails_behind_its_manifest(vm, other, removable, tmp_path)
 
 
 def test_a_store_that_is_full(vm, tmp_path):
-    """What was copied for the point goes, so that what is there can be read, and something be removed."""
+    """What was copied for the point is removed, so that the store can be read, and something be removed."""
     with stores.small_disk(tmp_path / "disk", "300k") as disk:
         other = over(vm, disk / "other")
         with pytest.raises(errors.OutputFull, match="No space left on device"):
@@ -268,7 +268,7 @@ def test_a_store_that_is_full(vm, tmp_path):
 
 
 def test_damage_that_is_on_record_in_the_destination_is_mended(vm, other, tmp_path):
-    """No point is laid on a file that is known to be damaged; what is found damaged is made anew."""
+    """No point refers to a file that is known to be damaged: such a file is copied again."""
     take(vm, other, *vm.points[:2])
     shared = next(e for e in references.of_point(vm.series, vm.points[2]) if e.path.startswith(vm.points[0].id))
     path = other.folder / shared.path
@@ -304,7 +304,8 @@ def test_what_was_mended_stays_where_the_point_is_refused(vm, other, tmp_path):
 
 
 def forged(vm, path, data, *others):
-    """A new point of a source in which somebody wrote, that refers to other bytes of a file of an older one."""
+    """Make a new point of a source that somebody else writes to, which refers to other bytes of a file of an older
+    one."""
     (vm.folder / path).write_bytes(data)
     vm.pull()
     entries = [FileEntry(path, len(data), hashlib.sha256(data).hexdigest()), *others]
@@ -315,7 +316,7 @@ def forged(vm, path, data, *others):
 @pytest.mark.parametrize("is_removed", [True, False])
 @pytest.mark.parametrize("is_refused_anyway", [True, False])
 def test_no_source_has_a_sound_file_replaced(vm, other, tmp_path, keeps_size, is_removed, is_refused_anyway):
-    """Who can write to the source must not be able to destroy what was copied before."""
+    """Anyone who can write to the source must not be able to destroy earlier copies."""
     take(vm, other)
     path = f"{vm.points[0].id}/vda.0000.zst"
     before = (other.folder / path).read_bytes()
@@ -332,7 +333,7 @@ def test_no_source_has_a_sound_file_replaced(vm, other, tmp_path, keeps_size, is
 
 
 def test_no_file_of_a_point_that_cannot_be_read_is_replaced(vm, other):
-    """Nobody knows whether it is needed."""
+    """It may need the file."""
     take(vm, other)
     path = f"{vm.points[0].id}/vda.0000.zst"
     before = (other.folder / path).read_bytes()
@@ -345,7 +346,7 @@ def test_no_file_of_a_point_that_cannot_be_read_is_replaced(vm, other):
 
 
 def test_no_file_appears_where_a_table_stands_for_another(vm, other):
-    """Points are read by it only as long as there is no file."""
+    """Points are read through the table only as long as the file does not exist."""
     take(vm, other)
     path = f"{vm.points[0].id}/vda.0000.zst"
     (other.folder / path).rename(other.folder / f"{path}.moved")
@@ -355,7 +356,7 @@ def test_no_file_appears_where_a_table_stands_for_another(vm, other):
 
 
 def test_files_of_a_cp_that_ended_early(vm, other, tmp_path):
-    """They have the right size, and other bytes: nothing of a directory without manifest is believed."""
+    """They have the right size, but other bytes: no file in a directory without a manifest is trusted."""
     first = vm.points[0].id
     shutil.copytree(vm.folder / first, other.folder / first, ignore=shutil.ignore_patterns("manifest.json"))
     path = other.folder / first / "vda.0000.zst"
@@ -376,7 +377,7 @@ def test_what_is_no_file_is_not_written_through(vm, other, tmp_path):
 
 
 def test_findings_and_pins_stay_where_they_are(vm, other):
-    """It is other bytes on another medium; and what stays there is decided there."""
+    """The copy is on another medium; and its removals are decided there."""
     stores.verify_store(vm.root, keep=True)
     pins.pin(vm.series, vm.points[0], "before the upgrade")
     take(vm, other)
@@ -395,7 +396,7 @@ def test_every_byte_is_paid_for(vm, other):
 
 
 def moved_chunks(vm, point, disk, new_id="20270101T000000Z-000000aa"):
-    """Let all frames be moved that a point shows of a disk and others stored; the paths of those files."""
+    """Move all frames that a point shows of a disk and others stored; return the paths of their files."""
     paths = [entry.path for entry in stores.chunks_of(vm, point, disk) if not entry.path.startswith(point.id)]
     stores.move(vm, point, disk, paths, new_id)
     return paths
@@ -437,8 +438,8 @@ def test_what_is_there_is_not_moved(vm, other, tmp_path):
 
 @pytest.fixture
 def moved_twice(tmp_path):
-    """(a Vm of which all but the third point was removed, and what that shows of the first one's file was moved; the
-    same of the second point; a file that both were moved out of)"""
+    """(a Vm of which all but the third point was removed, with the frames moved that it shows of the first one's file;
+    the same with the second point; a file that both were moved out of)"""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 200 * KIB)
     for number, length in enumerate((200, 64, 64)):
@@ -453,8 +454,7 @@ def moved_twice(tmp_path):
 
 
 def test_frames_that_were_moved_in_two_ways(moved_twice, tmp_path):
-    """Each store moved what its points show: the table leads to all of it, and to the same again when it is copied
-    again."""
+    """Each store moved what its points show: the table leads to all of it, and to the same after another copy."""
     vm, twin, path = moved_twice
     other = over(vm, tmp_path / "other")
     table = other.folder / f"{path}.moved"
@@ -471,7 +471,7 @@ def test_frames_that_were_moved_in_two_ways(moved_twice, tmp_path):
 
 
 def test_killed_at_every_step_where_a_table_is_replaced(moved_twice, tmp_path):
-    """Before and after it the points that are there are read by it."""
+    """Before and after that, the existing points are read through it."""
     vm, twin, path = moved_twice
     before = over(vm, tmp_path / "before")
     take(vm, before, vm.points[2])
@@ -497,7 +497,7 @@ def test_killed_at_every_step_where_a_table_is_replaced(moved_twice, tmp_path):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_both_stores_remove_and_repack(tmp_path, seed):
-    """And each is copied to the other, in any order: what is there restores."""
+    """And each is copied to the other, in any order: every existing point restores."""
     rng = random.Random(seed)
     vm = stores.chain(tmp_path / "store", seed, points=5, size=300 * KIB, frame_size=64 * KIB)
     sides = [vm, over(vm, tmp_path / "other")]

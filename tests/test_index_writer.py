@@ -19,13 +19,13 @@ POINT = "20261122T194500Z-7f3a9c04"
 
 
 def shown(vm, point):
-    """(bytes of vda, bool array of those that the point tells)"""
+    """Return (bytes of vda, bool array of those that the point contains)."""
     with Image(vm.series, point, "vda", partial=True) as opened:
         return stores.shown(opened)
 
 
 def needed(found):
-    """{path: bytes that the image needs} of a directory, counted from scratch."""
+    """Return {path: bytes that the image needs} of a directory, computed from scratch."""
     frames = {}
     for start in found.starts():
         layers = [found.records(ref) for ref in found.refs(start)]
@@ -54,7 +54,8 @@ def _covers(records, at):
 
 
 def check(vm, point, before):
-    """All that must hold of a point's directory; before: that of the point below, None where there is none."""
+    """Check everything that must hold for a point's directory; before: that of the point below, None if there is
+    none."""
     found = directory_of(vm, point, "vda")
     total = needed(found)
     own = {entry.path for entry in found.files if entry.path.startswith(point.id)}
@@ -77,7 +78,7 @@ def pages_of(found, start):
 
 
 def some_changes(rng, vm):
-    """Write, grow, shrink; how the disk is to be pulled then."""
+    """Write, grow, shrink; return how the disk has to be pulled then."""
     size, since = vm.disks["vda"].size, rng.choice(["last"] * 6 + ["nothing, alike"] * 2 + ["elsewhere", "nothing"])
     if rng.random() < 0.2:
         vm.grow("vda", size + rng.choice([1, 70_000, MIB, 3 * MIB + 5]))
@@ -126,7 +127,7 @@ def test_random_points(tmp_path, monkeypatch, seed, window):
 
 @pytest.mark.parametrize("since", ["last", "nothing, alike"])
 def test_what_did_not_change_is_not_stored(tmp_path, since):
-    """Frames are looked for as they were cut, so what was written is as large as they are."""
+    """Frames are recognized as they were cut, so the writes have the same size."""
     vm, rng = Vm(tmp_path), random.Random(1)
     vm.add_disk("vda", 3 * MIB)
     for _ in range(2):
@@ -172,7 +173,7 @@ def data_records(count, step=512):
 
 @pytest.mark.parametrize("limit, where", [("MAX_PAGE_RECORDS", 1 << 30), ("MAX_BLOCK_RECORDS", MIB)])
 def test_more_records_than_a_page_holds(monkeypatch, limit, where):
-    """What no reader would take is not committed."""
+    """What no reader would accept is not committed."""
     monkeypatch.setattr(layout, limit, 10)
     for count in (10, 11):
         store = MemoryStore()
@@ -189,7 +190,7 @@ def test_more_records_than_a_page_holds(monkeypatch, limit, where):
 
 
 def test_memory_grows_with_a_window_only(monkeypatch):
-    """Whatever the disk's size: the records of windows that were passed are in the file."""
+    """Whatever the size of the disk: the records of passed windows are in the file."""
     monkeypatch.setattr(layout, "WINDOW", MIB)
     peaks = []
     for windows in (10, 100):

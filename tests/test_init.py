@@ -1,4 +1,4 @@
-"""init: an empty store of a place, by command lines."""
+"""init: an empty store in a place, on the command line."""
 
 import grp
 import json

@@ -1,4 +1,4 @@
-"""A run's journal: what is read is what was written, torn lines say nothing false, and the last owner counts."""
+"""A run's journal: it is read as it was written, torn lines cause no false statement, and the last owner counts."""
 
 import json
 import random
@@ -18,18 +18,18 @@ RUN = {
 
 
 def entry(name):
-    """Of a chunk file."""
+    """Return the FileEntry of a chunk file."""
     return FileEntry(f"{RUN['id']}/{name}", 5, "0" * 64)
 
 
 def sealed(name, read_bytes):
-    """What a line says of it."""
+    """Return what a line records about it."""
     return journal.Sealed(*asdict(entry(name)).values(), read_bytes)
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Where the journal is."""
+    """The path of the journal."""
     monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "u" / f"{RUN['id']}.json"
 
@@ -96,7 +96,7 @@ def test_any_beginning_of_it_is_read(place):
 
 
 def test_a_file_that_was_made_again_counts_once(place):
-    """With it goes all that came after: the run that made it again began there."""
+    """Everything after it is discarded, too: the run that made it again started there."""
     written = journal_files.begin(journal.of_this_process(**RUN))
     for number in range(4):
         written.sealed("vda", entry(f"vda.000{number}.zst"), number)
@@ -145,7 +145,7 @@ def test_what_says_nothing(data):
     ],
 )
 def test_a_run_that_cannot_be_says_nothing(name, value):
-    """Things are removed by what it says."""
+    """Things are removed because of its content."""
     run = json.loads(journal.encode(journal.of_this_process(**RUN)))
     assert journal.decode(json.dumps({**run, name: value}).encode() + b"\n") is None
 

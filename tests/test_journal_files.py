@@ -1,4 +1,4 @@
-"""Where journals are kept: of which domain, for how long, and what it means that one cannot be written."""
+"""Where journals are kept: for which domain, for how long, and what happens if one cannot be written."""
 
 import os
 import resource
@@ -70,7 +70,7 @@ def test_where_none_can_be_kept_the_run_does_not_begin(state):
 
 
 def test_a_line_that_cannot_be_written_fails_no_backup(state):
-    """Nor those after it, which would say that the lost one never was."""
+    """Nor are later lines written, which would contradict the lost one."""
     written = journal_files.begin(RUN)
     path = state / "u" / f"{RUN.id}.json"
     limit, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""init and key of sealed stores, by command lines: who opens one, and how that is changed, tried and kept."""
+"""init and key of sealed stores on the command line: who opens a store, and how that is changed, tested and kept."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def run(capsys, root):
-    """Run `key ACTION store …`; (exit code, output, what is on standard error)."""
+    """Run `key ACTION store …`; return (exit code, output, standard error)."""
     return lambda action, *words: answered(capsys, "key", action, root, *words)
 
 
@@ -68,7 +68,7 @@ def test_init_without_anybody_is_not_sealed(tmp_path, capsys):
 
 
 def test_init_by_a_passphrase(tmp_path, capsys, monkeypatch):
-    """The work that a passphrase takes is that of test_age.py."""
+    """test_age.py tests the work factor of a passphrase."""
     monkeypatch.setattr(age, "wrap_by_passphrase", lambda secret, passphrase: data("by-passphrase.age"))
     assert answered(capsys, "init", tmp_path / "s", "--passphrase-file", path("passphrase"))[0] == 0
     code, told, _ = answered_json(capsys, "key", "list", tmp_path / "s")
@@ -163,7 +163,7 @@ def test_remove_leaves_a_way_in(run, root):
 
 
 def test_remove_counts_on_no_key_file_of_another_master_key(run, root, tmp_path):
-    """A file of age tells nobody what is in it: it may be a thief's, or of an init that died."""
+    """An age file does not reveal its content: it may be a thief's, or left by an init that died."""
     run("remove", SSH, *BY_AGE1)
     [(_, data)] = [each for each in key_changes.new([AGE1], None).files if each[0].endswith(".age")]
     (root / "@keys/00000000.age").write_bytes(data)
@@ -174,7 +174,7 @@ def test_remove_counts_on_no_key_file_of_another_master_key(run, root, tmp_path)
 
 
 def test_remove_does_not_go_by_a_forged_note(run, root):
-    """A thief exchanges two keys, so that the wrong one would go."""
+    """A thief exchanges two keys, so that the wrong one would be removed."""
     one, other = ((root / "@keys" / name) for name in names(root).values())
     for where, wrapped in ((one, Path(f"{other}.age").read_bytes()), (other, Path(f"{one}.age").read_bytes())):
         Path(f"{where}.age").write_bytes(wrapped)
@@ -187,7 +187,7 @@ def test_remove_does_not_go_by_a_forged_note(run, root):
 
 
 def test_by_the_master_key_no_last_key_is_removed(run, root, tmp_path):
-    """It opens the store whatever stays: that proves nothing of who else does."""
+    """It opens the store whatever remains: that does not prove that anybody else can."""
     opened = keyring.open_master(marker.open_store(str(root)), identity_files.given([path("age1")]))
     (tmp_path / "paper").write_text(keys.text_of(opened.master))
     by_paper = ("--identity", tmp_path / "paper")
@@ -303,7 +303,7 @@ def test_a_copy_opens_for_who_was_let_in_since(run, root, tmp_path, capsys):
 
 
 def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):
-    """By one of a thief, who leaves the key files: what they hold is another key then."""
+    """By that of a thief, who leaves the key files: they hold another key then."""
     document = json.loads((root / "nbdpull.json").read_text())
     other = marker.create(str(tmp_path / "other"), seal=key_changes.new([AGE1], None))
     (root / "nbdpull.json").write_bytes(other.read("nbdpull.json"))

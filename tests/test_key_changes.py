@@ -1,4 +1,4 @@
-"""Who is let in to a sealed store and shut out, and the keys of a copy of it."""
+"""Who gets access to a sealed store and who loses it, and the keys of its copies."""
 
 import contextlib
 import hashlib
@@ -103,7 +103,7 @@ def test_two_that_remove_at_once_where_no_lock_keeps_them_apart(store, monkeypat
 
 
 def test_two_that_remove_at_once(store):
-    """One of them waits for nothing: together they could remove the last one."""
+    """Neither waits: together they could remove the last one."""
     with store.locked("", "x"), pytest.raises(errors.Busy):
         key_changes.remove(store, [key_files.listed(store)[0].name])
 
@@ -117,7 +117,7 @@ def test_a_copy_of_a_store_opens_for_the_same(store, tmp_path):
 
 
 def test_a_copy_that_died_before_its_marker_can_be_made_again(store, tmp_path):
-    """Wherever in its key files."""
+    """Wherever it died in its key files."""
     seal = key_changes.copied(store)
     for count in range(1, len(seal.files) + 1):
         root = tmp_path / f"copy{count}"

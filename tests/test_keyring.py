@@ -1,4 +1,4 @@
-"""Who opens a sealed store, and that no other master key is ever taken."""
+"""Who opens a sealed store, and that no other master key is ever used."""
 
 import pytest
 from identities import data, path
@@ -82,7 +82,7 @@ def test_a_forged_key_file_is_refused_by_its_id(store):
 
 
 def test_an_identity_that_says_which_master_key_it_is_for(store, tmp_path):
-    """Of a store without points, all else can be replaced."""
+    """In a store without points, everything else can be replaced."""
     mine, other = marker.master_of(store), made(tmp_path / "other", AGE1)
     (tmp_path / "key").write_text(f"# nbdpull: only for master key {mine}\n{data('age1').decode()}")
     tried = identity_files.given([str(tmp_path / "key")])

@@ -1,4 +1,4 @@
-"""Data that the parent holds already: referred to, never stored again, and never taken for what it is not."""
+"""Data that the parent already holds: referred to, never stored again, and never mistaken for other data."""
 
 import os
 import random
@@ -63,7 +63,7 @@ def test_what_a_later_point_hid_is_not_known(vm):
 
 
 def test_a_part_of_a_frame_is_not_known(vm):
-    """What shows of it is not what its digest is of."""
+    """The digest is that of the whole frame, not of the visible part."""
     data = os.urandom(CHUNK)
     vm.write("vda", 0, data)
     vm.pull()
@@ -75,7 +75,7 @@ def test_a_part_of_a_frame_is_not_known(vm):
 
 @pytest.mark.parametrize("held", [1, 4])
 def test_windows_in_any_order(vm, monkeypatch, held):
-    """Threads ask for what they read, and not all windows are held."""
+    """Threads ask for what they read, and not all windows are in memory."""
     monkeypatch.setattr(layout, "WINDOW", MIB)
     monkeypatch.setattr(known_frames, "HELD", held)
     content = {at: os.urandom(CHUNK) for at in range(0, 8 * MIB, MIB // 2) if at // MIB != 5}
@@ -104,7 +104,7 @@ def test_windows_in_any_order(vm, monkeypatch, held):
 
 
 def test_references_and_new_frames_mixed_are_read_back(vm):
-    """Chunk files of this point and of older ones, in an order that only the directory tells."""
+    """Chunk files of this point and of older ones, in an order that only the directory shows."""
     rng = random.Random(5)
     content = {offset: rng.randbytes(CHUNK) for offset in range(0, 8 * MIB, MIB)}
     for offset, data in content.items():

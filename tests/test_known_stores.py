@@ -1,4 +1,4 @@
-"""What a host knows of the stores that it pulls to: by which place, and that nothing of it is lost."""
+"""What a host knows of the stores that it pulls to: by which place, and that no entry is lost."""
 
 import os
 import threading
@@ -18,14 +18,14 @@ KEY, OTHER = "1" * 32, "2" * 32
 
 @pytest.fixture(autouse=True)
 def file(tmp_path, monkeypatch):
-    """Where this host keeps it."""
+    """The file in which this host keeps them."""
     monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state/known-stores"
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Which server s3://… means from now on."""
+    """Factory: let s3://… mean that server from now on."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     return lambda url: monkeypatch.setenv("NBDPULL_S3_ENDPOINT", url)
@@ -51,7 +51,7 @@ def refused(store):
 
 
 def test_one_bucket_name_at_two_servers(server, file):
-    """Neither is the other one, and the key of one is not taken at the other."""
+    """They are different stores, and the key of one is not accepted at the other."""
     for url, key in (("http://a:1", KEY), ("http://b:1", OTHER)):
         server(url)
         assert not known_stores.has(in_bucket(key))
@@ -89,7 +89,7 @@ def test_of_first_pulls_at_once_each_is_kept(file, tmp_path, monkeypatch):
 
 
 def test_a_file_that_somebody_edited(file, tmp_path):
-    """Whose editor ends no line."""
+    """With an editor that ends no line."""
     known_stores.note(at(tmp_path / "one"))
     file.write_text(file.read_text().rstrip())
     known_stores.note(at(tmp_path / "two"))
@@ -108,7 +108,7 @@ def test_one_directory_by_whatever_name(file, tmp_path, monkeypatch):
 
 
 def test_a_link_that_leads_elsewhere_now(file, tmp_path):
-    """Be it into a store of this host that somebody else can open."""
+    """Even into a store of this host that somebody else can open."""
     mine, theirs, link = (tmp_path / name for name in ("mine", "theirs", "link"))
     link.symlink_to(mine)
     known_stores.note(at(link))

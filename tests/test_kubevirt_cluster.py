@@ -1,5 +1,5 @@
-"""pull kubevirt:NAMESPACE/VM of a cluster: the objects that are made, followed and removed, against the strict stub of
-KubeVirt's three generations (tests/kubevirt_stub)."""
+"""pull kubevirt:NAMESPACE/VM with the API of a cluster: the objects that are created, watched and deleted, against the
+strict stub of KubeVirt's three generations (tests/kubevirt_stub)."""
 
 import threading
 
@@ -49,7 +49,7 @@ def late(tmp_path):
 
 
 def test_a_pull_with_prune(late):
-    """By the policy for its name, NAMESPACE/VM; without one nothing is asked of the cluster."""
+    """By the policy for its name, NAMESPACE/VM; without one the cluster gets no request."""
     with pytest.raises(errors.UsageError, match="has no policy"):
         pull(late, prune=True)
     made = [pull(late).point.id]
@@ -143,7 +143,7 @@ def test_on_lost_base_fail_begins_nothing(late):
 
 
 def test_a_tracker_that_moves_at_the_last_moment_is_seen(late):
-    """Between our look at it and the begin of our backup."""
+    """Between our look at it and the start of our backup."""
     pull(late)
     [tracker] = late.trackers
     late.faults.on("create virtualmachinebackups", late.foreign_backup, "ns1", tracker)
@@ -210,7 +210,7 @@ def test_an_api_that_stumbles_is_asked_again(late):
     ids=["off", "no tracking"],
 )  # fmt: skip
 def test_a_machine_that_has_no_backups_is_told_at_once(late, status, error, told):
-    """KubeVirt would wait for it for ever."""
+    """KubeVirt would wait for it forever."""
     late.create("VirtualMachine", "ns1", "other", spec={}, status=status)
     options = Options("kubevirt:ns1/other", str(late.folder / "s"), kubeconfig=str(late.kubeconfig))
     with pytest.raises(error, match=told):
@@ -220,7 +220,7 @@ def test_a_machine_that_has_no_backups_is_told_at_once(late, status, error, told
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_inside_the_cluster_its_own_services_are_read(generation, tmp_path):
-    """There an export may have no route from outside; where it has both, the inner one is taken."""
+    """An export may have no route from outside there; if it has both, the inner one is used."""
     with Cluster(generation, tmp_path, reach="inside") as made:
         pull(furnished(made))
         require_equal(made, "0")
@@ -252,7 +252,7 @@ def test_an_export_that_is_made_anew_is_followed(bed):
 
 
 def test_a_route_that_cuts_what_takes_long_is_lived_with(late):
-    """Maps are asked for in shorter ranges, data from where they were cut."""
+    """Maps are requested in shorter ranges, data from where it was cut."""
     disks(late)["rootdisk"].write(0, bytes(range(256)) * (SIZE // 256))
     late.longest = 1 << 20
     pull(late)

@@ -28,7 +28,7 @@ def bed(tmp_path):
 
 @pytest.fixture
 def pod(bed, monkeypatch, tmp_path):
-    """We are in a pod of the cluster."""
+    """Run as in a pod of the cluster."""
     (tmp_path / "token").write_text(bed.bearer)
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(bed.ca_paths[0]))
@@ -42,7 +42,7 @@ def pod(bed, monkeypatch, tmp_path):
 
 @pytest.fixture
 def renewing(monkeypatch):
-    """Tokens of a pod are read again at once, and not after a minute."""
+    """Read the tokens of a pod again at once, not after a minute."""
     at_once = types.SimpleNamespace(datetime=datetime.datetime, timedelta=lambda **_: datetime.timedelta(0))
     monkeypatch.setattr(incluster_config, "datetime", at_once)
 
@@ -90,7 +90,7 @@ cat answer
 
 @pytest.fixture
 def plugin(bed, tmp_path):
-    """answer(status): what the program says from now on; its kubeconfig is used."""
+    """answer(status): what the program returns from now on; its kubeconfig is used."""
     program = tmp_path / "plugin"
     program.write_text(PLUGIN)
     program.chmod(0o755)
@@ -133,7 +133,7 @@ def test_a_token_of_a_program_that_expired_is_asked_for_again(bed, plugin):
 
 @pytest.mark.parametrize("fault", ["fails", "is missing", "says nothing"])
 def test_a_program_that_gives_no_credentials(bed, plugin, fault, capfd):
-    """The library logs why, and would go on as nobody."""
+    """The library logs why, and would continue as anonymous."""
     program = bed.folder / "plugin"
     if fault == "is missing":
         program.unlink()

@@ -1,5 +1,5 @@
-"""kubevirt/extent_map: pages become a map that is proved whole, against a naive model of a disk; and what of it is
-stored. The numbers of `type` collide, so each is tried in both kinds of backup."""
+"""kubevirt/extent_map: pages become a complete, checked map, against a naive model of a disk; and what of it is stored.
+The numbers of `type` collide, so each is tried in both kinds of backup."""
 
 import random
 
@@ -16,7 +16,7 @@ UNIT = 4096
 
 
 class Server:
-    """What KubeVirt does, in units of 4 KiB: ranges are cut to the disk, one that begins at its end is an error."""
+    """KubeVirt's behaviour, in units of 4 KiB: ranges are cut to the disk; one that begins at its end is an error."""
 
     def __init__(self, types, backup_type=FULL, page_size=7):
         self.types, self.backup_type, self.page_size = types, backup_type, page_size
@@ -38,7 +38,7 @@ class Server:
 
 
 def units(found, count):
-    """The kind of each unit, None where no extent has it."""
+    """Return the kind of each unit, None where no extent has it."""
     kinds = [None] * count
     for offset, length, kind in found.tolist():
         assert offset % UNIT == length % UNIT == 0
@@ -57,7 +57,7 @@ def runs(rng, count):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Windows that a small disk has many of."""
+    """Make windows so small that a small disk has many."""
     monkeypatch.setattr(extent_map, "WINDOW", 16 * UNIT)
     monkeypatch.setattr(extent_map, "OVERLAP", 2 * UNIT)
 
@@ -152,7 +152,7 @@ def test_a_map_that_ends_earlier_than_it_did_is_refused(small):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_an_end_that_a_map_lost_is_asked_for(small, seed):
-    """The merge of v1.9 ends with the shorter of two contexts."""
+    """v1.9 merges two contexts, and ends with the shorter one."""
     rng = random.Random(seed)
     types = runs(rng, rng.randrange(20, 200))
     server, lost = Server(types), rng.randrange(1, 18)
@@ -180,7 +180,8 @@ def test_a_map_that_ends_within_a_sector_is_refused():
 
 
 def test_windows_begin_before_the_end_of_what_is_known():
-    """A range that begins at the end of the disk is an error of the server: a disk may be as long as a window."""
+    """A range that begins at the end of the disk is an error of the server, and a disk may be exactly as long as a
+    window."""
     assert 0 < OVERLAP < WINDOW
     asked = []
 
@@ -195,7 +196,7 @@ def test_windows_begin_before_the_end_of_what_is_known():
 
 
 def told(types, backup_type, dirty_from, parent):
-    """What is to be stored of each unit, naively. parent: whether the older image has data there."""
+    """Return, by a naive rule, what has to be stored of each unit. parent: whether the older image has data there."""
     result = []
     for unit, kind in enumerate(types):
         zero = bool(kind & 2)
@@ -227,7 +228,7 @@ def test_what_is_stored_of_a_map(seed):
 
 
 def test_a_hole_promises_nothing():
-    """Only ZERO does: an allocated-nowhere range of a full backup may read as what is below."""
+    """Only ZERO does: a range of a full backup that is allocated nowhere may read as the data below it."""
     found = extent_map.stored(extent_map.whole(Server([1]), FULL, "root"), FULL, 0, None)
     assert found["kind"].tolist() == [extents.DATA]
 

@@ -1,6 +1,7 @@
-"""`pull kubevirt:NAMESPACE/VM` against the stub of KubeVirt's API: nbdpull makes the tracker, the backup and the token.
+"""`pull kubevirt:NAMESPACE/VM` against the stub of KubeVirt's API: nbdpull creates the tracker, the backup and the
+token.
 
-Black box, as test_kubevirt_urls.py, which has what the export server can do wrong. Here: the life of the objects, the
+A black box, like test_kubevirt_urls.py, which tests the faults of the export server. Here: the life of the objects, the
 base, and everything that happens to a backup from outside. After each run the cluster holds no backup and no secret.
 """
 
@@ -20,7 +21,7 @@ OPTIONS = ("--stall-timeout", "1s")
 
 
 class ClusterPlay(Play):
-    """With the API of the cluster."""
+    """A Play with the API of the cluster."""
 
     def prepare(self):
         self.claims = self.names("persistentvolumeclaims")
@@ -45,7 +46,7 @@ class ClusterPlay(Play):
         return nbdpull(*self.command, *options, env=self.env)
 
     def assert_nothing_left(self):
-        """The tracker stays, it is the base."""
+        """The tracker stays: it is the base."""
         self.cluster.wait(lambda: not self.cluster.backups, 2)
         assert self.names("secrets") == [] and self.names("persistentvolumeclaims") == self.claims
         assert len(self.cluster.trackers) <= 1
@@ -123,7 +124,7 @@ def foreign(play):
 
 
 def lost(play):
-    """A restart of the VM found its bitmaps corrupt."""
+    """A restart of the VM finds its bitmaps corrupt."""
     play.vm.lose_bitmaps()
     (tracker,) = play.cluster.all("virtualmachinebackuptrackers")
     del tracker["status"]["latestCheckpoint"]
@@ -166,7 +167,7 @@ EVENTS = {  # and whether the tracker has moved after it
 
 @rotating(EVENTS, "event")
 def test_what_ends_a_run(every, event):
-    """The next one is no increment if the tracker has moved, whoever moved it."""
+    """The next one is not incremental if the tracker has moved, whoever moved it."""
     what, moved = EVENTS[event]
     every.faults.on("data", what, *[every][: callable(what)], times=ALWAYS)
     assert not every.attempt()
@@ -179,7 +180,7 @@ def test_what_ends_a_run(every, event):
 
 @rotating(["map", "data"], "when")
 def test_an_export_that_is_made_anew(every, when):
-    """Other URLs, another certificate: the status tells them."""
+    """The status reports its other URLs and certificate."""
     every.faults.on(when, every.cluster.recreate_export)
     every.assert_right_or_nothing()
 
@@ -193,7 +194,7 @@ def test_an_api_that_is_away_for_a_moment(every, what):
 
 @rotating(["create", "delete"], "verb")
 def test_an_answer_that_gets_lost(every, verb):
-    """The object was made, or deleted, and nobody told."""
+    """The object was created or deleted, but the answer was lost."""
     every.faults.on(f"{verb} virtualmachinebackups", "lost")
     every.faults.on(f"{verb} secrets", "lost")
     every.assert_right_or_nothing()
@@ -242,7 +243,7 @@ def test_a_bearer_token_that_is_not_valid(fresh):
 
 @rotating([signal.SIGINT, signal.SIGTERM, signal.SIGKILL], "number")
 def test_a_run_that_is_ended(every, number):
-    """What a killed one leaves in the cluster is removed by the next one, and is no base."""
+    """The next run removes what a killed one leaves in the cluster, and does not use it as a base."""
     started = queue.SimpleQueue()
     every.faults.on("data", lambda: started.get(timeout=60).send_signal(number))
     every.faults.on("data", "cut", 100)

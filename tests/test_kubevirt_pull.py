@@ -1,4 +1,4 @@
-"""pull kubevirt:NAMESPACE/VM --http-map: points from an HTTP endpoint in KubeVirt's shape, with every restored byte
+"""pull kubevirt:NAMESPACE/VM --http-map: points from an HTTP endpoint like KubeVirt's, with every restored byte
 compared. The endpoint is a small one of our own, which knows the disks; faults are put into its answers."""
 
 import json
@@ -29,7 +29,7 @@ TOKEN = "s3cr3t-of-the-export"
 
 
 class Disk:
-    """Bytes, and which blocks are dirty since the last backup."""
+    """The bytes of a disk, and which blocks are dirty since the last backup."""
 
     def __init__(self, size, seed=0):
         self.random = random.Random(seed)
@@ -47,7 +47,8 @@ class Disk:
 
 
 class Exports(ThreadingHTTPServer):
-    """faults: functions of (handler, path, query), each asked before an answer; one that returns True has answered."""
+    """The endpoint. faults: functions of (handler, path, query), each called before an answer; one that returns True
+    has answered."""
 
     daemon_threads = True
 
@@ -107,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def chunks(self, data, cut=None):
-        """cut: after so many bytes the connection is reset."""
+        """Send chunks. cut: after that many bytes the connection is reset."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -214,7 +215,7 @@ def test_a_new_volume_is_read_in_full_though_the_backup_is_incremental(exports, 
 
 
 def test_a_base_that_nobody_names_is_a_warning(exports, token, tmp_path):
-    """The endpoint does not tell it."""
+    """The endpoint does not report it."""
     assert pull(exports, token, tmp_path / "s", checkpoint="c0").warnings == []
     assert pull(exports, token, tmp_path / "s", "incremental", since="c0", checkpoint="c1").warnings == []
     [told] = pull(exports, token, tmp_path / "s", "incremental").warnings
@@ -270,7 +271,7 @@ def test_a_full_backup_is_never_taken_for_an_increment(exports, token, tmp_path)
 
 
 def fails(times, act):
-    """A fault that occurs so many times."""
+    """Return a fault that occurs that many times."""
     left = [times]
 
     def fault(handler, path, query):
@@ -299,7 +300,7 @@ def cut(handler, path, query):
 
 
 def end_early(handler, path, query):
-    """Well formed, and short."""
+    """Answer with less than was requested, well formed."""
     disk = handler.server.disks[path.split("/")[2]]
     handler.chunks(disk.data[query["offset"] : query["offset"] + query["length"] // 2])
     return True
@@ -346,7 +347,7 @@ def test_a_redirect_is_not_given_the_token(exports, token, tmp_path):
 
 
 def test_a_backup_that_is_another_one_at_the_end_is_discarded(exports, token, tmp_path):
-    """Its job ended: what was read last may have been the live disk."""
+    """Its job has ended: the last reads may have been of the live disk."""
 
     def change(handler, path, query):
         if path.endswith("root/data"):

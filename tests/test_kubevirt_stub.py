@@ -1,4 +1,4 @@
-"""The stub of KubeVirt does what KubeVirt's sources say: what is told, what is refused, and the traps."""
+"""The stub of KubeVirt does what KubeVirt's sources say: what is reported, what is refused, and the traps."""
 
 import base64
 import http.client
@@ -19,7 +19,7 @@ SIZE = 4 * CLUSTER
 
 
 class Client:
-    """As little as is needed to speak to the cluster."""
+    """A client with the least that is needed to speak to the cluster."""
 
     def __init__(self, cluster):
         self.cluster = cluster
@@ -44,7 +44,7 @@ class Client:
         return self.api("POST", f"{GROUP}/virtualmachinebackups", item("VirtualMachineBackup", name, **spec))
 
     def ready(self, name):
-        """URLs of map and data of its one disk, once they are told."""
+        """Wait for the URLs of its one disk; return those of map and data."""
         return self.cluster.ready("ns1", name)[2]["rootdisk"]
 
     def status(self, name):
@@ -256,7 +256,8 @@ def test_a_frozen_disk_against_a_naive_model():
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_full_and_changes_give_the_disk(merged):
-    """Whatever happens to it; without the zeroes in the map, a disk that shrank and grew unseen is past help."""
+    """Whatever happens to it; if the map lacks zeroes, a disk that was shrunk and grown unnoticed cannot be
+    assembled."""
     chance = numpy.random.default_rng(25)
     for _ in range(20):
         disk, image, since = Disk(int(chance.integers(1, 6)) * CLUSTER + 512), b"", None

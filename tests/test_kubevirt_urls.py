@@ -1,7 +1,7 @@
-"""`pull kubevirt:…` by URLs against the stub of KubeVirt: each generation, and what its export server can do wrong.
+"""`pull kubevirt:…` by URLs against the stub of KubeVirt: each generation, and the faults of its export server.
 
-Black box: only the command line, the store, and what the cluster saw. Whatever happens, a run ends with a right point
-or with a clear failure that leaves nothing; and the next one, which may be an increment, is right again.
+A black box: only the command line, the store, and what the cluster saw. Whatever happens, a run ends with a right
+point, or with a clear failure that leaves nothing; and the next one, which may be incremental, is right again.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def plays(tmp_path_factory):
 
 @pytest.fixture(params=["v1.9"])
 def every(request, plays):
-    """A play whose guest has written; of another generation where a test says so."""
+    """A play whose guest has written; of another generation if a test says so."""
     play = plays[request.param]
     play.disk().write(0, os.urandom(4 * CLUSTER))
     yield play
@@ -79,7 +79,7 @@ def test_every_point_restores(fresh, generation):
 
 
 def test_a_disk_that_shrank_and_grew_between_two_pulls(fresh):
-    """Its size is as it was, and what was cut off is clean: only its zeroes are told, from v1.9 on."""
+    """Its size is the same, and what was cut off is clean: only its zeroes are reported, from v1.9 on."""
     play = fresh()
     size = play.disk().size
     play.disk().write(0, b"a" * size)
@@ -107,7 +107,8 @@ def test_an_export_without_a_way_from_outside(fresh):
 
 
 def test_ranges_are_bounded(fresh):
-    """What is in front of the export ends a request after 30 s: none is for a whole disk. Here it ends long ones."""
+    """A proxy in front of the export ends a request after 30 s: no request is for a whole disk. Here it ends long
+    ones."""
     play = fresh("main", {"rootdisk": 20 << 20})
     play.disk().write(0, os.urandom(1 << 20) * 18)
     play.pull()
@@ -161,7 +162,7 @@ def test_what_ends_a_run(every, fault):
 
 @pytest.mark.parametrize("word", ["null", "gap", "short"])
 def test_a_map_that_is_right_at_first(every, word):
-    """It is asked for again at the end."""
+    """It is requested again at the end."""
     every.faults.on("map", word, after=2, times=ALWAYS)
     every.assert_right_or_nothing()
 
@@ -195,7 +196,7 @@ def test_what_happens_while_it_is_read(every, event):
 
 
 def test_an_increment_without_its_base(every):
-    """A backup since somebody else's checkpoint is refused, whether the store knows none or others."""
+    """A backup since somebody else's checkpoint is refused, whether the store has no checkpoint or others."""
     every.pull()
     every.cluster.foreign_backup("ns1", "t")
     every.disk().write(0, os.urandom(CLUSTER))
@@ -209,7 +210,7 @@ def test_an_increment_without_its_base(every):
 
 @pytest.mark.parametrize("told", ["full", "incremental"])
 def test_a_type_that_is_not_the_backup_s(every, told):
-    """The numbers of a map mean something else in the other type."""
+    """The numbers of a map have other meanings in the other type."""
     every.pull()
     every.checkpoint = None if told == "incremental" else every.checkpoint
     with every.backup() as words:
@@ -265,7 +266,7 @@ def test_a_run_that_is_ended(every, number):
 
 
 def test_any_sequence_of_writes_faults_and_pulls(fresh):
-    """NBDPULL_SEED=n plays another one, NBDPULL_SECONDS=n plays longer."""
+    """NBDPULL_SEED=n plays another sequence, NBDPULL_SECONDS=n plays longer."""
     seed = int(os.environ.get("NBDPULL_SEED", "1"))
     print(f"NBDPULL_SEED={seed}")
     chance = random.Random(seed)

@@ -1,4 +1,5 @@
-"""plan, doctor, cleanup and release of kubevirt:NAMESPACE/VM: command lines in process, against the strict stub."""
+"""plan, doctor, cleanup and release of kubevirt:NAMESPACE/VM: command lines in this process, against the strict
+stub."""
 
 import json
 
@@ -26,7 +27,7 @@ def bed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def says(capfd):
-    """says(words …): (exit code, the result object; of a document that failed its message)."""
+    """says(words …): (exit code, the result object, or the message of a document that failed)."""
 
     def run(*words):
         code = cli.main([*map(str, words), "--json"])
@@ -47,7 +48,7 @@ OF_A_RUN = ["backup", "secret", "claim"]
 
 @pytest.fixture
 def dead(bed):
-    """A run was killed after another one had made a point."""
+    """The state after a run made a point and another one was killed."""
     pull(bed)
     dead_run(bed)
     target = series_choice.only_series(marker.open_store(str(store_of(bed))))
@@ -146,7 +147,7 @@ def decided(result):
 
 
 def test_plan_tells_what_a_pull_decides(bed, says):
-    """And makes nothing."""
+    """And creates nothing."""
     plan = ("plan", DOMAIN, "-o", store_of(bed))
     before = list(bed.log)
     assert decided(says(*plan)[1]) == both("full", "first-point")
@@ -165,7 +166,7 @@ def test_plan_tells_what_a_pull_decides(bed, says):
 
 
 def test_plan_knows_that_what_a_dead_run_left_moves_the_tracker(dead, says):
-    """As the next pull deletes it."""
+    """The next pull deletes it."""
     result = says("plan", DOMAIN, "-o", store_of(dead))[1]
     assert decided(result) == both("full", "checkpoint-replaced") and "died" in result["warnings"][0]
     assert decisions(pull(dead).point) == decided(result)

@@ -1,7 +1,7 @@
-"""The architecture: which folder may import which. The table of docs/design.md says it, and this test holds it.
+"""The architecture: which package may import which, as in the table of docs/design.md.
 
-No module takes part in a circle of imports. One outside library has one importing file, or the few that are named. Only
-the command line prints or exits.
+Imports have no cycle. Each outside library has one importing file, or a few named ones. Only the command line prints or
+exits.
 """
 
 import ast
@@ -74,7 +74,7 @@ FOLDER = Path(nbdpull.__file__).parent
 
 
 def rows():
-    """{folder: the folders that it may import} of the table."""
+    """Return {package: the packages that it may import} of the table."""
     design = (FOLDER.parent / "docs" / "design.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|", design, re.MULTILINE)
     assert len(dict(told)) == len(told), "a folder twice"
@@ -82,7 +82,7 @@ def rows():
 
 
 def named(path):
-    """folder.module, of one at the top its mere name; of a folder's own file folder.__init__."""
+    """Return package.module; of a module at the top only its name; of a package's own file package.__init__."""
     return ".".join(path.relative_to(FOLDER).with_suffix("").parts)
 
 
@@ -93,12 +93,14 @@ PLACED = sorted(name for name in MODULES if name.count(".") and not name.endswit
 
 @functools.cache
 def tree(name):
-    """Parsed when a test asks for it: each process of a run imports this file, and one of them runs its tests."""
+    """Parse a module when a test needs it: each process of a run imports this file, but only one of them runs its
+    tests."""
     return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
 
 def imports(name, nodes=None):
-    """Every name that a module imports, wherever in the file: (of our package or not, dotted name within it)."""
+    """Return every name that a module imports, wherever in the file: (whether it is of our package, dotted name within
+    it)."""
     folders = name.split(".")[:-1]
     for node in nodes or ast.walk(tree(name)):
         if isinstance(node, ast.Import):
@@ -114,7 +116,7 @@ def imports(name, nodes=None):
 
 @functools.cache
 def ours(name):
-    """The modules of ours that it imports."""
+    """Return our modules that it imports."""
     return _ours(name, None)
 
 
@@ -130,7 +132,7 @@ def outside(name):
 
 @functools.cache
 def reached(name, without=frozenset(), imported=ours):
-    """Every module of ours that an import of `name` may bring in. imported: tells that of a single module."""
+    """Return every module of ours that an import of `name` may load. imported: the function for a single module."""
     found, more = set(), {name}
     while more:
         found |= more
@@ -150,7 +152,7 @@ def test_the_table_names_every_folder():
 
 
 def test_no_two_folders_import_each_other():
-    """Nor in a longer circle: in some order each may import only what comes before it."""
+    """Nor in a longer cycle: in some order, each imports only those before it."""
     left, known = dict(MAY), set()
     while left:
         free = {folder for folder, others in left.items() if others <= known}
@@ -169,7 +171,7 @@ def test_a_module_imports_what_its_folder_may():
 
 @pytest.mark.parametrize("folder", sorted(MAY))
 def test_what_a_folder_may_import_it_does(folder):
-    """Else the table says more than is so."""
+    """Otherwise the table would allow more than is needed."""
     used = {folder_of(other) for name in PLACED if folder_of(name) == folder for other in ours(name)} - {folder}
     assert used == MAY[folder]
 
@@ -179,7 +181,7 @@ def test_no_module_imports_itself_by_others():
 
 
 def test_the_package_and_its_folders_import_nothing():
-    """But for the names of the public API: for who checks types, and for who uses one."""
+    """Except for the names of the public API: for type checkers, and when they are used."""
     assert [name for name in MODULES if name.endswith(".__init__") and list(imports(name))] == []
     assert outside("__init__") == {"importlib", "typing"} and at_import("__init__") == set()
 
@@ -191,7 +193,7 @@ def test_a_library_has_its_files(library):
 
 
 def test_libvirt_is_its_folders():
-    """Whoever else would call it has its errors to translate."""
+    """Any other caller would have to translate its errors."""
     calling = {name for name in PLACED if "hypervisor.bindings" in ours(name)}
     assert calling and {folder_of(name) for name in calling} == {"hypervisor"}
 
@@ -206,7 +208,7 @@ def test_there_is_no_other_library():
 
 @pytest.mark.parametrize("verb", sorted(NEEDS_NO_HYPERVISOR))
 def test_what_reads_a_store_needs_no_hypervisor(verb):
-    """What defines a restored domain may be imported in a function only."""
+    """The module that defines a restored domain may be imported only inside a function."""
     name = f"operations.{verb}"
     assert not {"hypervisor.bindings", "nbd.source"} & reached(name, without=frozenset({"hypervisor.domain_define"}))
     assert "hypervisor.domain_define" not in reached(name, imported=at_import)
@@ -214,13 +216,13 @@ def test_what_reads_a_store_needs_no_hypervisor(verb):
 
 @functools.cache
 def at_import(name):
-    """What an import of a module imports of ours, whether it is used or not."""
+    """Return the modules of ours that an import of a module loads, whether they are used or not."""
     nodes = [node for node in tree(name).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     return _ours(name, nodes)
 
 
 def test_a_restore_to_raw_needs_no_libnbd():
-    """targets/ may import what speaks NBD in a function only."""
+    """targets/ may import what speaks NBD only inside a function."""
     placed = [name for name in PLACED if folder_of(name) == "targets"]
     assert [name for name in placed if any(folder_of(other) == "nbd" for other in at_import(name))] == []
 
@@ -261,7 +263,7 @@ WITHOUT_FILES = [
 
 
 def test_only_storage_reaches_the_files_of_a_store():
-    """Where they are in no directory, what is done to them by the operating system has nothing to be done to."""
+    """In an object store, calls of the operating system would have nothing to act on."""
     called = {(name, call) for name in WITHOUT_FILES for call in calls(name) if call == "open" or call[:3] == "os."}
     assert sorted(each for each in called if each[1] not in ONLY_NAMES) == []
     assert [name for name in WITHOUT_FILES if outside(name) & REACHES_FILES] == []
@@ -275,7 +277,7 @@ SIGNATURE = "options: Options, report: Report=lambda **event: None, check: Check
 
 
 def defined(name):
-    """{name: its node} of the functions and classes at the top of a module."""
+    """Return {name: its node} of the functions and classes at the top of a module."""
     return {node.name: node for node in tree(name).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
 
 
@@ -304,7 +306,7 @@ OTHERS_TYPES = ARRAYS | {"libvirt", "nbd", "virDomain", "virConnect"}
 
 
 def test_no_signature_of_an_operation_has_a_type_of_a_library():
-    """What goes in and out of an operation is ours, or Python's; a field of a class, too."""
+    """Parameters and results of an operation have our types, or Python's; so have fields of classes."""
     operations = [name for name in PLACED if folder_of(name) == "operations"]
     assert {name: words_of_types(name) & OTHERS_TYPES for name in operations} == dict.fromkeys(operations, set())
 
@@ -343,11 +345,12 @@ def test_only_format_knows_magic_numbers_and_layouts():
 
 
 def test_threads_are_the_pipelines():
-    """One place starts threads for the data; the writer's is the one that waits for fsync while the next chunk file is
-    written. A call of libvirt that may never return needs one to be left in, also in the guard of the connections, and
-    the domain, scratch and the guest's processors one each that looks at them; the plugin of nbdkit has one that sees
-    its parent end. Whether a server lets one writer of a name win is seen with several at once. Frames that
-    no client asked for yet are read by threads of their cache: a pool's module takes longer to load than all of it."""
+    """One place starts threads for the data; the writer's waits for fsync while the next chunk file is written. A call
+    of libvirt that may never return needs a thread that can be abandoned, also in the guard of the connections. One
+    thread each watches the domain, scratch and the guest's processors; the plugin of nbdkit has one that notices the
+    end of its parent. Whether a server lets only one writer of a name win is tested with several at once. Frames that
+    no client requested yet are read by threads of their cache: loading the module of a pool takes longer than all of
+    it."""
     starting = {name for name in MODULES if {"ThreadPoolExecutor", "threading.Thread"} & calls(name)}
     watching = {"hypervisor.domain_watch", "pulling.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
     watching.add("serving.http.server")  # and its clients
@@ -357,6 +360,6 @@ def test_threads_are_the_pipelines():
 
 
 def test_no_test_module_is_a_library():
-    """What two of them need has a home with a name of its own."""
+    """What two of them need is in a module of its own."""
     modules = Path(__file__).parent.rglob("*.py")
     assert [path.name for path in modules if re.search(r"^ *(from|import) test_", path.read_text(), re.MULTILINE)] == []

@@ -1,4 +1,5 @@
-"""Verification over time: each run goes on where the last one ended, and no verdict says more than the files allow."""
+"""Verification over time: each run continues where the last one ended, and no verdict claims more than the files
+allow."""
 
 import json
 import os
@@ -36,12 +37,12 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 
 @pytest.fixture
 def one_by_one(monkeypatch):
-    """Each file is a batch of its own."""
+    """Make each file a batch of its own."""
     monkeypatch.setattr(rolling, "BATCH", 1)
 
 
 def oldest(vm, batches=None, **options):
-    """What a run finds that comes to its end, or has time for so many batches of files."""
+    """Return what a run finds that runs to its end, or has time for that many batches of files."""
     begun, clock, prove = [], time.monotonic, rolling.Rolling._prove
 
     def counted(self, batch):
@@ -57,7 +58,7 @@ def oldest(vm, batches=None, **options):
 
 
 def told(vm):
-    """[verdict of each point, …], as list has it."""
+    """Return [verdict of each point, …], as list has it."""
     return [each and each["verdict"] for each in verified(vm)]
 
 
@@ -66,13 +67,13 @@ def verified(vm):
 
 
 def proofs(vm):
-    """{path: when its frames were last proved}"""
+    """Return {path: when its frames were last proved}."""
     known = ledger.proofs(ledger.load(vm.series), "9")
     return {path: proof.frames for (path, _), proof in known.items() if proof.frames}
 
 
 def referred(vm):
-    """Paths of all files of the points but their manifests."""
+    """Return the paths of all files of the points except their manifests."""
     return {str(path.relative_to(vm.folder)) for path in files(vm.folder)
             if path.parent != vm.folder and path.name != "manifest.json"}  # fmt: skip
 
@@ -81,7 +82,7 @@ def referred(vm):
 
 
 def test_a_run_goes_on_where_the_last_one_ended(vm, one_by_one):
-    """Each file is proved once before any is again, however many points share it; the store does not grow."""
+    """Each file is proved once before any is proved again, however many points share it; the store does not grow."""
     every, looked = referred(vm), []
     while len(proofs(vm)) < len(every):
         before = proofs(vm)
@@ -135,7 +136,7 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
 
 
 def test_a_file_is_looked_for_once_however_many_points_share_it(vm, monkeypatch):
-    """Half a million looks took a quick run over a thousand points half a minute."""
+    """Half a million look-ups made a quick run over a thousand points take half a minute."""
     looked, size_flaw = [], Series.size_flaw
     monkeypatch.setattr(Series, "size_flaw", lambda self, entry: looked.append(entry.path) or size_flaw(self, entry))
     oldest(vm, level="files")
@@ -164,7 +165,7 @@ def test_a_run_over_one_point_is_none_over_what_others_show_of_its_files(vm):
 
 
 def test_a_part_proves_no_file(vm):
-    """Or not by the ledger: all shards together are everything, as before."""
+    """Or at least not by the ledger: all shards together are everything, as before."""
     for how in ({"sample": 0.9}, {"shard": (1, 2)}):
         verify_store(vm.root, keep=True, **how)
     oldest(vm, 0)
@@ -182,7 +183,7 @@ def test_quick_proves_files_and_no_frames(vm):
 
 
 def test_domains_take_turns_by_the_age_of_their_proofs(tmp_path, one_by_one):
-    """Else the first one would have all of the time, each time."""
+    """Otherwise the first one would get all of the time, each time."""
     store = tmp_path / "store"
     vms = [Vm(store, name, f"3e3fce45-4f53-4fa7-bb32-11f34168b82{number}") for number, name in enumerate(("a", "b"))]
     for vm in vms:
@@ -226,7 +227,7 @@ def test_a_damage_stays_until_its_place_was_looked_at(vm, one_by_one):
 
 
 def test_a_damage_that_was_seen_before_the_end(vm, one_by_one, monkeypatch):
-    """Of every point that refers to the file, though there was no time to look at any of them."""
+    """For every point that refers to the file, even if there was no time to check any of them."""
     chunk = next(path for path in files(vm.folder) if path.suffix == ".zst" and vm.points[0].id in str(path))
     refer = [str(chunk.relative_to(vm.folder)) in needs(vm, point) for point in vm.points]
     verify_store(vm.root, keep=True)
@@ -268,7 +269,7 @@ def test_a_frame_that_only_its_digest_tells(tmp_path):
 
 
 def test_a_frame_of_another_point_that_only_its_digest_tells(tmp_path):
-    """The page of a later point is wrong of it; the file and its own index are right."""
+    """The page of a later point is wrong about it; the file and its own index are right."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, os.urandom(MIB))
@@ -295,7 +296,7 @@ def test_a_bad_frame_that_nothing_shows_is_no_damage(tmp_path):
 
 
 def test_files_that_were_moved(tmp_path):
-    """With the frames that points show, and no others; in the new file they are looked at as in the old one."""
+    """With the frames that points show, and no others; in the new file they are checked as in the old one."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     for number in range(2):
@@ -315,8 +316,8 @@ def test_files_that_were_moved(tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_verdict_flatters(tmp_path, seed, one_by_one):
-    """Files are damaged and mended, points made and removed, and runs ended by chance. A point is well only since all
-    of its files were looked at and were sound; what was found damaged is so until somebody looks again."""
+    """Files are damaged and repaired, points made and removed, and runs ended at random. A point is ok only as of when
+    all of its files had been checked and were sound; what was found damaged stays damaged until it is checked again."""
     rng = random.Random(seed)
     vm = chain(tmp_path / "store", seed=seed, **SEVERAL)
     points, sound, seen = [*vm.points], {}, set()
@@ -369,7 +370,7 @@ def test_two_runs_at_once_both_count(vm):
 
 
 def test_a_ledger_tells_nothing_of_other_bytes(vm):
-    """Of a file with another digest, of a point with another manifest, or after now."""
+    """Of a file with another digest, of a point with another manifest, or of a later time than now."""
     oldest(vm)
     [document] = ledger.load(vm.series)
     late = "2999-01-01T00:00:00.000+00:00"
@@ -403,7 +404,7 @@ def with_ledger(vm, document):
 
 
 def test_list_tells_how_old_the_oldest_proof_is(vm, capsys):
-    """Of each point; and nothing of one that is not proved as a whole."""
+    """For each point; and none for a point of which not everything is proved."""
     oldest(vm)
     [document] = ledger.load(vm.series)
     now = datetime.now(timezone.utc)
@@ -443,7 +444,7 @@ def test_too_many_files_for_a_ledger(vm, monkeypatch):
 
 
 def test_a_ledger_is_no_larger_than_its_reader_takes(monkeypatch):
-    """With both levels, with times of their own, with long names: it was 2 % larger, and the one before was gone."""
+    """With both levels, different times and long names: it was 2 % larger, and the previous one was gone."""
     monkeypatch.setattr(ledger, "MAX_BYTES", 200_000)
     rng = random.Random(1)
     for _ in range(30):
@@ -501,7 +502,7 @@ def test_wrong_words(vm, capsys):
 
 
 def test_findings_are_what_they_were(vm):
-    """A reader of findings alone sees no ledger."""
+    """A reader that knows only findings sees no ledger."""
     oldest(vm)
     assert findings.load(vm.series) == [] and findings.left_out(vm.series, []) == []
     shutil.rmtree(vm.folder / vm.points[1].id)
@@ -510,7 +511,7 @@ def test_findings_are_what_they_were(vm):
 
 @pytest.mark.parametrize("kind", [findings, ledger])
 def test_a_signal_hides_no_record(vm, monkeypatch, kind):
-    """The server of a store may be waited for when it comes."""
+    """A signal may arrive while a store's server is waited for."""
     verify_store(vm.root, keep=True)
     oldest(vm)
     assert kind.load(vm.series)

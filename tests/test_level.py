@@ -1,4 +1,4 @@
-"""The level that zstd works at: one that was chosen, or one that follows how busy those are that compress."""
+"""The compression level of zstd: a chosen one, or one that adapts to how busy the compressing threads are."""
 
 import json
 import random
@@ -19,7 +19,8 @@ class Clock:
 
 
 def after(chosen, at_once, spells, of_a_processor=1.0):
-    """The level after [(seconds of computing, seconds of none), …] of one thread that got so much of a processor."""
+    """Return the level after [(seconds of computing, seconds of waiting), …] of one thread that got that share of a
+    processor."""
     clock, cpu = Clock(), Clock()
     level = Level(chosen, lambda: at_once, clock, cpu)
     for busy, idle in spells:
@@ -61,7 +62,8 @@ def test_one_step_in_each_window():
 
 
 def test_it_comes_to_rest():
-    """A level whose share is between the two stays, and none takes so much longer that it would be left at once."""
+    """A level whose share is between the two thresholds stays, and none takes so much longer that it would be left at
+    once."""
     costs = dict(zip(LEVELS, (2.4, 2.9, 3.6, 4.9)))  # ms for a MiB, docs/performance.md
     assert all(costs[better] / costs[worse] * IDLE < BUSY for worse, better in zip(LEVELS, LEVELS[1:]))
 

@@ -1,4 +1,4 @@
-"""Which versions of libnbd will do."""
+"""Which versions of libnbd are accepted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""libvirt's errors as ours: by code number, whatever the words are."""
+"""libvirt's errors as ours: by their code, whatever the text is."""
 
 import errno
 

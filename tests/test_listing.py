@@ -98,7 +98,7 @@ LONG = ["\u65e5" * 85, "\u65e5" * 85 + "b", "\U0001f4be" * 85, "x" * 256, "vm~01
 
 
 def test_domains_whose_names_are_no_folders(tmp_path):
-    """The points tell the name, where there is one that can be read."""
+    """The points have the name, if any of them can be read."""
     made = {}
     for name in LONG:
         vm = Vm(tmp_path / "store", name)
@@ -115,7 +115,7 @@ def test_domains_whose_names_are_no_folders(tmp_path):
 
 
 def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_domains_own(tmp_path):
-    """Before names were shortened, one that looks like it was a folder of its own."""
+    """Before names were shortened, a name that looks like a shortened one was a directory of its own."""
     vm = Vm(tmp_path / "store", LONG[-1])
     vm.add_disk("vda", 1000)
     old = vm.pull()

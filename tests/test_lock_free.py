@@ -1,5 +1,5 @@
-"""Commits in a store without locks: what is proved before them and after them, so that nothing that counts lacks a
-file, and no number is there twice."""
+"""Commits in a store without locks: what is checked before and after them, so that no point that counts lacks a file,
+and no number is used twice."""
 
 import contextlib
 from unittest import mock
@@ -40,7 +40,7 @@ def vm(tmp_path):
 
 
 def aged(hours, ending=""):
-    """As if all, or what has names that end so, were that old."""
+    """Make all files, or those whose names end so, seem that old."""
     real = DirectoryStore.seconds_since_change
 
     def seconds(self, path, anew=False):
@@ -50,7 +50,7 @@ def aged(hours, ending=""):
 
 
 def just_before(call, do):
-    """Let something happen before a call of the store, once."""
+    """Let something happen once, before a call of the store."""
     real, done = getattr(DirectoryStore, call), []
 
     def first(self, path, *args, **how):
@@ -69,7 +69,7 @@ def test_a_commit_that_meets_nobody(vm):
 
 
 def test_a_number_that_another_run_took(vm):
-    """Which of the two sees the other does not matter: who does withdraws."""
+    """It does not matter which of the two sees the other: whoever does withdraws."""
     known = [point.id for point in vm.series.points()]
     with pytest.raises(errors.Busy, match=f"another run made point {known[1]} of vm1 meanwhile: this one is given up"):
         vm.pull(sequence=2)
@@ -83,7 +83,7 @@ def test_a_number_that_another_run_took(vm):
 
 
 def test_points_that_were_known_are_not_read_again(vm, monkeypatch):
-    """They have other numbers; with a thousand of them it would be a thousand requests."""
+    """They have other numbers; with a thousand of them it would take a thousand requests."""
     known, read, real = [point.id for point in vm.points], [], DirectoryStore.find
     commit = new_point.NewPoint.commit
     monkeypatch.setattr(new_point.NewPoint, "commit", lambda self, *told: commit(self, *told, known))
@@ -106,7 +106,8 @@ def test_a_base_that_was_removed_meanwhile(vm):
 
 @pytest.mark.parametrize("call", ["find", "publish"])
 def test_a_base_that_was_removed_so_long_ago(vm, call, monkeypatch):
-    """A pull that took too long, or whose machine stood still before its manifest, may refer to what is being swept."""
+    """A pull that took too long, or whose machine was suspended before its manifest, may refer to what is being
+    swept."""
     base, real = vm.points[-1], new_point.lock_free.require_base
     if call == "find":
         monkeypatch.setattr(new_point.lock_free, "require_base", _after(lambda: gone(vm, base), real))
@@ -118,7 +119,7 @@ def test_a_base_that_was_removed_so_long_ago(vm, call, monkeypatch):
 
 
 def test_a_base_that_is_swept_and_brought_back(vm):
-    """A copy whose manifest is there may be about to take it back, and the sweep goes on."""
+    """A copy whose manifest exists may be about to withdraw it, and the sweep continues."""
     sweep_mark.put(vm.series, vm.points[-1].id)
     with pytest.raises(errors.Busy, match=f"point {vm.points[-1].id} of vm1, .* was removed"):
         vm.pull()
@@ -144,7 +145,7 @@ def _after(do, real):
 
 
 def test_a_file_that_went_meanwhile(vm):
-    """Whatever took it: the point is none."""
+    """Whatever removed it: the point does not count."""
     chunk = stores.directory_of(vm, vm.points[-1], "vda").chunks[0]
 
     def lost():
@@ -171,7 +172,7 @@ def test_a_point_that_nothing_was_written_of_for_a_day(vm):
 
 
 def test_the_time_of_a_removal_that_was_taken_back_does_not_count(vm, monkeypatch):
-    """Where what told of it cannot be removed, nothing is: it would look like our own that was made long ago."""
+    """If the record of the removal cannot be removed, nothing is: it would look like our own of long ago."""
     point, real = vm.points[0], DirectoryStore.delete
     (vm.folder / point.id / half_points.REMOVED).write_bytes((vm.folder / point.id / layout.MANIFEST).read_bytes())
     monkeypatch.setattr(DirectoryStore, "delete", _raising)
@@ -184,7 +185,7 @@ def test_the_time_of_a_removal_that_was_taken_back_does_not_count(vm, monkeypatc
 
 
 def test_a_point_that_two_remove_at_once(vm):
-    """The second one comes just after the first one; and, where it looked before, in the midst of it."""
+    """The second one comes just after the first one; or, if it looked before, in the middle of it."""
     point, real = vm.points[-1], DirectoryStore.replace
     removal.remove(vm.series, point)
     removal.remove(vm.series, point)
@@ -234,7 +235,7 @@ def test_nothing_goes_at_once(vm):
 
 
 def test_a_copy_that_fails_removes_nothing(vm, tmp_path, monkeypatch):
-    """Another one may count on it by now."""
+    """Another one may rely on it by now."""
     other = over(vm, tmp_path / "other")
     monkeypatch.setattr(half_points, "end_setting_apart", _raising)
     with pytest.raises(errors.OutputError):
@@ -264,7 +265,7 @@ def test_a_copied_number_that_another_point_has(vm, tmp_path):
 
 
 def test_a_copy_that_took_too_long(vm, tmp_path):
-    """What it made may be about to be swept."""
+    """A sweep may be about to remove what it made."""
     other = over(vm, tmp_path / "other")
     late = aged(21, half_points.REMOVED)
     slow = mock.patch.object(incoming.Incoming, "_manifest", _after(late.start, incoming.Incoming._manifest))
@@ -317,7 +318,7 @@ def test_a_point_that_was_brought_by_the_same_copy_and_removed(vm, tmp_path):
 
 @pytest.mark.parametrize("of, message", [(1, "what is left of point"), (0, "which this one builds on, was removed")])
 def test_a_copy_that_stood_still_before_its_manifest(vm, tmp_path, monkeypatch, of, message):
-    """What it made may be about to be swept, or what it counts on."""
+    """A sweep may be about to remove what it made, or what it relies on."""
     other, point = over(vm, tmp_path / "other"), vm.points[1]
     take(vm, other, vm.points[0])
     prove = lock_free.prove
@@ -354,7 +355,7 @@ def test_what_is_about_to_be_swept_is_not_counted_on(vm, tmp_path):
 
 @pytest.fixture
 def emptied(vm, tmp_path):
-    """A store whose points were all removed a while ago, the last but one as what is left of it is swept."""
+    """A store whose points were all removed a while ago, the last but one while its remains are swept."""
     other = over(vm, tmp_path / "other")
     take(vm, other)
     for point in vm.points:
@@ -367,11 +368,11 @@ def own_files(series, point):
 
 
 def test_a_copy_does_not_bring_back_what_another_sweep_may_have_found_too(vm, emptied):
-    """The slower one removes what the faster one has removed, and the copy would have made again."""
+    """The slower sweep would remove what the faster one has removed and the copy has created again."""
     point, done, real = vm.points[0], [], sweep_mark.put
 
     def put(series, name):
-        """Of the slower one, which has listed by now."""
+        """Do as the slower one, which has listed by now."""
         marking.stop()
         done.append(removal.sweep(series))
         with pytest.raises(errors.Busy, match=f"removing files of what is left of point {point.id} of vm1; copy again"):
@@ -391,7 +392,7 @@ def test_a_copy_does_not_bring_back_what_another_sweep_may_have_found_too(vm, em
 
 
 def test_a_sweep_that_took_too_long_removes_nothing_more(vm, emptied, monkeypatch):
-    """Not even what says that a point was removed."""
+    """Not even the record that a point was removed."""
     hours, before, real = iter([0, 0, 0, 1]), len(stores.files(emptied.folder)), DirectoryStore.delete
     look, gone = half_points.seconds_set_apart, []
 
@@ -407,7 +408,7 @@ def test_a_sweep_that_took_too_long_removes_nothing_more(vm, emptied, monkeypatc
 
 
 def test_a_sweep_removes_nothing_that_a_copy_has_set_apart_meanwhile(vm, emptied, monkeypatch):
-    """It looks once more when its mark is there: a copy that came later sees that."""
+    """It lists once more when its mark exists: a copy that came later sees the mark."""
     before, put, look = len(stores.files(emptied.folder)), sweep_mark.put, half_points.seconds_set_apart
     renewed = set()
 
@@ -422,7 +423,7 @@ def test_a_sweep_removes_nothing_that_a_copy_has_set_apart_meanwhile(vm, emptied
 
 
 def test_the_mark_of_a_sweep_outlives_the_files(vm, emptied):
-    """For so long that nobody has them on a list any more. A second sweep waits for it, too."""
+    """So long that nobody has these files on a list any more. A second sweep waits for it, too."""
     first, last = vm.points[0], vm.points[-1]
     with aged(27, half_points.REMOVED):
         swept = removal.sweep(emptied.series)
@@ -439,7 +440,7 @@ def test_the_mark_of_a_sweep_outlives_the_files(vm, emptied):
 
 
 def test_who_heals_does_not_make_a_removal_young(vm):
-    """A copy would count on files of it that a sweep has found."""
+    """A copy would rely on files that a sweep has already found."""
     point = vm.points[0]
     removal.remove(vm.series, point)
     mark = vm.folder / point.id / half_points.REMOVED
@@ -455,7 +456,7 @@ def test_who_heals_does_not_make_a_removal_young(vm):
 
 @pytest.mark.parametrize("ages, late", [([0, 19], False), ([0, 19, 38], False), ([0, 21], True), ([1, 2, 23], True)])
 def test_a_point_that_stood_in_between(vm, ages, late):
-    """Somebody who looked then may be about to remove what was made before."""
+    """Anyone who looked then may be about to remove what was made before."""
     name = layout.new_point_id()
     vm.store.make_folder(f"vm1/{name}")
     for number, _ in enumerate(ages):
@@ -471,7 +472,7 @@ def test_a_point_that_stood_in_between(vm, ages, late):
 
 
 def test_what_may_be_somebody_elses_is_for_a_sweep(vm):
-    """It may have names that a copy makes again."""
+    """It may have names that a copy creates again."""
     name = layout.new_point_id()
     vm.store.make_folder(f"vm1/{name}")
     vm.store.publish(f"vm1/{name}/vda.0000.zst", b"data")

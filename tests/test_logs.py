@@ -1,4 +1,4 @@
-"""cli/logs.py: what -v, -vv and a log file get, and what becomes of a log that cannot be written."""
+"""cli/logs.py: what -v, -vv and a log file contain, and what happens if a log cannot be written."""
 
 import io
 import logging
@@ -43,7 +43,7 @@ def test_what_is_shown(capsys, verbosity, lines, monkeypatch):
 
 @pytest.mark.parametrize("verbosity, levels", [(0, ["INFO", "WARNING"]), (2, ["DEBUG", "INFO", "WARNING"])])
 def test_what_a_file_gets(tmp_path, capsys, verbosity, levels, monkeypatch):
-    """Also what standard error had, with the process's number; a second run goes on below the first."""
+    """It also has what was printed on standard error, with the id of the process; a second run is appended."""
     monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
     path = tmp_path / "log"
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_a_full_log_is_told_once_and_stops_nothing():
 
 
 def test_steps_are_events_of_a_verb(tmp_path):
-    """Their lists and what is null are for programs."""
+    """Their lists and null members are for programs."""
     path, heard = tmp_path / "log", []
     with logs.kept(1, str(path), pytest.fail):
         report = logs.with_steps(lambda event, **values: heard.append((event, values)), "restore")
@@ -94,7 +94,7 @@ def test_steps_are_events_of_a_verb(tmp_path):
 
 
 def test_the_steps_of_a_pull(pulled):
-    """Of an incremental one, which supersedes a checkpoint, in their order."""
+    """Of an incremental one that supersedes a checkpoint, in order."""
     witness = pulled({"vda": 4 * MIB})
     before = witness.pull()
     witness.vm.write("vda", MIB, MIB, 0x55)
@@ -120,7 +120,7 @@ def test_the_steps_of_a_pull(pulled):
 
 
 def test_programs_are_named_at_the_second_v(tmp_path):
-    """In a process of its own: the hook stays."""
+    """In a process of its own, because the hook remains."""
     program = (
         "import subprocess; from nbdpull.cli import logs\n"
         "with logs.kept(2, None, print): subprocess.run(['true', b'a b'])"

@@ -1,4 +1,4 @@
-"""Who looks after a job, and when: what any of them sees ends the run, and each is gone when its time is over."""
+"""What watches a job, and when: what any watcher sees ends the run, and each ends when its time is over."""
 
 import contextlib
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ PLAN = SimpleNamespace(run_id="run", scratch_dir="/scratch")
 
 @pytest.fixture
 def duties(monkeypatch):
-    """What began and ended, in order; `duties.wrong[name] = error`: what that one has seen."""
+    """What began and ended, in order; `duties.wrong[name] = error`: what that watcher has seen."""
     told = Told()
 
     def one(name, *duties):
@@ -63,7 +63,7 @@ def never():
 
 
 def test_each_is_on_duty_in_its_time(duties):
-    """The guest is looked after until the connections are closed: that a job ends may be what lets it run."""
+    """The guest is watched until the connections are closed: the end of the job may be what lets it run."""
     looks = lookout.Lookout(Vm(), PLAN, lookout.Checks(never), keeps_sockets=True)
     with looks.guarding(), looks.watching(None):
         pass
@@ -84,7 +84,7 @@ def test_connections_are_kept_where_they_have_to_be(duties, keeps):
 
 @pytest.mark.parametrize("who", ["the run", "scratch", "domain", "keeper"])
 def test_what_any_of_them_sees_ends_the_run(duties, who):
-    """Also where libvirt is waited for: the domain heeds the same check."""
+    """Even while the run waits for libvirt: the domain obeys the same check."""
     vm, error = Vm(), errors.Busy(who)
 
     def first():

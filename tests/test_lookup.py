@@ -164,14 +164,14 @@ def test_damage_is_refused_and_other_frames_still_read(tmp_path):
 
 
 def test_a_run_more_takes_little_memory(tmp_path):
-    """44 bytes where its frame has the size of all others: a million fit in 64 MiB, also while the map is made. Counted
-    between maps of one span and of four, as what is read at once is the same for both."""
+    """44 bytes if its frame has the size of all others: a million fit in 64 MiB, also while the map is made. Measured
+    between maps of one span and of four, because both read the same amount at once."""
     few, many = (peak_of_a_map(tmp_path / str(spans), spans * RUNS_OF_A_SPAN) for spans in (1, 4))
     assert 40 < (many - few) / (3 * RUNS_OF_A_SPAN) < 56
 
 
 def peak_of_a_map(folder, count):
-    """The most memory, in bytes, that was held until the map of so many runs of data was made and asked."""
+    """Return the most memory, in bytes, that was used until the map of that many runs of data was made and queried."""
     vm = Vm(folder)
     vm.add_disk("vda", 1)
     vm.write("vda", 0, b"x")
@@ -202,7 +202,7 @@ def test_more_runs_than_can_be_held(tmp_path, monkeypatch):
 
 
 def test_an_empty_disk_of_a_thousand_terabytes(tmp_path):
-    """It is as quickly opened as one of a gigabyte."""
+    """It is opened as quickly as one of a gigabyte."""
     vm = Vm(tmp_path)
     vm.disks["vda"] = Blank(1 << 50)
     point = vm.pull("nothing", handmade={"vda": lambda folder: (numpy.empty(0, layout.RECORD), [])})

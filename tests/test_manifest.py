@@ -1,4 +1,4 @@
-"""The manifest: it comes back as it was written, and each thing that a reader must refuse is refused by name."""
+"""The manifest: it is read as it was written, and what a reader must refuse is refused by name."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def sealed(document):
 
 
 def changed(change):
-    """The manifest's bytes with `change` made to its JSON document."""
+    """Return the manifest's bytes after a change of its JSON document."""
     document = json.loads(manifest.encode(MANIFEST))
     change(document)
     return sealed(document)
@@ -110,7 +110,7 @@ def test_partial_disks():
 
 
 def needed(kind):
-    """All members but those that later versions added: they have a default."""
+    """Return all members except those that later versions added, which have a default."""
     missing = dataclasses.MISSING
     return [each.name for each in dataclasses.fields(kind) if each.default is each.default_factory is missing]
 

@@ -1,6 +1,6 @@
-"""The examples of the manual run as they stand there, in their order, and each in the folder of those before it.
+"""The examples of the manual run verbatim and in order, each in the directory of those before it.
 
-What stands for the places, ids and times of the manual, and which of its examples are another module's.
+Owns: what replaces the places, ids and times of the manual, and which of its examples other modules test.
 """
 
 import os
@@ -26,7 +26,7 @@ DRILL = "nbdpull drill"  # boots what it restored: test_drill.py has a guest
 
 
 def examples(of=""):
-    """The lines of all blocks of one kind."""
+    """Return the lines of all blocks of one kind."""
     lines = []
     for block in blocks(MANUAL, "sh"):
         if next((kind for word, kind in OF.items() if word in block), "") == of:
@@ -39,7 +39,7 @@ def points(store):
 
 
 def run(line):
-    """In this folder, and in this process if it is nbdpull alone."""
+    """Run a command in this directory, and in this process if it is only nbdpull."""
     words = shlex.split(line)
     if words[0] == "nbdpull" and not {">", "|"} & {*words}:
         return command.said(*words[1:])
@@ -48,7 +48,7 @@ def run(line):
 
 
 def served(line, socket):
-    """It goes on until it is told to stop."""
+    """Run a command that continues until it is stopped."""
     with command.start_nbdpull(*shlex.split(line)[1:]) as process:
         try:
             wait_for(lambda: is_listening(socket), "the export")
@@ -90,7 +90,7 @@ def test_the_examples(vm1, tmp_path, monkeypatch):
 
 
 def test_the_examples_of_a_bucket(vm1, locking_store, tmp_path, monkeypatch):
-    """The store is made first."""
+    """The store is created first."""
     monkeypatch.chdir(tmp_path)
     command.said("vm1", "-o", tmp_path / "dir")
     lines = sorted(examples("bucket"), key=lambda line: not line.startswith(("nbdpull init ", "nbdpull policy ")))

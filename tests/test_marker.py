@@ -1,4 +1,4 @@
-"""The marker of a sealed store: it comes after the key files, and says that all is sealed."""
+"""The marker of a sealed store: it is written after the key files, and says that everything is sealed."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_one_that_died_before_the_marker_can_be_made_again(tmp_path):
 
 
 def test_what_dead_runs_left_is_gone_when_the_marker_is_there(tmp_path):
-    """It would look as if somebody opened the store by it."""
+    """Otherwise it would look as if those key files opened the store."""
     root = tmp_path / "store"
     (root / layout.KEYS).mkdir(parents=True)
     for where, wrapped in key_changes.new([AGE1, SSH], None).files:

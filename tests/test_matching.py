@@ -1,4 +1,4 @@
-"""Points of one domain in two stores: what both have, and whether an order of all of them is known."""
+"""Points of one domain in two stores: which ones both have, and whether the order of all of them is known."""
 
 import random
 from dataclasses import replace
@@ -16,7 +16,7 @@ ANY = {
 
 
 def point(number, day, store="one", sha256="0"):
-    """One of that number, made on that day of a month."""
+    """Return a point with that number, made on that day of a month."""
     created = f"2026-11-{day:02}T19:45:00+00:00"
     return Point(Manifest(f"p{number}-{store}-{day}", number, created, store, **ANY), sha256)
 
@@ -57,7 +57,8 @@ def test_random_points_are_each_somewhere_once(seed):
 
 
 def test_one_history_in_two_stores():
-    """One is pulled into after the points of the other had come, and back again; both have removed some."""
+    """One is pulled into after the points of the other were copied to it, and vice versa; points were removed from
+    both."""
     first = [point(1, 1), point(2, 2), point(3, 3)]
     second = [point(4, 4, "two"), point(5, 5, "two")]
     assert clash(first, second) == [], "older ones to where the pulls go now"
@@ -81,7 +82,7 @@ def test_two_stores_that_were_pulled_into_side_by_side(here, there):
 
 
 def test_a_number_that_was_used_again_is_not_taken_for_older():
-    """Of two points that were removed here, and are there, the numbers went to others."""
+    """The numbers of two points that were removed here, but exist there, were used again."""
     first, again, last = point(1, 1), point(2, 8), point(3, 4)
     found = matched([first, again], [last])
     assert (found.older, found.unordered, found.newer) == ([first], [again], [])

@@ -1,4 +1,4 @@
-"""Some seconds of a meeting in a bucket. NBDPULL_MEETING_SECONDS=300 meets for longer; only then files go."""
+"""Some seconds of a meeting in a bucket. NBDPULL_MEETING_SECONDS=300 lasts longer; only then are files removed."""
 
 import collections
 import os

@@ -1,4 +1,4 @@
-"""JSON objects as dataclasses: what fits comes back, what does not is named in a line, whatever it is."""
+"""JSON objects as dataclasses: valid values are read back, invalid ones are named in one line, whatever they are."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_value_is_shown_in_a_line_whatever_it_is():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_value_fits_or_is_refused(seed):
-    """In the place of any member: a ValueError, or a value of the type that the class says."""
+    """In the place of any member: a ValueError, or a value of the type that the class declares."""
     rng = random.Random(seed)
 
     def anything(depth=3):

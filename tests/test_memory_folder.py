@@ -1,4 +1,4 @@
-"""The folder of unit tests in memory: it goes with its process, however that ends."""
+"""The directory of unit tests in memory: it is removed with its process, however that ends."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Damaged chunk files made again from a newer point: byte for byte, or not at all."""
+"""Damaged chunk files that are made again from a newer point: byte for byte, or not at all."""
 
 import random
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def vm(tmp_path):
 
 
 def mended(vm, entry, levels=(1,), check=lambda: None):
-    """Make a file of the first point again by a point that does without it."""
+    """Make a file of the first point again, from a point that does without it."""
     vm.bad = {entry.path}
     now = mending.Now(vm.series, vm.pull(**HOW), "vda")
     return mending.mended(now, entry, levels, check)
@@ -81,7 +81,7 @@ def test_what_cannot_be_made_again_stays_as_it_is(vm, how):
 
 
 def damaged(vm, entry, damage):
-    """Three frames of a file; what it was."""
+    """Damage three frames of a file; return its former content."""
     path = vm.folder / entry.path
     before = data = path.read_bytes()
     for record in [each for each in stores.records_of(vm, vm.points[0], "vda") if each["chunk"] == 1][:3]:
@@ -101,8 +101,8 @@ def zero(frame):
 
 @pytest.mark.parametrize("damage, levels, is_mended", [(flip, [3, 2, 1], 1), (zero, [2, 1], 1), (zero, [3, 2, 1], 0)])
 def test_levels_that_make_frames_of_one_size(vm, monkeypatch, damage, levels, is_mended):
-    """As of one frame in some hundred; which of them it was, what is left of it tells, and else the digest of the file.
-    27 files are too many to try."""
+    """One frame in some hundred has the same size at two levels: the rest of the frame shows which level it was, or
+    else the digest of the file does. 27 files would be too many to try."""
     real = writer.compressor
 
     def fake(level):
@@ -119,7 +119,7 @@ def test_levels_that_make_frames_of_one_size(vm, monkeypatch, damage, levels, is
 
 
 def test_a_level_that_only_the_manifest_tells_of(tmp_path):
-    """A pull of today has another one; and no level of which a manifest can tell ends it."""
+    """A pull of today has another one; and no level that a manifest can name is fatal."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, b"".join(b"%x " % (number**3) for number in range(1 << 17))[: 900 * KIB])
@@ -153,7 +153,7 @@ def test_of_a_large_disk_only_the_windows_of_the_file_are_looked_at(tmp_path, mo
 
 
 def test_in_a_sealed_store_no_frame_can_be_made_again(tmp_path):
-    """Each has a random nonce."""
+    """Each frame has a random nonce."""
     vm = Vm(tmp_path / "store", keys=KEYS)
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, random.Random(1).randbytes(900 * KIB))
@@ -179,7 +179,7 @@ def test_what_hinders_is_told(vm):
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, monkeypatch, lost):
-    """The directory of the base is read once more, and none of its pages."""
+    """The directory of the base is read once more, but none of its pages."""
     monkeypatch.setattr(copies, "SoundPart", lambda *about: pytest.fail("all pages were read once more"))
     base, entry = vm.points[-1], stores.chunks_of(vm, vm.points[0], "vda")[1]
     path, checkpoint = vm.folder / entry.path, Checkpoint("", 0, "", {}, "")

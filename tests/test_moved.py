@@ -1,4 +1,4 @@
-"""Moved tables, and frames that are read by them."""
+"""Moved tables, and frames that are found through them."""
 
 import random
 
@@ -19,7 +19,7 @@ def entry(path, size=1 << 30):
 
 
 def table(rng, count, files=3):
-    """With random moves, and the same as {(position, stored): Place}."""
+    """Return a table of random moves, and the same moves as {(position, stored): Place}."""
     new = [entry(f"2026112{day}T000000Z-00000a/vda.0000.zst") for day in range(2, 2 + files)]
     moves, at, told = numpy.zeros(count, moved.MOVE), 0, {}
     for move in moves:
@@ -50,7 +50,7 @@ def test_a_table_says_where_each_frame_is(count):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_tables_that_are_joined_lead_to_all(seed):
-    """Where two stores moved other frames of a file, and some twice."""
+    """Two stores have moved different frames of a file, and some frames twice."""
     rng = random.Random(seed)
     every, told = table(rng, 60)
     parts = [numpy.array([rng.random() < 0.5 for _ in range(60)]) for _ in range(2)]
@@ -75,7 +75,7 @@ def test_a_table_stands_for_no_other_file(old):
 
 
 class Frames:
-    """A store with two frames in OLD; `record` is of the second."""
+    """A store with two frames in OLD; `record` is that of the second."""
 
     def __init__(self):
         self.store, self.data = MemoryStore(), [bytes([65 + number]) * KIB for number in range(2)]
@@ -92,7 +92,7 @@ class Frames:
         return FileEntry(path, len(data), self.store.sha256(f"{POINT}/{path}"))
 
     def move(self, path, before=None):
-        """The second frame to another file; what it was in goes."""
+        """Move the second frame to another file; its old file is removed."""
         new = self.put(path, b"#" * 50 + self.frames[1])
         moves = numpy.zeros(1, moved.MOVE)
         moves["position"], moves["to"], moves["stored"], moves["file"] = (
@@ -110,7 +110,8 @@ class Frames:
 
 
 def test_a_frame_is_found_wherever_it_was_moved_meanwhile():
-    """A reader that has a file open, or a table in hand, goes on: the file may go, and then the new one, too."""
+    """A reader that has a file open, or has read a table, continues: the file may be removed, and then the new one,
+    too."""
     vm = Frames()
     with vm.reader() as begun, vm.reader() as later:
         vm.move(NEW)

@@ -1,7 +1,7 @@
-"""Points in a bucket that locks objects: what is locked, for how long, by how many requests, and what is said of it.
+"""Points in a bucket with object lock: what is locked, for how long, by how many requests, and what is reported.
 
-Real locks of a real server: SeaweedFS. Times are never waited for; what is locked long ago is made so by a lock that
-ends soon.
+Real locks of a real server: SeaweedFS. Tests never wait for a time: a lock that ends soon stands for one that was set
+long ago.
 """
 
 import datetime
@@ -61,7 +61,7 @@ def until(seconds, mode=LockMode.GOVERNANCE):
 
 
 def lock_of(place, name):
-    """(mode, seconds left) as the server tells it; None where there is none."""
+    """Return (mode, seconds left) according to the server; None if there is no lock."""
     try:
         told = place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))["Retention"]
     except botocore.exceptions.ClientError:
@@ -70,7 +70,7 @@ def lock_of(place, name):
 
 
 def versions(place, name=""):
-    """[(name, id, whether it is a delete marker)] of all that begins so."""
+    """Return [(name, id, whether it is a delete marker)] of all objects with that prefix."""
     told = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
     found = [(each, False) for each in told.get("Versions", [])] + [
         (each, True) for each in told.get("DeleteMarkers", [])
@@ -79,7 +79,7 @@ def versions(place, name=""):
 
 
 def pull(vm, data=None):
-    """As a pull of the domain does, with other bytes in a frame of its disk, or at its beginning."""
+    """Pull the domain, with other bytes in a frame of its disk, or at its beginning."""
     immutable.begin(vm.store)
     vm.write("vda", 0 if data else 64 * KIB * len(vm.points), data or b"other")
     return vm.pull()
@@ -87,7 +87,7 @@ def pull(vm, data=None):
 
 @pytest.fixture
 def vm(place):
-    """Whose points are immutable for 30 days."""
+    """A Vm whose points are immutable for 30 days."""
     said("init", place.url, "--immutable-for", "30d")
     made = stores.Vm(place.url)
     made.add_disk("vda", 300 * KIB)
@@ -174,7 +174,7 @@ def test_where_nothing_can_be_locked(object_store, tmp_path, capsys, verb):
 
 
 def test_a_server_that_ignores_locks_is_refused(place, monkeypatch, capsys):
-    """It takes them, and removes all the same."""
+    """It accepts locks, and removes the objects nevertheless."""
     real = s3_client.Bucket.tried
     monkeypatch.setattr(s3_client.Bucket, "tried", lambda bucket, call, **what: (
         ("", {}) if call == "delete_object" and "BypassGovernanceRetention" not in what else real(bucket, call, **what)
@@ -205,14 +205,14 @@ def test_it_is_changed_by_policy(place, capsys):
 
 
 def test_what_cannot_be_read_of_it_ends_a_pull(vm):
-    """Else points would be made that are not protected."""
+    """Otherwise unprotected points would be made."""
     vm.store.replace(layout.POLICY, b"{}")
     with pytest.raises(errors.Damaged, match="policy.json.*to write them anew with nbdpull policy"):
         immutable.begin(vm.store)
 
 
 def test_a_bucket_that_locks_by_the_other_mode(object_store, capsys):
-    """No half a store: its files are locked as is asked for, from their making on."""
+    """No half store is left: its files are locked as requested from their creation on."""
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
         place = object_stores.ObjectStore(object_store.server, name, "store")
         rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 35}}
@@ -249,7 +249,7 @@ def test_what_cannot_be_locked_changes_no_policy(place, monkeypatch, capsys):
 
 
 def test_a_store_that_was_deleted_is_not_made_anew(vm, place, tmp_path, capsys):
-    """By a pull or a copy: points would be made there without locks, and nobody told of the others."""
+    """By a pull or a copy: new points would be made without locks, and nobody would learn of the old ones."""
     pull(vm)
     stores.chain(tmp_path / "store", points=1, size=300 * KIB)
     for name in place.objects():
@@ -274,7 +274,7 @@ def test_all_of_a_point_is_locked_and_nothing_else(vm, place):
 
 
 def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, requests_made):
-    """By a request a file, once in the time of the reserve; else by none."""
+    """With one request a file, once the reserve is used up; otherwise with none."""
     first = pull(vm)
     requests_made.clear()
     second = pull(vm)
@@ -294,7 +294,7 @@ def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, requests_made
 
 
 def again(vm, **how):
-    """Another pull, by another process."""
+    """Make another pull, by another process."""
     vm.store._protected.clear()
     immutable.begin(vm.store)
     vm.write("vda", 64 * KIB * (len(vm.points) % 4), b"%d" % len(vm.points))
@@ -302,13 +302,14 @@ def again(vm, **how):
 
 
 def in_chunks(vm):
-    """A point of several chunk files."""
+    """Make a point of several chunk files."""
     vm.write("vda", 0, random.Random(1).randbytes(250 * KIB))
     return again(vm, chunk_size=60 * KIB, batch_size=64 * KIB)
 
 
 def assert_all_is_locked(vm, place, days, mode="COMPLIANCE"):
-    """The last point and all that it refers to, for so long at least, and no less than its manifest says."""
+    """Require that the last point and everything that it refers to are locked for at least that long, and as long as
+    its manifest says."""
     point = vm.points[-1]
     paths = [f"vm1/{entry.path}" for entry in references.of_point(vm.series, point)]
     for name in [*paths, f"vm1/{point.id}/{layout.MANIFEST}", layout.MARKER]:
@@ -319,7 +320,7 @@ def assert_all_is_locked(vm, place, days, mode="COMPLIANCE"):
 
 
 def test_a_lock_that_somebody_made_longer_tells_nothing(vm, place):
-    """Those of the base's manifest, and of files that it refers to."""
+    """Neither those of the base's manifest, nor those of files that it refers to."""
     first = in_chunks(vm)
     policies.put_immutability(vm.store, Immutability(60 * DAY))
     for name in (layout.MANIFEST, "vda.0000.zst", "domain.xml"):
@@ -331,7 +332,7 @@ def test_a_lock_that_somebody_made_longer_tells_nothing(vm, place):
 
 
 def test_a_lock_by_default_tells_nothing(object_store):
-    """Of points that were made while nothing was locked otherwise."""
+    """It says nothing about the files of points that were made while nothing else locked them."""
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
         place = object_stores.ObjectStore(object_store.server, name, "store")
         said("init", place.url, "--immutable-for", "30d")
@@ -351,7 +352,7 @@ def test_a_lock_by_default_tells_nothing(object_store):
 
 
 def test_what_was_said_without_locks_does_not_count(vm, place, tmp_path):
-    """A store that was taken elsewhere by other means has the manifests, and no locks."""
+    """A store that was copied by other means has the manifests, but no locks."""
     in_chunks(vm)
     for name in [*place.objects()]:
         place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=place.read(name))
@@ -404,7 +405,7 @@ def test_a_healed_file_is_locked_as_long_as_what_it_replaces(vm, place):
 
 @pytest.mark.parametrize("how", ["deleted", "overwritten"])
 def test_a_healed_file_whose_lock_does_not_show_is_locked_as_its_points_say(vm, place, tmp_path, how):
-    """It got what the policy says on that day alone."""
+    """It got only the time in the policy of that day."""
     first = in_chunks(vm)
     said("copy", place.url, tmp_path / "copy")
     name = f"vm1/{first.id}/vda.0001.zst"
@@ -421,7 +422,7 @@ def test_a_healed_file_whose_lock_does_not_show_is_locked_as_its_points_say(vm, 
 
 @pytest.mark.parametrize("seconds", [None, DAY])
 def test_a_mended_file_whose_lock_does_not_show_is_locked_as_its_base_says(vm, place, seconds):
-    """It was not locked at all where the policy was gone."""
+    """It was not locked at all if the policy was gone."""
     first = in_chunks(vm)
     name = f"vm1/{first.id}/vda.0002.zst"
     data = place.read(name)
@@ -475,7 +476,7 @@ def test_a_removal_that_is_taken_back_leaves_the_manifest_locked(vm, place, monk
 
 
 def test_moved_files_are_locked_where_they_are(place, tmp_path, monkeypatch):
-    """The files that the directories name are nowhere."""
+    """The files that the directories name no longer exist."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     made = mostly_hidden(tmp_path / "store")
     pruned(made, [point.id for point in made.points[:-1]])
@@ -497,7 +498,7 @@ def hours():
 
 
 def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch, hours):
-    """It would be there twice. What was moved is locked with what it stands for."""
+    """It would exist twice. Moved data is locked as long as what it replaces."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     made = mostly_hidden(tmp_path / "store")
     for point in made.points[:-1]:
@@ -525,7 +526,7 @@ def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch, hours):
 
 
 def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
-    """What it locked tells nothing of the rest: only a manifest does."""
+    """What it locked says nothing about the rest: only a manifest does."""
     first = pull(vm)
     policies.put_immutability(vm.store, Immutability(60 * DAY))
     immutable.begin(vm.store)
@@ -535,7 +536,7 @@ def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
 
 
 def test_a_pull_tells_that_its_point_is_not_protected_any_more(vm, place):
-    """Whoever has the keys of a pull can write the policy."""
+    """Anyone with the keys of a pull can write the policy."""
     pull(vm)
 
     def told():
@@ -555,7 +556,7 @@ def test_a_pull_tells_that_its_point_is_not_protected_any_more(vm, place):
     "before, now", [(LockMode.GOVERNANCE, LockMode.COMPLIANCE), (LockMode.COMPLIANCE, LockMode.GOVERNANCE)]
 )
 def test_what_is_locked_keeps_its_mode(vm, place, before, now):
-    """No server lets everybody change it, to the stronger one either; but the time counts."""
+    """No server lets everybody change the mode, not even to the stronger one; but the time is extended."""
     policies.put_immutability(vm.store, Immutability(30 * DAY, before))
     first = pull(vm)
     policies.put_immutability(vm.store, Immutability(60 * DAY, now))
@@ -607,7 +608,7 @@ def test_who_may_not_ask_prunes_all_the_same(vm, monkeypatch):
 
 
 def test_a_lock_by_default_is_a_warning_and_no_more(object_store, capsys):
-    """Of a bucket that locks each object, the small ones too."""
+    """In a bucket that locks each object, even small ones."""
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
         rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
         object_store.client.put_object_lock_configuration(
@@ -631,8 +632,8 @@ def test_a_lock_by_default_is_a_warning_and_no_more(object_store, capsys):
 
 
 def test_a_copy_under_another_seal_is_immutable_too(place, tmp_path, monkeypatch):
-    """All that is made anew is locked for as long as the policy tells, and so is what a later point refers to; one that
-    is removed and copied again while its files are locked is whole, too."""
+    """Everything that is created is locked for as long as the policy says, and so is what a later point refers to; a
+    point that is removed and copied again while its files are locked is whole, too."""
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     vm = stores.chain(tmp_path / "store", points=3, size=300 * KIB)

@@ -1,4 +1,4 @@
-"""How many requests a verb makes of an object store: each costs time and money, whatever it brings."""
+"""How many requests a verb makes to an object store: each costs time and money, whatever it returns."""
 
 import contextlib
 import random
@@ -28,7 +28,7 @@ def vm(tmp_path_factory):
 
 @pytest.fixture
 def asked(requests_made):
-    """Factory: do something; {call: how many requests of it were made}."""
+    """Factory: do something, and return {call: how many requests of it were made}."""
 
     def count(do, *args):
         requests_made.clear()
@@ -47,7 +47,7 @@ def test_a_marker_is_read_once_by_who_makes_the_store(object_store, asked):
 
 
 def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
-    """A manifest each, and a definition for all; files are listed, and not asked for one by one."""
+    """One manifest each, and one definition for all; files are listed, not requested one by one."""
     url, files = object_store.url, len(stores.files(vm.folder))
     copied = asked(copy.copy, copy.Options(str(vm.root), url))
     made = files + 1 + POINTS  # the marker, and of each point for a time that it is set apart
@@ -69,7 +69,7 @@ def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
 
 
 def test_manifests_are_read_several_at_once_and_told_in_order(vm, object_store, monkeypatch):
-    """Each waits until three are asked for. What is refused is told as it is in a directory."""
+    """Each waits until three are requested. Errors are reported in the same order as for a directory."""
     copy.copy(copy.Options(str(vm.root), object_store.url))
     half, gone = vm.points[3].id, vm.points[6].id
     client, bucket = object_store.client, object_store.bucket
@@ -90,7 +90,7 @@ def test_manifests_are_read_several_at_once_and_told_in_order(vm, object_store, 
 
 
 def test_a_file_is_read_in_large_steps_and_once(object_store, asked, tmp_path):
-    """Of a restore: its proof is that of its frames."""
+    """In a restore, its frames prove it."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 20 * stores.MIB)
     vm.write("vda", 0, random.Random(6).randbytes(20 * stores.MIB))
@@ -125,7 +125,7 @@ def kept(tmp_path):
 
 
 def test_what_changed_is_asked_for_again(vm, object_store, tmp_path, monkeypatch):
-    """Also what got back the size that it had. Nothing is kept that nobody proves."""
+    """Even if the size is the same again. Nothing is cached that is not verified."""
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
     store = marker.create(object_store.url)
     store.publish("vm1/file", b"first")
@@ -160,8 +160,8 @@ def test_what_is_cached_of_a_sealed_store_is_sealed(object_store, tmp_path, monk
 
 @pytest.fixture
 def rotten(monkeypatch):
-    """Files whose key ends with a member are answered with a bit turned, and the tag as before: a bad disk, or one of
-    several copies that a server has."""
+    """Answer requests for files with such names with one bit flipped, and the same tag: like a bad disk, or one of
+    several copies of a server."""
     ends, once = set(), s3_client.Bucket._once
 
     def answered(bucket, call, what):
@@ -178,14 +178,14 @@ def rotten(monkeypatch):
 
 @pytest.fixture
 def copied(vm, object_store, tmp_path, monkeypatch):
-    """URL of a copy of `vm`, while there is a cache."""
+    """URL of a copy of `vm`, with a cache."""
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
     copy.copy(copy.Options(str(vm.root), object_store.url))
     return object_store.url
 
 
 def served(url):
-    """(id of the newest point, what is in its disk), as `serve` reads it."""
+    """Return (id of the newest point, content of its disk), as `serve` reads it."""
     with contextlib.ExitStack() as looking:
         target, point = series_choice.only_point(keyring.unlocked(url, None, pytest.fail), looking=looking)
         image = looking.enter_context(lookup.RandomImage(target, point, "vda"))
@@ -205,7 +205,7 @@ def test_what_judges_a_bucket_or_copies_it_reads_no_cache(copied, rotten, tmp_pa
 
 @pytest.mark.parametrize("name", ["manifest.json", "vda.directory", "vda.index", "vda.0000.zst"])
 def test_what_was_answered_wrongly_is_not_kept(copied, rotten, vm, name):
-    """As by one bad copy of several, or until the file is healed, which gives it the tag that it had."""
+    """As from one bad copy of several, or until the file is healed, which gives it the same tag again."""
     rotten.add(name)
     for _ in range(2):
         with pytest.raises(errors.NbdpullError):
@@ -217,7 +217,7 @@ def test_what_was_answered_wrongly_is_not_kept(copied, rotten, vm, name):
 
 
 def test_what_is_wrong_in_the_cache_is_asked_for_again(copied, vm, asked, tmp_path):
-    """Of which its CRC tells nothing. Then it is right."""
+    """Even if its CRC is right. Then the answer is right."""
     right, listed = served(copied), listing.listing(listing.Options(copied))
     for path in kept(tmp_path):
         data = bytearray(path.read_bytes()[4:])
@@ -236,7 +236,7 @@ def test_without_the_cache_a_verb_goes_on(copied, tmp_path):
 
 
 def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
-    """Though it is nbdkit that opens the store."""
+    """Although it is nbdkit that opens the store."""
     (tmp_path / "cache").mkdir(mode=0o755)
     with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"), cached=True)) as server:
         [trouble] = server.troubles()
@@ -244,6 +244,6 @@ def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
 
 
 def test_a_drill_serves_from_the_bucket_itself(copied, tmp_path):
-    """What boots tells nothing of what is there, where it was read on this host."""
+    """If it were read from this host, its boot would prove nothing about the bucket."""
     with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"))):
         assert not kept(tmp_path)

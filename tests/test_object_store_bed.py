@@ -1,4 +1,4 @@
-"""The object store of the tests itself: a witness must not be wrong."""
+"""The object store of the tests itself: a witness must be right."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ def put(place, name, data, client=None, **options):
 
 
 def refused(call, *args, **options):
-    """The code of the server's error."""
+    """Return the code of the server's error."""
     with pytest.raises(botocore.exceptions.ClientError) as caught:
         call(*args, **options)
     return caught.value.response["Error"]["Code"]
@@ -99,7 +99,7 @@ def test_a_server_that_stands_still_goes_on(object_store):
 
 
 def test_a_lost_answer_is_that_of_something_done(object_store):
-    """What a client that asks again has to know."""
+    """A client that repeats a request has to know that."""
     with FaultyProxy(object_store.server.port, once("lost", "PUT", "/file")) as proxy:
         client = object_stores.client(proxy.endpoint)
         with pytest.raises(botocore.exceptions.HTTPClientError):
@@ -110,7 +110,7 @@ def test_a_lost_answer_is_that_of_something_done(object_store):
 
 
 def test_a_server_ends_with_the_process_that_started_it():
-    """However that ends."""
+    """However that process ends."""
     program = (
         "import object_store, sys, time; server = object_store.SeaweedFS(); server.spawn(); "
         "print(server.pid, server.folder, flush=True); time.sleep(60)"
@@ -130,7 +130,7 @@ def test_a_server_ends_with_the_process_that_started_it():
 
 
 def test_what_a_killed_worker_left_goes_with_the_next_server(tmp_path):
-    """And nothing of one that lives."""
+    """And nothing of one that is alive."""
     living, socket = object_stores.Server(), tmp_path / "socket"
     socket.touch()
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""What verbs do and say of a store in a bucket where that is else than of a directory, by command lines."""
+"""What verbs do and print for a store in a bucket, where that differs from a directory, on the command line."""
 
 import os
 
@@ -32,7 +32,7 @@ def test_what_is_removed_waits_and_nothing_hastens_it(object_store, tmp_path, ca
 
 
 def test_what_is_repacked_goes_a_day_later(object_store, tmp_path, capsys, monkeypatch):
-    """A bucket lists what is there; and what goes meanwhile is read all the same."""
+    """Meanwhile, the files are listed, and can be read."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     made = mostly_hidden(tmp_path / "store", rounds=3)
     said("copy", made.root, object_store.url)
@@ -103,7 +103,7 @@ def fill(url):
 
 
 def test_what_was_emptied_is_empty(object_store):
-    """A SeaweedFS lists a while that there was a folder."""
+    """A SeaweedFS still lists the directory for a while."""
     store = S3Store(object_store.url)
     store.publish("vm/file", b"")
     assert not marker.is_new(object_store.url)

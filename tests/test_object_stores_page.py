@@ -1,4 +1,4 @@
-"""docs/object-stores.md: what its roles may do suffices for them, on both servers, and no more."""
+"""docs/object-stores.md: the rights of its roles suffice for them, on both servers, and allow no more."""
 
 import datetime
 import json
@@ -27,7 +27,7 @@ USERS = {"SeaweedFS": f"arn:aws:iam::{ACCOUNT}:user/nobody", "Rgw": "arn:aws:iam
 
 
 def document(name, place):
-    """A JSON block of the page, for the place."""
+    """Return a JSON block of the page, for the place."""
     [text] = blocks(PAGE, f"json {name}")
     user = USERS[type(place.server).__name__]
     return (
@@ -44,7 +44,7 @@ def place(request):
 
 @pytest.fixture
 def role(place):
-    """Factory: the environment of a user who has what the page grants to a role."""
+    """Factory: the environment of a user with the rights that the page grants to a role."""
 
     def environment(name):
         place.client.put_bucket_policy(Bucket=place.bucket, Policy=document(name, place))
@@ -61,7 +61,7 @@ def run(environment, *words):
 
 
 def may(environment, monkeypatch, place, call, key, *what):
-    """Whether these keys may make the request."""
+    """Return whether these keys may make the request."""
     with monkeypatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -106,7 +106,7 @@ def test_each_role_can_do_what_it_does_and_no_more(machine, place, role, tmp_pat
 
 
 def test_who_pulls_immutable_points_may_lock(machine, object_store):
-    """Without that right nothing is made, and the right is named."""
+    """Without that right nothing is made, and the message names the right."""
     nobody = {**stores.package_environment(), **object_store.environment(keys=object_stores.NOBODY)}
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
         place = object_stores.ObjectStore(object_store.server, name, "store")
@@ -128,7 +128,7 @@ def test_who_pulls_immutable_points_may_lock(machine, object_store):
 
 
 def test_what_a_thief_hid(object_store, tmp_path):
-    """The commands of the page, those that read with the rights that it names."""
+    """The commands of the page; those that read have only the rights that it names."""
     nobody = {**stores.package_environment(), **object_store.environment(keys=object_stores.NOBODY)}
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
         place = object_stores.ObjectStore(object_store.server, name, "store")
@@ -155,7 +155,7 @@ def test_what_a_thief_hid(object_store, tmp_path):
 
 
 def test_a_pull_only_creates(machine, object_store, monkeypatch):
-    """As AWS can insist on."""
+    """AWS can enforce that."""
     assert json.loads(document("conditional", object_store))["Condition"] == {"Null": {"s3:if-none-match": "true"}}
     vm = machine({"vda": 4 * MIB})
     with FaultyProxy(object_store.server.port) as proxy:
@@ -178,7 +178,7 @@ def test_the_rule_for_old_versions(object_store, capsys):
 
 
 def test_the_commands(machine, object_store, tmp_path, monkeypatch):
-    """Of the page, in their order, with another name of the VM."""
+    """Those of the page, in order, with another name of the VM."""
     vm = machine({"vda": 4 * MIB})
     vm.write("vda", 0, MIB, 0x11)
     [text] = blocks(PAGE, "sh")

@@ -1,4 +1,4 @@
-"""A domain that is off: started with its CPUs paused, pulled, ended so that its bitmaps are kept, never resumed."""
+"""A domain that is off: started with its CPUs paused, pulled, stopped so that its bitmaps are kept, never resumed."""
 
 import os
 
@@ -70,7 +70,7 @@ def held(witness, phase):
 
 
 def killed(witness):
-    """A pull of a domain that is off, killed in the midst of it."""
+    """Kill a pull of a domain that is off, in the middle."""
     witness.vm.stop()
     process = held(witness, "copying")
     process.kill()
@@ -117,7 +117,7 @@ def test_cleanup_leaves_a_domain_running_that_was_resumed(pulled):
 
 
 def killed_before_the_mark(witness):
-    """Of a domain that is off."""
+    """Kill a pull of a domain that is off, before it has marked the domain."""
     process = held(witness, "started")
     process.kill()
     process.communicate()
@@ -155,7 +155,7 @@ def test_what_ran_since_is_its_owners(pulled):
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_killed_meanwhile(pulled, resumed):
-    """The domain stands paused then. The next pull ends it; but not if its owner has taken it over."""
+    """The domain is paused then. The next pull stops it, unless its owner has resumed it."""
     witness = pulled({"vda": 40 * MIB})
     vm = witness.vm
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))

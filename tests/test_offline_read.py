@@ -1,6 +1,6 @@
 """A domain that is off, read without a start: real chains, real locks, every restored byte compared.
 
-What the images are and what of them is dirty is test_image_layers.py's; here the whole program meets libvirt.
+test_image_layers.py tests which images there are and what of them is dirty; here the whole program meets libvirt.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ LOST = ("full", "bitmap-lost")
 
 
 def images(vm):
-    """What a read must not change: of every file beside a disk the digest, size and time of content."""
+    """Return what a read must not change: digest, size and modification time of every file of a disk."""
     return {path: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, path.stat().st_mtime_ns)
             for image in vm.disks.values() for path in Path(image.path).parent.iterdir()}  # fmt: skip
 
 
 def read(witness, *options):
-    """A pull of a domain that is off, which leaves no trace in its images."""
+    """Pull a domain that is off, which must leave no trace in its images."""
     before = images(witness.vm)
     point = witness.pull(READ, *options)
     assert images(witness.vm) == before and not witness.vm.active
@@ -44,7 +44,7 @@ def read(witness, *options):
 
 
 def refused(witness, *options):
-    """(exit code, message) of a pull that leaves no trace at all."""
+    """Return (exit code, message) of a pull that leaves no trace at all."""
     before = images(witness.vm), set(witness.store.glob("*/*"))
     done = nbdpull(*witness.words(*options))
     assert (images(witness.vm), set(witness.store.glob("*/*"))) == before and not witness.vm.active
@@ -68,7 +68,8 @@ def use_image(vm, disk, path):
 
 
 def test_series_goes_on(pulled):
-    """The base records on, so every point read is since the same checkpoint, and the next one of QEMU, too."""
+    """The base keeps recording, so every point that is read is since the same checkpoint, and so is the next one of
+    QEMU."""
     witness = pulled({"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -125,7 +126,7 @@ def test_first_point(pulled):
 
 
 def assert_tells_since(witness, checkpoint, then, how):
-    """A pull since a checkpoint tells what became of what the disk held when that was made; or, in full, all of it."""
+    """Require that a pull since a checkpoint records all changes of what the disk held then; or, in full, all data."""
     held = witness.content()
     point = point_of_its_own(witness, "--since", checkpoint)
     assert modes(point) == {"vda": how}
@@ -137,7 +138,8 @@ def assert_tells_since(witness, checkpoint, then, how):
 
 
 def test_layers(pulled):
-    """Snapshots that libvirt makes live carry the bitmaps on; each layer tells its own part. One by hand does not."""
+    """Snapshots that libvirt makes live continue the bitmaps, each layer with its own part. One made by hand does
+    not."""
     witness = pulled({"vda": 2 * MIB}, quick=True)
     vm = witness.vm
     vm.write("vda", 0, 2 * MIB, 0x11)
@@ -163,7 +165,7 @@ def test_layers(pulled):
 
 
 def test_commit(pulled):
-    """libvirt unites the bitmaps when it commits a layer, and QEMU records what qemu-img commits."""
+    """libvirt merges the bitmaps when it commits a layer, and QEMU records what qemu-img commits."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     base = vm.disks["vda"].path
@@ -208,7 +210,7 @@ def test_after_a_crash(pulled):
 
 
 def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
-    """By metadata alone: its bitmaps are there."""
+    """Only its metadata is missing: its bitmaps exist."""
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm = witness.vm
     first = witness.pull()
@@ -225,7 +227,7 @@ def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
 
 
 class Life:
-    """Random deeds to a VM of two disks; each point is compared with what the disks held."""
+    """Random operations on a VM of two disks; each point is compared with what the disks held."""
 
     def __init__(self, witness, seed):
         self.witness, self.vm, self.chance = witness, witness.vm, random.Random(seed)
@@ -302,7 +304,7 @@ def test_since_and_full(pulled):
 
 
 def point_of_its_own(witness, *options):
-    """A point in a store of its own, which is the witness's from now on."""
+    """Make a point in a store of its own, which is the witness's from now on."""
     witness.store = witness.folder / f"store{len(witness.frozen)}"
     return read(witness, *options)
 
@@ -320,7 +322,7 @@ def iso(vm, folder):
 
 
 def test_read_where_it_cannot_be_started(pulled, tmp_path):
-    """Why it can't is test_domain_start.py's."""
+    """test_domain_start.py tests the reasons."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     first = witness.pull()
@@ -354,7 +356,7 @@ HOSTDEV = """<hostdev mode='subsystem' type='pci' managed='yes'>
 
 
 def test_devices_of_the_host_are_not_touched(pulled):
-    """Where they are not there, a start would fail; where they are, it would take them away."""
+    """If they are missing, a start would fail; if they exist, it would take them away."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.stop()
@@ -409,7 +411,7 @@ def test_saved_state_stays_and_is_told(pulled):
 
 @contextlib.contextmanager
 def reading(witness, *options, code=0):
-    """Inside, a pull stands still where it begins to read; after it, it has ended with this code."""
+    """Hold a pull, inside the block, where it begins to read; after the block, it has ended with this code."""
     gate = witness.folder / "gate"
     process = start_held("reading", gate, *witness.words(READ, "--threads", "1", *options))
     try:
@@ -425,7 +427,7 @@ def reading(witness, *options, code=0):
 
 
 def large(pulled, form="qcow2"):
-    """A Witness with so much to read that it can be stopped in the midst."""
+    """A Witness with so much to read that a pull can be stopped in the middle."""
     witness = pulled({"vda": Disk(24 * MIB, form)}, quick=True)
     witness.vm.write_bytes("vda", 0, os.urandom(24 * MIB))
     witness.vm.stop()
@@ -523,7 +525,7 @@ def test_what_was_read_of_an_image_that_changed_is_void(pulled, deed, why, form)
 
 
 def use_device(vm, device):
-    """Let vda of a domain that is off be this block device."""
+    """Make this block device vda of a domain that is off."""
     root = ET.fromstring(vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     disk = root.find("devices/disk")
     disk.set("type", "block")
@@ -535,8 +537,8 @@ def use_device(vm, device):
 
 @pytest.fixture
 def on_a_device(request, pulled, tmp_path):
-    """The Witness of a machine that is off, with one point, whose vda is on a block device; the change since was made
-    there."""
+    """The Witness of a machine that is off, with one point, whose vda is on a block device, where the changes since
+    then were made."""
     form, file = request.param, tmp_path / "device"
     file.write_bytes(bytes(24 * MIB))
     with loop_device(file) as device:
@@ -574,7 +576,7 @@ def test_block_device(on_a_device):
 
 @pytest.mark.parametrize("on_a_device, on", [("raw", True), ("qcow2", False)], indirect=["on_a_device"])
 def test_block_device_that_a_vm_reaches_by_a_dev_of_its_own(on_a_device, tmp_path, on):
-    """As libvirt gives each one by default, with nodes and so with locks of its own: it can be started."""
+    """libvirt gives each VM its own by default, with its own nodes and so its own locks: it can be started."""
     witness = on_a_device
     vm, device, node = witness.vm, witness.vm.disks["vda"].path, tmp_path / "vda"
     os.mknod(node, stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
@@ -598,7 +600,7 @@ def test_block_device_that_a_vm_reaches_by_a_dev_of_its_own(on_a_device, tmp_pat
 
 
 def server(process):
-    """Process id of the server of a pull."""
+    """Return the process id of the server of a pull."""
     found = subprocess.run(["pgrep", "-P", str(process.pid), "qemu-storage-da"], capture_output=True, text=True).stdout
     return int(found)
 
@@ -611,7 +613,7 @@ def gone(pid):
 
 @pytest.fixture
 def short():
-    """A folder with a short name: a socket's path has at most 107 bytes."""
+    """A directory with a short name: the path of a socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield folder
 
@@ -726,7 +728,7 @@ def test_what_only_a_domain_that_runs_can_give(pulled):
 
 
 def test_without_the_server(pulled, monkeypatch, tmp_path):
-    """It is needed where a domain cannot be started, and nowhere else."""
+    """It is needed if a domain cannot be started, and for nothing else."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.stop()

@@ -1,4 +1,4 @@
-"""What of a domain is in no point is told: at the pull, of points of any age, and before, by doctor."""
+"""Parts of a domain that are in no point are reported: by the pull, for points of any age, and in advance by doctor."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_what_the_user_said_to_leave_out_is_not_missed():
 
 
 def test_what_only_runs_and_what_only_comes():
-    """A device that was plugged in without --config, and a disk of which the running domain knows nothing yet."""
+    """A device that was plugged in without --config, and a disk that the running domain does not have yet."""
     share, disk = list(DEVICES)[0], DISK.format(device="disk", name="vdn", inside="")
     found = omissions.found(xml_of(disk), xml_of(share), [])
     assert [(each.what, each.missed) for each in found] == [("disk vdn", True), ("filesystem home", True)]
@@ -70,7 +70,7 @@ def test_what_only_runs_and_what_only_comes():
     ([], ["nvram", "tpm", "kernel"]), (["nvram", "tpm.tpm2-00.permall", "kernel", "domain.xml"], []), (None, [])
 ])  # fmt: skip
 def test_files_that_could_not_be_stored(files, told):
-    """Those of a domain on another machine, for one."""
+    """Those of a domain on another machine, for example."""
     boot = "<loader type='pflash'>/fw</loader><nvram>/vars</nvram><kernel>/vmlinuz</kernel>"
     xml = xml_of("<tpm><backend type='emulator' version='2.0'/></tpm>", os=boot)
     found = omissions.found(xml, None, [], files)
@@ -79,7 +79,7 @@ def test_files_that_could_not_be_stored(files, told):
 
 
 def test_an_old_point_tells(tmp_path):
-    """From nothing but its definition and its disks; where that is damaged nothing is known."""
+    """From nothing but its definition and its disks; if the definition is damaged, nothing is known."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.xml = xml_of(DISK.format(device="disk", name="vda", inside=""), *DEVICES)
@@ -102,7 +102,7 @@ def test_an_old_point_tells(tmp_path):
     "live", ["<?xml version='1.0' encoding='utf-16'?><domain/>", "<domain>", "<network/>", "<q:x/>"]
 )
 def test_a_live_definition_that_is_none(tmp_path, live):
-    """Whoever can write to the store may have written it: a list is told all the same."""
+    """Anyone who can write to the store may have written it: the list is reported nevertheless."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.xml = xml_of(DISK.format(device="disk", name="vda", inside=""))
@@ -122,7 +122,7 @@ class WithShare(Machine):
 
 
 def test_a_pull_tells(private_libvirt, tmp_path):
-    """As a warning what nobody would expect, also with --quiet; the rest, and what was asked for, in a line."""
+    """As a warning, even with --quiet, what nobody would expect; the rest, and what was requested, in a line."""
     with WithShare(private_libvirt, tmp_path / "images", {"vda": MIB, "vdb": MIB, "vdc": Disk(MIB, "raw")}) as vm:
         pull = ["pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store"]
         done = run_bytes(*pull, "--exclude", "vdb", "--quiet")

@@ -1,4 +1,4 @@
-"""The description of the HTTP interface holds: schemathesis asks the real server for volumes in memory."""
+"""The description of the HTTP interface is right: schemathesis queries the real server, with volumes in memory."""
 
 import json
 import os

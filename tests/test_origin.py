@@ -1,4 +1,5 @@
-"""Where restored disks come from: all that they are made of is proved, and what of a damaged point can be salvaged."""
+"""Where restored disks come from: everything that they consist of is proved, and what can be salvaged of a damaged
+point."""
 
 import contextlib
 
@@ -20,7 +21,7 @@ def origin_of(vm, number=-1):
 
 
 def made_from(vm, disks):
-    """The domain's files, and what the directories of the disks name, by their paths in the series."""
+    """Return the domain's files and what the directories of the disks name, by their paths in the series."""
     point = vm.points[-1]
     named = [entry for disk in disks for entry in stores.directory_of(vm, point, disk).files]
     return {entry.path for entry in [*point.manifest.files, *named]}
@@ -47,7 +48,7 @@ def test_a_flaw_in_any_of_them_is_found(vm):
 
 
 def test_of_chunk_files_the_sizes_alone(vm, monkeypatch):
-    """For new images. Their frames tell the rest, each before it is written."""
+    """For new images. The frames are checked later, each before it is written."""
     seen, real = [], vm.series.own_flaw
     monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
     chunks = {entry.path for entry in stores.chunks_of(vm, vm.points[-1], "vda")}
@@ -64,7 +65,7 @@ def test_of_chunk_files_the_sizes_alone(vm, monkeypatch):
 
 
 def test_what_a_disk_is_not_made_of_may_be_damaged(vm):
-    """Nothing else of the store is looked at, and the image is whole without it."""
+    """Nothing else in the store is checked, and the image is whole without it."""
     point = vm.points[-1]
     needed = {*made_from(vm, ["vda"]), f"{point.id}/{layout.MANIFEST}", point.disk("vda").directory.path}
     others = {str(path.relative_to(vm.folder)) for path in stores.files(vm.folder)} - needed
@@ -104,7 +105,7 @@ def test_a_disk_without_its_records_is_lost_as_a_whole(vm, what):
 
 
 def test_a_disk_without_its_beginning_is_not_salvaged(tmp_path):
-    """Nothing of it is damaged: it never was in the store."""
+    """Nothing of it is damaged: its beginning never was in the store."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 1000)
     vm.pull(since="elsewhere")

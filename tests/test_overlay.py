@@ -38,7 +38,7 @@ def test_any_writes(tmp_path, seed):
 
 
 def assert_covered(layer, expected):
-    """Asked for bit by bit, extents cover all of it, and what they call zero is."""
+    """Require that extents, requested bit by bit, cover everything, and that their zeros are zero."""
     at = 0
     while at < layer.size:
         found = layer.extents(at, layer.size - at, 3)

@@ -1,4 +1,4 @@
-"""Nothing that is encrypted is written over, in whatever way a restore writes; no image is taken for another kind."""
+"""No encrypted data is overwritten, in whatever way a restore writes; no image is taken for another kind."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def changes(tmp_path):
 
 @contextlib.contextmanager
 def place_of(path, how):
-    """What to name to --to, so that an image file is written in that way."""
+    """Return a value for --to with which an image file is written in that way."""
     with contextlib.ExitStack() as stack:
         if how == "device":
             yield stack.enter_context(loop_device(path))
@@ -63,7 +63,7 @@ MODES = [
 
 @pytest.mark.parametrize("place, how", MODES)
 def test_a_luks_header_is_never_written_over(vm, changes, tmp_path, place, how):
-    """What is restored is not encrypted: without the header nobody can read what was there, with any passphrase."""
+    """Restored data is not encrypted: without the header, nobody can read what was there, with any passphrase."""
     path = encrypted_image(tmp_path / "old.img")
     before = Path(path).read_bytes()
     source = changes if "onto" in how else vm
@@ -87,8 +87,8 @@ def test_an_encrypted_qcow2_is_never_written_over(vm, changes, tmp_path, how):
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("place, how", MODES)
 def test_a_disk_that_the_guest_encrypted_by_itself(tmp_path, place, how, encrypted):
-    """It begins with such a header, too, which comes back with the rest. Where QEMU encrypts that disk as well, what is
-    on the outside is QEMU's."""
+    """It begins with such a header, too, which is restored with the rest. If QEMU encrypts that disk as well, the outer
+    header is QEMU's."""
     path = encrypted_image(tmp_path / "guest.img")
     content = Path(path).read_bytes()
     size = len(content)
@@ -110,7 +110,7 @@ def test_a_disk_that_the_guest_encrypted_by_itself(tmp_path, place, how, encrypt
 
 
 def test_another_luks_header_than_the_guests_own(vm, tmp_path):
-    """A guest was encrypted by itself, and what is there is another's."""
+    """The guest encrypts the disk itself, and the existing header is another one."""
     path = encrypted_image(tmp_path / "other.img")
     header = Path(path).read_bytes()[:MIB]
     vm.write("vda", 0, header[:168] + b"3e3fce45-4f53-4fa7-bb32-11f34168b82b" + header[204:])
@@ -125,7 +125,7 @@ def test_another_luks_header_than_the_guests_own(vm, tmp_path):
     pytest.param("qcow2", "device", marks=as_root),
 ])  # fmt: skip
 def test_an_image_is_not_written_to_as_if_it_were_raw(vm, changes, tmp_path, kind, how, place):
-    """The name or --format said raw, what it begins with says otherwise."""
+    """The name or --format says raw, but it begins like another format."""
     path = str(tmp_path / "a.img")
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, str(8 * MIB)], check=True)
     with open(path, "r+b") as file:
@@ -139,7 +139,7 @@ def test_an_image_is_not_written_to_as_if_it_were_raw(vm, changes, tmp_path, kin
 
 
 def test_a_guest_whose_raw_disk_begins_like_an_image(tmp_path):
-    """A disk of a hypervisor in the guest, for one: it is written to as it is."""
+    """Such as a disk of a hypervisor in the guest: it is written as it is."""
     path = tmp_path / "a.raw"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(8 * MIB)], check=True)
     content = path.read_bytes()

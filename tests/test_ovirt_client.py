@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e  # servers
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
-    """Sectors, as qcow2 has them."""
+    """A Vm with 512-byte sectors, as qcow2 has them."""
     ovirt_client.module()
     vm, rng = Vm(tmp_path_factory.mktemp("ovirt") / "store"), random.Random(1)
     vm.add_disk("vda", 3 * MIB)
@@ -28,7 +28,7 @@ def vm(tmp_path_factory):
 
 
 def image_url(told):
-    """As who has the token learns it."""
+    """Return the URL as a client with the token learns it."""
     request = urllib.request.Request(told["url"] + "/images", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=20) as answer:
         [image] = json.load(answer)["images"]

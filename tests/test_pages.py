@@ -1,4 +1,5 @@
-"""Pages and directories as bytes: they come back as they were, and what a reader must refuse is refused by name."""
+"""Pages and directories as bytes: they are read as they were written, and what a reader must refuse is refused by
+name."""
 
 import random
 import struct
@@ -53,7 +54,7 @@ def test_a_page_comes_back(names):
 
 
 def of(names, count=None, size=None, records=b""):
-    """The bytes of a page with such names as bytes."""
+    """Return the bytes of a page with such names, given as bytes."""
     return struct.pack("<II", names.count(b"\n") if count is None else count, len(names) if size is None else size) + (
         names + records
     )
@@ -231,7 +232,7 @@ def test_what_is_no_whole_frame(how):
 
 
 def test_a_bomb_takes_little_memory():
-    """A few KiB that say that they hold 1 KiB, and hold 128 MiB."""
+    """A few KiB that claim to hold 1 KiB, and hold 128 MiB."""
     raw = b"\0" * (1 << 16)
     bomb = compressed(raw * 2048)
     assert len(bomb) < 64 << 10 and bomb[4] >> 6 == 2

@@ -1,4 +1,5 @@
-"""The pipeline: results in order, bounded, the first error stops everything; and it agrees with a plain loop."""
+"""The pipeline: results in order, bounded memory, the first error stops everything; the same results as a plain
+loop."""
 
 import random
 import threading
@@ -12,7 +13,7 @@ from nbdpull.core.pipeline import ordered, synchronous
 
 
 class Gauge:
-    """Counts the bytes that are under way: drawn from the items, and not yet yielded."""
+    """Counts the bytes in progress: taken from the items, and not yet yielded."""
 
     def __init__(self):
         self.now = self.most = 0
@@ -95,7 +96,7 @@ def test_items_are_drawn_in_the_callers_thread():
 
 
 def test_the_first_error_in_order_wins():
-    """Which one the operator is told of must not depend on which thread was faster."""
+    """Which error the operator sees must not depend on which thread was faster."""
     second = threading.Event()
 
     def work(item):
@@ -115,11 +116,11 @@ def test_the_first_error_in_order_wins():
 
 
 def test_an_error_stops_the_others(monkeypatch):
-    """Those that wait are not begun, and the error is raised when the ones that were begun have ended."""
+    """Waiting items are not started, and the error is raised when the started ones have ended."""
     before, begun, worked, stopped = threads_alive(), [], [], threading.Event()
 
     def waited(futures):
-        """Lets the work go on when all that waited for a thread is cancelled."""
+        """Release the work when everything that waited for a thread is cancelled."""
         stopped.set()
         return futures_wait(futures)
 
@@ -173,7 +174,7 @@ def test_check_is_called_for_every_item():
 
 
 def test_check_ends_a_wait():
-    """A signal must be looked at although the item that is waited for never ends by itself."""
+    """A signal must be handled even if the current item never ends by itself."""
     release, asked = threading.Event(), []
 
     def check():

@@ -1,4 +1,4 @@
-"""Where a disk goes, by the text that names it."""
+"""The place that a text on the command line names for a disk."""
 
 import os
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_meant(args, says):
     "text, raw", [("-", True), (URI, True), ("nbd:", False), ("./-", False), ("/dev/null", False), ("/none", False)]
 )
 def test_what_takes_raw_bytes_only(text, raw):
-    """A character device is none of them."""
+    """A character device is refused."""
     assert places.is_raw(text) is raw
 
 

@@ -1,4 +1,4 @@
-"""plan and doctor: what they tell is what a pull then does, and they change nothing."""
+"""plan and doctor: what they report is what a pull then does, and they change nothing."""
 
 import os
 

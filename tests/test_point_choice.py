@@ -1,4 +1,4 @@
-"""Beginnings of ids and times, against a naive model; and a store that is asked for them."""
+"""Prefixes of ids and times, against a naive model; and a store that is asked for them."""
 
 import random
 from datetime import datetime, timedelta, timezone
@@ -99,7 +99,7 @@ def test_a_store_is_asked_for_a_beginning(store):
 
 
 def test_a_store_is_asked_for_a_time(store):
-    """Against the plain rule: of all that are not later, the newest."""
+    """Against the plain rule: the newest of all that are not later."""
     target = _series(store)
     times = sorted({point.when for point in target.points()})
     for when in [*times, times[-1] + timedelta(days=1)]:

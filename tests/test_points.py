@@ -1,4 +1,4 @@
-"""Points that are decoded when they are asked for: as if all were, and few are."""
+"""Points that are decoded on demand: the result is as if all were decoded, but few are."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def vm(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Ids of the points that are decoded, in their order."""
+    """Return the ids of the decoded points, in order."""
     found, real = [], manifest.decode
     monkeypatch.setattr(manifest, "decode", lambda *about: found.append(real(*about).point) or real(*about))
     return found
@@ -79,7 +79,7 @@ def test_a_manifest_that_is_intact_and_refused_all_the_same_is_as_if_it_were_not
 
 
 def test_a_pull_tells_of_a_point_that_it_found_to_be_none(vm):
-    """Not at its beginning, as no manifest was decoded then."""
+    """Not at its beginning, because no manifest was decoded then."""
     manifest_of(vm, vm.points[-1]).write_bytes(manifest.encode(replace(vm.points[-1].manifest, created="yesterday")))
     with held_series.holding(vm.series) as held:
         assert held.warnings == held.told_later() == []

@@ -1,4 +1,4 @@
-"""Policies that stand in a store: which one counts, and that none is followed of which a part cannot be read."""
+"""The policies in a store: which one applies, and that none is followed if a part of them cannot be read."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ def store(tmp_path):
 
 
 def put(store, *patterns):
-    """A policy for each, which are told apart by what they keep; {pattern: policy}"""
+    """Write a policy for each, which keep different numbers; return {pattern: policy}."""
     made = {pattern: Policy(keep_last=number) for number, pattern in enumerate(patterns, 1)}
     for pattern, policy in made.items():
         policies.put(store, pattern, policy)
@@ -86,7 +86,7 @@ def test_what_is_written_is_read(store):
 
 
 def test_every_line_has_at_most_80_characters(store, capsys):
-    """And no option is parted from its value."""
+    """And no option is separated from its value."""
     counts = dict.fromkeys(
         [f"keep_{name}" for name in ("last", "hourly", "daily", "weekly", "monthly", "yearly")], 10**6
     )
@@ -99,7 +99,7 @@ def test_every_line_has_at_most_80_characters(store, capsys):
 
 
 def test_the_example_of_the_format(store):
-    """Written by that page alone, and what we write is laid out alike."""
+    """It was written by that page only, and what we write has the same layout."""
     [text] = blocks(FORMAT, "json policy.json")
     (store_file := Path(store.path(layout.POLICY))).write_text(text)
     found = policies.load(store)
@@ -116,7 +116,7 @@ def test_the_example_of_the_format(store):
 
 
 def test_what_cannot_be_written_leaves_the_old_one(store, monkeypatch):
-    """Where the last step fails, or is not reached."""
+    """Whether the last step fails, or is not reached."""
     policies.put(store, None, Policy(keep_last=1))
 
     def fails(*_):
@@ -137,7 +137,7 @@ def test_one_changes_them_at_a_time(store):
 
 @pytest.mark.parametrize("change", [policies.drop, policies.put_immutability])
 def test_who_read_no_policy_removes_none(store, monkeypatch, change):
-    """Without locks another host may have written one by then."""
+    """Without locks, another host may have written one by then."""
     real = policies._told
 
     def told(store):
@@ -184,7 +184,8 @@ GOOD = {"domain": None, "keep_daily": 7}
     ],
 )
 def test_no_policy_is_followed_where_one_cannot_be_read(tmp_path, capsys, data, kind):
-    """Not even one that can: what the other is to keep would go. No option of prune is needed to be safe."""
+    """Not even a readable one: what the other one is meant to keep would be removed. Prune is safe without any
+    option."""
     vm = daily(tmp_path / "store", 2)
     (vm.root / layout.POLICY).write_bytes(data)
     for words in (["prune", vm.root], ["policy", vm.root], ["policy", vm.root, "--keep-last", "1"]):
@@ -258,7 +259,7 @@ def test_a_policy_that_is_none(tmp_path, capsys, words, message):
 
 
 def test_a_policy_for_a_uuid_is_refused(tmp_path, capsys):
-    """It was written, and counted for no domain."""
+    """It used to be written, and applied to no domain."""
     vm = daily(tmp_path / "store", 1)
     for words in (["--keep-last", "3"], []):
         for asked in (vm.uuid, vm.uuid.upper()):
@@ -271,7 +272,7 @@ def test_a_policy_for_a_uuid_is_refused(tmp_path, capsys):
 
 
 def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
-    """Each domain by the one that counts for it; one without any is left alone."""
+    """Each domain by the one that applies to it; a domain without one is left alone."""
     vm = daily(tmp_path / "store", 5)
     other = daily(tmp_path / "store", 5, "db1", UUID)
     assert said(capsys, "prune", vm.root)[::2] == (
@@ -299,7 +300,7 @@ def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
 
 
 def test_the_name_of_a_domain_is_no_pattern(tmp_path, capsys):
-    """Such a domain could not be addressed alone: another lost points by what was told for this one."""
+    """Such a domain could not be addressed on its own: another domain lost points by what was meant for this one."""
     vm, other = daily(tmp_path / "store", 5, "vm[1]"), daily(tmp_path / "store", 5, "vm1", UUID)
     assert said(capsys, "prune", vm.root, "--domain", "vm[1]", "--keep-last", "4")[0] == 0
     assert (len(ids(vm)), len(ids(other))) == (4, 5)
@@ -328,7 +329,7 @@ def test_a_pattern_of_one_name(store, name):
 
 
 def test_options_win_whole(tmp_path, capsys):
-    """They are never mixed with a policy of the store, also where they keep nothing."""
+    """They are never mixed with a policy of the store, even if they keep nothing."""
     vm = daily(tmp_path / "store", 4)
     policies.put(vm.store, None, Policy(keep_last=4))
     assert said(capsys, "prune", vm.root, "--keep-last", "0")[0] == 2
@@ -341,7 +342,7 @@ def test_options_win_whole(tmp_path, capsys):
 
 
 def test_a_pull_that_is_to_prune_needs_a_policy(tmp_path):
-    """That of its domain; which is told before anything is begun, and makes no store."""
+    """One for its domain; this is reported before anything is started, and creates no store."""
     root = str(tmp_path / "store")
     with pytest.raises(errors.UsageError, match="has no policy; write one with nbdpull policy"):
         prune.require_policy(root)
@@ -371,7 +372,7 @@ def test_a_pull_goes_on_where_its_host_lacks_a_time_zone(tmp_path):
 
 
 def after_pull(vm, check=lambda: None):
-    """What became of its series, and the warnings."""
+    """Return what was done to its series, and the warnings."""
     pruned = prune.after_pull(str(vm.root), vm.points[-1], [], check)
     return pruned, prune.warnings(pruned)
 
@@ -408,7 +409,7 @@ def test_a_prune_that_fails_is_a_warning_about_a_point_that_is_there(tmp_path, m
 
 @pytest.mark.parametrize("verb", [True, False])
 def test_what_went_before_it_failed_is_told(tmp_path, monkeypatch, verb):
-    """A signal between two steps, or a disk that fails: the points that went are gone, and are in the result."""
+    """After a signal between two steps, or an error of a disk, the result lists the points that are gone."""
     vm = daily(tmp_path / "store", 5)
     policies.put(vm.store, None, Policy(keep_last=3))
     before, rename, done = ids(vm), removal.remove, []
@@ -437,7 +438,7 @@ def test_an_interrupted_prune_ends_so(tmp_path):
 
 
 def test_a_policy_is_no_point_and_no_series(tmp_path, capsys):
-    """list, verify and a copy of the store take no notice."""
+    """list, verify and a copy of the store ignore it."""
     vm = daily(tmp_path / "store", 1)
     before = said(capsys, "list", vm.root)
     policies.put(vm.store, "db*", Policy(keep_last=4))

@@ -1,4 +1,4 @@
-"""Who is alive: pids come again, machines boot, and a parent need not ask how its child ended."""
+"""Whether a process is alive: pids are used again, machines reboot, and a parent need not collect an exit code."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from nbdpull.core import process
 
 @pytest.fixture
 def child():
-    """A process, and the Process that tells of it."""
+    """A process, and the Process that describes it."""
     started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     yield started, process.of(started.pid)
     started.kill()
@@ -32,7 +32,7 @@ def test_a_process_lives_until_its_end(child):
 
 
 def test_zombies_count_as_alive(child):
-    """The parent of a killed pull need not have asked for its exit code."""
+    """The parent of a killed pull need not have collected its exit code."""
     started, told = child
     started.kill()
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
@@ -56,7 +56,7 @@ def test_what_is_on_another_machine_is_not_known(child):
 
 @pytest.mark.parametrize("name", [") Z 1 1", "((", "a b"])
 def test_a_process_of_an_odd_name(tmp_path, name):
-    """What /proc tells has the name between brackets, as it is."""
+    """/proc shows the name between brackets, unchanged."""
     program = shutil.copy(shutil.which("sleep"), tmp_path / name)
     with subprocess.Popen([program, "60"]) as started:
         try:

@@ -1,4 +1,4 @@
-"""Proof for others: parts of a verification, images against points, digests of content, lost indexes made again."""
+"""Proofs for others: parts of a verification, images against points, digests of content, rebuilt indexes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from nbdpull.operations import against, digest, listing, rebuild
 
 
 def nbdpull(capsys, *words):
-    """(exit code, stdout, stderr) of one command line."""
+    """Return (exit code, stdout, stderr) of one command line."""
     code = cli.main(list(map(str, words)))
     return (code, *capsys.readouterr())
 
@@ -45,7 +45,7 @@ def test_shards_are_everything_and_nothing_twice(vm):
 
 
 def test_a_damage_is_in_one_shard(vm):
-    """Here there are two: a frame, and the sum of its file, which may be another shard's."""
+    """Here there are two damages: a frame, and the digest of its file, which may be in another shard."""
     chunk = max(files(vm.folder), key=lambda path: (path.suffix == ".zst", path.stat().st_size))
     with damaged(chunk, flipped(chunk.read_bytes(), chunk.stat().st_size // 2)):
         found = [len(verify_store(vm.root, shard=(i, 4)).damages) for i in range(1, 5)]
@@ -131,7 +131,7 @@ def image(path, content, kind="raw"):
 
 @pytest.fixture
 def even(tmp_path):
-    """A chain whose disk is a whole number of sectors: qemu's images are."""
+    """A chain whose disk is a whole number of sectors, as QEMU's images are."""
     rng = random.Random(5)
     vm = Vm(tmp_path / "even")
     vm.add_disk("vda", 4 * MIB + 64 * KIB)
@@ -279,7 +279,7 @@ def test_whole_frames_need_no_reading(tmp_path, monkeypatch):
 
 
 def test_a_digest_of_many_blocks_takes_no_memory():
-    """An index may tell of 67 million; for each of them 80 bytes were kept to the end."""
+    """An index may have 67 million of them; 80 bytes for each were kept to the end."""
     many = range(50_000)
 
     def opened(blocks):
@@ -344,7 +344,7 @@ def test_a_large_lost_index(tmp_path):
 
 
 def test_a_disk_without_changes(tmp_path):
-    """It has no index, and its directory has the pages of the point before."""
+    """It has no index, and its directory has the pages of the previous point."""
     vm = chain(tmp_path, points=1)
     point = vm.pull()
     asked = rebuild.Options(str(vm.root), point.id, "vda")
@@ -357,7 +357,7 @@ def test_a_disk_without_changes(tmp_path):
 
 
 def test_a_lost_index_beside_a_damaged_frame(vm):
-    """The records at the end of the chunk file are all that it takes."""
+    """The records at the end of the chunk file suffice."""
     point = vm.points[1]
     path, chunk = index_of(vm, point, "vda"), vm.folder / point.id / "vda.0000.zst"
     before = path.read_bytes()
@@ -369,8 +369,8 @@ def test_a_lost_index_beside_a_damaged_frame(vm):
 
 
 def healed_of_lost_index(root):
-    """(Vm, path of an index that was lost, its bytes): its last point is laid over what is left of it, and has frames
-    of older points."""
+    """(Vm, path of a lost index, its bytes): the last point is laid over what is left of the index's point, and has
+    frames of older points."""
     vm = chain(root, points=2, size=2 * MIB, frame_size=16 * KIB)
     vm.write("vda", 0, os.urandom(MIB))
     vm.pull(frame_size=16 * KIB)
@@ -385,8 +385,8 @@ def healed_of_lost_index(root):
 
 @pytest.mark.parametrize("lost", [["vda.index"], ["vda.directory", "vda.index"]])
 def test_a_lost_index_of_a_point_that_healed_one(tmp_path, lost):
-    """It was laid over what was left: so it can be made again as long as the same is left, else there is a clear
-    end."""
+    """It was laid over what was left: so it can be rebuilt as long as the same is left; otherwise there is a clear
+    error."""
     vm, index, before = healed_of_lost_index(tmp_path / "store")
     paths = [vm.folder / vm.points[-1].id / name for name in lost]
     held = [path.read_bytes() for path in paths]

@@ -1,9 +1,9 @@
-"""Any sequence of guest writes and pulls: every point restores to what a model in memory says, and every change too.
+"""Any sequence of guest writes and pulls: every point restores to what a model in memory has, and so does every change.
 
-Owns: the model (a byte array a disk, a copy of it for each point and each checkpoint) and the choice of steps.
+Owns: the model (a byte array for each disk, a copy of it for each point and each checkpoint) and the choice of steps.
 NBDPULL_SEED=n plays another sequence, NBDPULL_SECONDS=n plays longer. Must not know: how points are stored.
 
-The pulls run in this process, so that one can be made to fail at an exact place and many fit into the time.
+The pulls run in this process, so that one can be made to fail at an exact place, and many fit into the time.
 """
 
 import os
@@ -35,7 +35,7 @@ ALIGNMENTS = (1, 512, 4096, CLUSTER)
 
 
 class Sabotage(errors.NbdpullError):
-    """What a failing pull of this test fails with."""
+    """The error with which a failing pull of this test fails."""
 
 
 @pytest.mark.timeout_seconds(int(SECONDS) + 120)
@@ -54,7 +54,7 @@ def test_any_sequence_of_writes_and_pulls(machine, tmp_path):
 
 
 class Play:
-    """A VM and its model, and the steps that change both alike."""
+    """A VM and its model, and the steps that change both in the same way."""
 
     def __init__(self, vm, folder, chance):
         self.vm, self.chance = vm, chance
@@ -77,7 +77,7 @@ class Play:
     # -- the guest
 
     def place(self):
-        """A disk, and a range of it."""
+        """Choose a disk, and a range of it."""
         disk = self.chance.choice(list(self.model))
         return disk, *self.range(disk, self.chance.choice(ALIGNMENTS))
 
@@ -105,14 +105,14 @@ class Play:
         self.model[disk][offset : offset + length] = bytes(length)
 
     def discard(self):
-        """Of whole clusters, whose content is zero then."""
+        """Discard whole clusters, whose content is zero then."""
         disk = self.chance.choice(list(self.model))
         offset, length = self.range(disk, CLUSTER_SIZES[self.vm.disks[disk].options])
         self.vm.discard(disk, offset, length)
         self.model[disk][offset : offset + length] = bytes(length)
 
     def discard_within_clusters(self):
-        """What is left of a cluster that is discarded in part is the image's affair: each byte is kept or zero."""
+        """Discard parts of clusters: the image decides whether each byte is kept or zero."""
         disk = self.chance.choice(list(self.model))
         offset, length = self.range(disk, 512)
         self.vm.discard(disk, offset, length)
@@ -150,7 +150,7 @@ class Play:
     # -- pulls
 
     def request(self):
-        """Any good one."""
+        """Return any valid request."""
         options = {}
         if self.chance.random() < 0.2:
             options["full"] = True
@@ -207,7 +207,7 @@ class Play:
             assert_same({disk.name: changed}, {disk.name: held[disk.name]}, point)
 
     def failing_pull(self):
-        """Whatever goes wrong, and wherever: nothing is left, and the next pull is right."""
+        """Whatever fails, and wherever: nothing is left, and the next pull is right."""
         before = Before(self.witness)
         failure = self.chance.choice([self.stopped, self.job_taken_away, self.output_full, self.refused])
         try:
@@ -220,7 +220,7 @@ class Play:
         raise AssertionError(f"{failure.__name__} did not fail")
 
     def stopped(self, options):
-        """Before the begin, before the first read, or after some."""
+        """Stop the pull before the start of the job, before the first read, or after some."""
         when = self.chance.choice(["start", "check", "progress"])
 
         def stop(event="check"):
@@ -230,8 +230,9 @@ class Play:
         self.run(options, lambda event, **_: stop(event), stop)
 
     def job_taken_away(self, options):
-        """By somebody else, with every connection made: QEMU 7.2 of Debian 12 hangs for ever in nbd-server-stop where a
-        client is in the midst of its handshake then. With one disk and one thread none is after the first read."""
+        """End the job as somebody else, when every connection is made: QEMU 7.2 of Debian 12 hangs forever in
+        nbd-server-stop if a client is in the middle of its handshake. With one disk and one thread, none is after the
+        first read."""
         taken = []
 
         def report(event, **_):
@@ -241,7 +242,7 @@ class Play:
         self.run({**options, "threads": 1, "disks": [self.chance.choice(list(self.model))]}, report)
 
     def output_full(self, options):
-        """At one of the files of the point, or when all of them are written and the job has ended."""
+        """Fail at one of the files of the point, or when all of them are written and the job has ended."""
         full = errors.OutputFull("no space left on the device of this test")
         calls = [(DirectoryWriter, "write"), (DirectoryWriter, "seal"), (new_point.NewPoint, "commit")]
         place, name = self.chance.choice([*calls, (DirectoryStore, "sync_folder")])
@@ -268,7 +269,7 @@ class Play:
     # -- the end
 
     def check_everything(self):
-        """All of the chains, when later pulls have done to the store what they may."""
+        """Check all chains, after everything that later pulls may do to the store."""
         assert_same(self.witness.content(), self.held(), "the model itself")
         self.witness.assert_restores(*sorted(self.whole))
         self.witness.assert_verified()

@@ -1,4 +1,4 @@
-"""Proving: what a proof reads is kept after it alone, and read anew where it was wrong."""
+"""Proving: what a proof reads is kept only after it succeeds, and read again if it was wrong."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ def cache(tmp_path):
 
 
 class Server:
-    """Of one piece; asked: how often."""
+    """A server of one piece; asked: how often it was requested."""
 
     def __init__(self, cache, data=b"right"):
         self.proving, self.data, self.asked = Proving(cache), data, 0
@@ -78,7 +78,7 @@ def test_without_a_proof_there_is_no_cache(cache):
 
 
 def test_a_proof_in_a_proof_is_a_part_of_it(cache):
-    """Else the outer one would put back what the inner one found to be wrong."""
+    """Otherwise the outer one would put back what the inner one found to be wrong."""
     cache.put(b"wrong", "piece")
     server = Server(cache)
 

@@ -1,4 +1,4 @@
-"""The public API is what tests/data/api.txt says: a change of it is a change for every vendor, and is made on purpose.
+"""The public API is what tests/data/api.txt says: a change of it affects every vendor, and is made on purpose.
 
 `python3 tests/test_public.py` prints it.
 """
@@ -15,7 +15,7 @@ SNAPSHOT = Path(__file__).parent / "data" / "api.txt"
 
 
 def lines():
-    """Every public name with its signature, and those of its members."""
+    """Return every public name with its signature, and those of its members."""
     for name in sorted(nbdpull.__all__):
         found = getattr(nbdpull, name)
         if not inspect.isclass(found):

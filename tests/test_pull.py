@@ -1,7 +1,7 @@
 """Pull and restore end to end: a series, the names it may have, and runs that fail in the middle.
 
-The real command line, a real libvirt and QEMU, every point compared with its source. Must not know: the package's
-inside.
+The real command line, a real libvirt and QEMU, every point compared with its source. Must not know: the inside of the
+package.
 """
 
 import grp
@@ -95,7 +95,7 @@ def test_chain_of_ten_incrementals(pulled):
 
 
 def test_writes_that_go_on_during_the_pull(pulled):
-    """The point is of the moment of the begin, and what came later is in the next one."""
+    """The point is of the moment when the job started, and later writes are in the next one."""
     witness = pulled({"vda": 32 * MIB, "vdb": Disk(4 * MIB, "raw")})
     vm = witness.vm
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
@@ -137,7 +137,7 @@ def test_restore_to_qcow2(pulled):
 
 
 def test_defaults_leave_nothing_behind(pulled):
-    """No scratch folder, no socket, no JSON: the command line as most will type it."""
+    """No scratch directory, no socket, no JSON: the command line that most users type."""
     witness = pulled({"vda": MIB})
     done = nbdpull(witness.vm.name, "-o", witness.store)
     assert done.returncode == 0, done.stderr
@@ -175,7 +175,7 @@ def test_a_store_that_everybody_could_read(pulled, tmp_path, group):
 
 
 def test_a_store_that_is_open_to_everybody_is_told(pulled):
-    """By pull and by verify, and to those who see nothing but errors; it is left as it is."""
+    """By pull and verify, even to users who see only errors; its modes are not changed."""
     witness = pulled({"vda": MIB})
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
@@ -209,7 +209,7 @@ NAMES = ["list", "-dash", "a\ttab", 'it\'s "quoted" $HOME %41 \\ *', ".hidden b\
 
 @pytest.mark.parametrize("name", NAMES)
 def test_domain_names(pulled, name):
-    """A name is pulled, found again, restored; and the next command line that is printed works in a shell."""
+    """A domain of that name is pulled, found again and restored; and the printed next command works in a shell."""
     witness = pulled({"vda": MIB}, name=name)
     witness.vm.write("vda", 0, CLUSTER, 0x11)
     first = witness.pull()
@@ -231,7 +231,8 @@ def test_domain_names(pulled, name):
 
 @pytest.mark.parametrize("name", ["\u65e5" * 60, "x" * 20 + "\U0001f4be" * 55, "x" * 240])
 def test_long_names_of_domains(pulled, name):
-    """As long as libvirt takes them: it has a file NAME.xml of each, and a folder of its first 20 characters."""
+    """As long as libvirt accepts them: it has a file NAME.xml for each, and a directory named after the first 20
+    characters."""
     witness = pulled({"vda": MIB}, name=name)
     witness.vm.write("vda", 0, CLUSTER, 0x11)
     first = witness.pull()
@@ -262,7 +263,8 @@ def test_names_of_stores(pulled):
 
 
 def test_job_ended_by_somebody_else_in_the_middle(pulled):
-    """What was read until then is void, though no read failed; the old base stays, and the next point is right."""
+    """What was read until then is invalid, although no read failed; the old base remains, and the next point is
+    right."""
     witness = pulled({"vda": 32 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -282,7 +284,7 @@ def test_job_ended_by_somebody_else_in_the_middle(pulled):
 
 
 def test_two_pulls_at_once(pulled):
-    """One wins; the other is told to come again, into the same store and into another one."""
+    """One wins; the other is told to try again, whether into the same store or another one."""
     witness = pulled({"vda": 32 * MIB})
     witness.vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     held = witness.content()
@@ -300,7 +302,7 @@ def test_two_pulls_at_once(pulled):
 
 
 def test_no_more_chunk_files_than_a_manifest_holds(machine, tmp_path, monkeypatch):
-    """A reader refuses a manifest that is too large: its writer must not be able to make one."""
+    """A reader refuses a manifest that is too large, so a writer must not be able to make one."""
     vm = machine({"vda": 6 * MIB})
     vm.write_bytes("vda", 0, os.urandom(6 * MIB))
     witness = Witness(vm, tmp_path / "w", quick=True)

@@ -1,6 +1,6 @@
-"""Checkpoints, ours and those of others: what a pull builds on, what it makes, and what it leaves.
+"""Checkpoints, ours and those of others: which ones a pull builds on, makes, and leaves.
 
-Must not know: the package's inside.
+Must not know: the inside of the package.
 """
 
 import shlex
@@ -85,7 +85,7 @@ def test_series_that_begins_without_a_parent_is_sound(pulled):
 
 
 def test_since_a_foreign_checkpoint_leaves_none_behind(pulled):
-    """Nobody would ever delete it. The same again is the way on, from the text and from JSON."""
+    """Nobody would ever delete it. The next pull repeats the command, according to the text and the JSON."""
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.create_checkpoint("chk3")
@@ -183,7 +183,7 @@ def test_only_superseded_automatic_checkpoints_are_dropped(pulled):
 
 @pytest.mark.parametrize("options", [[], ["--full"]], ids=["incremental", "full"])
 def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled, monkeypatch, options):
-    """As during a managedsave. It was told once, and stayed for ever."""
+    """As during a managedsave. It was reported once, and remained forever."""
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     first = witness.pull()
 
@@ -202,7 +202,7 @@ def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled
 
 
 def test_no_checkpoint(pulled):
-    """It makes none and drops none, and the next pull starts where the last checkpoint is."""
+    """It makes none and deletes none, and the next pull starts from the last checkpoint."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     none = witness.pull("--no-checkpoint")
@@ -221,7 +221,7 @@ def test_no_checkpoint(pulled):
 
 
 def test_some_disks_only(pulled):
-    """A disk left out once is not forgotten: its old base stays until a new one covers it."""
+    """A disk that was left out once is not forgotten: its old base remains until a new one covers it."""
     witness = pulled({"vda": MIB, "vdb": MIB, "vdc": Disk(MIB, "raw")}, quick=True)
     vm = witness.vm
     for disk in vm.disks:
@@ -242,7 +242,7 @@ def test_some_disks_only(pulled):
 
 
 def test_disks_in_turn(pulled):
-    """Each goes on from its own last point, though the newest one knows nothing of it."""
+    """Each continues from its own last point, although the newest one does not have it."""
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm, last = witness.vm, {}
     for n in range(6):
@@ -291,7 +291,7 @@ def test_one_bitmap_deleted_behind_libvirts_back(pulled):
 
 @pytest.mark.parametrize("how", ["default", "since"])
 def test_checkpoint_of_our_name_from_another_time(pulled, how):
-    """Given anew within the same second, which is the grain of libvirt's creation time."""
+    """Created again within the same second, the resolution of libvirt's creation time."""
     witness = pulled({"vda": MIB})
     vm, name = witness.vm, "daily"
     first = witness.pull("--checkpoint", name)
@@ -320,7 +320,8 @@ def creation_time(vm, name):
 
 
 def set_creation_time(vm, name, seconds):
-    """Of a checkpoint with its bitmaps: libvirt takes it from whoever defines one anew, as after a migration."""
+    """Set the creation time of a checkpoint with its bitmaps: libvirt takes it from a redefinition, as after a
+    migration."""
     checkpoint = vm.domain.checkpointLookupByName(name)
     xml = checkpoint.getXMLDesc().replace(creation_time(vm, name), seconds)
     checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
@@ -328,7 +329,7 @@ def set_creation_time(vm, name, seconds):
 
 
 def test_named_checkpoint_again_after_the_user_deleted_it(pulled):
-    """A name used for a second point: each point stays tied to the checkpoint of its own time."""
+    """A name is used for a second point: each point remains tied to the checkpoint of its own time."""
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)

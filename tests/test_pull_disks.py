@@ -1,6 +1,6 @@
 """Pulls of disks of every shape, and of images that change between two points: each point is compared with its source.
 
-Must not know: the package's inside.
+Must not know: the inside of the package.
 """
 
 import os
@@ -18,7 +18,7 @@ libvirt = pytest.importorskip("libvirt")
 
 
 def test_odd_sizes(pulled, tmp_path):
-    """No multiple of 64 KiB; and of 512 bytes where an image can have such a size: QEMU pads it with zeros."""
+    """Not a multiple of 64 KiB; nor of 512 bytes if an image can have such a size: QEMU pads it with zeros."""
     odd = tmp_path / "odd.raw"
     odd.write_bytes(os.urandom(MIB + 1000))
     one = tmp_path / "one.raw"
@@ -47,8 +47,8 @@ def make_overlay(path, base, size):
 
 
 def test_shapes_of_images(pulled, tmp_path):
-    """Cluster sizes from end to end, subclusters, version 2, an external data file, compressed clusters; and overlays
-    over a base that is longer or shorter."""
+    """The smallest and the largest clusters, subclusters, version 2, an external data file, compressed clusters; and
+    overlays over a base that is longer or shorter."""
     base = tmp_path / "base.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(base), "6M"], check=True)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 0xbb 0 6M", str(base)], check=True)
@@ -91,7 +91,7 @@ def test_shapes_of_images(pulled, tmp_path):
 
 @pytest.mark.libvirt_since("10.10")
 def test_raw_disk_with_its_bitmaps_in_a_qcow2_image(pulled, tmp_path):
-    """Made of a raw image that was there, by the commands of the manual; the definition names both files."""
+    """Made from an existing raw image, by the commands of the manual; the definition names both files."""
     raw = tmp_path / "vm1.raw"
     raw.write_bytes(os.urandom(MIB) + bytes(7 * MIB))
     was = raw.read_bytes()
@@ -116,7 +116,7 @@ def test_raw_disk_with_its_bitmaps_in_a_qcow2_image(pulled, tmp_path):
 
 
 def commands_of_the_manual(word):
-    """The manual's block of commands that has this word."""
+    """Return the manual's block of commands that contains this word."""
     blocks = (PROJECT / "docs/nbdpull.1.md").read_text().split("```sh\n")[1:]
     return next(code for code in (block.split("```")[0] for block in blocks) if word in code)
 
@@ -168,7 +168,7 @@ def test_disk_added_replaced_and_taken_away_between_points(pulled):
 
 
 def test_other_image_at_the_same_target(pulled):
-    """A copy under another name carries the very bitmap that is asked for."""
+    """A copy under another name has the bitmap that is requested."""
     witness = pulled({"vda": MIB, "vdb": MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -219,7 +219,7 @@ def test_bitmaps_lost_in_a_crash(pulled):
 
 
 def test_one_of_two_images_was_replaced(pulled):
-    """Made anew at the same path, without the bitmap: that disk alone is pulled in full."""
+    """Created again at the same path, without the bitmap: only that disk is pulled in full."""
     witness = pulled({"vda": MIB, "vdb": MIB})
     vm = witness.vm
     for disk in vm.disks:
@@ -235,7 +235,7 @@ def test_one_of_two_images_was_replaced(pulled):
 
 
 def test_image_rolled_back_to_an_older_copy(pulled):
-    """The bitmap goes back with the data: the point before the copy is a good base, the one after it is none."""
+    """The bitmap is rolled back with the data: the point before the copy is a good base, the one after it is not."""
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -281,7 +281,7 @@ def test_external_snapshot_and_its_commit(pulled):
 
 @pytest.mark.parametrize("cluster", ["64k", "2M"])
 def test_a_disk_on_a_snapshot_that_was_shrunk_and_grown(pulled, cluster):
-    """QEMU writes zeroes there up to the end of the cluster, and sets no bit; one is of 64 KiB."""
+    """QEMU writes zeroes there up to the end of the cluster, and sets no bit; a cluster has 64 KiB."""
     witness = pulled({"vda": Disk(8 * MIB, options=f"cluster_size={cluster}")}, quick=True)
     vm, end = witness.vm, 4 * MIB + 3 * 512
     vm.write("vda", 0, 8 * MIB, 0x11)

@@ -1,4 +1,4 @@
-"""Whether a pull fits: what could only fail later is refused before anything is begun."""
+"""Whether a pull fits: what could only fail later is refused before anything is started."""
 
 from types import SimpleNamespace
 

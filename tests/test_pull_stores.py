@@ -1,6 +1,6 @@
 """Stores that are copied, shared or damaged between two pulls.
 
-Must not know: the package's inside.
+Must not know: the inside of the package.
 """
 
 import os
@@ -21,7 +21,8 @@ from nbdpull.operations import restore
 
 
 def test_store_copied_to_another_place(pulled):
-    """Both go on: whose checkpoint the other one dropped takes a full point, and neither is ever wrong."""
+    """Both are pulled into: the one whose checkpoint the other one deleted gets a full point, and neither is ever
+    wrong."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -56,7 +57,7 @@ def test_two_stores_of_one_domain_do_not_disturb_each_other(pulled):
 
 
 def test_a_pull_with_prune(pulled):
-    """Nothing is begun without a policy; with one, what it does not keep goes, and the point that was made stays."""
+    """Nothing is started without a policy; with one, what it does not keep is removed, and the new point stays."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     words = witness.words("--prune")
@@ -99,7 +100,7 @@ def test_two_domains_in_one_store(pulled, machine):
 
 
 def test_point_lost_from_the_store(pulled):
-    """The next one refers to files of it, which the pull after that reads again; and says why."""
+    """The next one refers to files of it, which the pull after that reads again, and says why."""
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -131,7 +132,8 @@ def test_restore_and_verify_without_libvirt(pulled):
 
 @pytest.mark.timeout_seconds(240)
 def test_damage_to_any_file_is_found_and_refused(pulled):
-    """Of a store that was really pulled: a flipped byte and a cut, in every file of two points that share some."""
+    """In a store that was really pulled: a flipped byte and a truncation, in every file of two points that share
+    some."""
     witness = pulled({"vda": MIB, "vdb": Disk(MIB, "raw")}, quick=True)
     witness.vm.write_bytes("vda", 1000, os.urandom(200 * KIB))
     witness.pull()
@@ -163,7 +165,7 @@ def flipped(data, at):
 
 
 def damages(witness):
-    """What verify finds; in this process, as each command line would take a third of a second."""
+    """Return what verify finds; in this process, because each command line would take a third of a second."""
     try:
         return verify_store(witness.store).damages
     except errors.NbdpullError as error:
@@ -171,7 +173,7 @@ def damages(witness):
 
 
 def restored_or_refused(witness, point):
-    """The bytes of the point's disks, or None where restore refused and wrote nothing."""
+    """Return the bytes of the point's disks, or None if restore refused and wrote nothing."""
     out = witness.folder / "perhaps"
     try:
         restore.restore(restore.Options(str(witness.store), str(out), point=point, kind="raw"))
@@ -184,7 +186,7 @@ def restored_or_refused(witness, point):
 
 
 def test_disk_that_was_shrunk_and_grown_again_between_two_points(pulled):
-    """What the shrinking cut off reads as zero, and comes back in a restore."""
+    """What the shrinking cut off reads as zero, and must not reappear in a restore."""
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, 2 * MIB, 0x11)

@@ -1,4 +1,4 @@
-"""Which QEMUs crash at what; of a real one see faults/test_iothreads.py."""
+"""Which QEMUs crash at what; faults/test_iothreads.py has a real one."""
 
 from types import SimpleNamespace
 

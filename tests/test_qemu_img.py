@@ -1,4 +1,4 @@
-"""What qemu-img is asked, and what becomes of its errors. A script stands for it, which notes how it was called."""
+"""How qemu-img is called, and what becomes of its errors. A script takes its place, and records how it was called."""
 
 import os
 
@@ -71,7 +71,8 @@ def test_a_new_encrypted_image_is_of_whole_sectors(program, kind, driver, within
 
 
 def test_a_passphrase_that_took_no_time_is_tried_again(program, tmp_path):
-    """The kernel counts CPU time by ticks: one time out of ten there is none, which says nothing of the next."""
+    """The kernel counts CPU time by ticks: one time out of ten it counts none, which says nothing about the next
+    try."""
     program(
         f'echo x >>{tmp_path}/n; [ $(wc -l <{tmp_path}/n) -ge 5 ] || {{ echo "Unable to get CPU usage" >&2; exit 1; }}'
     )

@@ -1,4 +1,4 @@
-"""A qemu-nbd of our own: only we find it, it says why it does not serve, and nothing is left of it."""
+"""A qemu-nbd of our own: only we can find it, it says why it does not serve, and nothing of it is left."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_what_it_says_is_the_error(tmp_path, image):
 
 @pytest.mark.parametrize("end_with_us", ["SIGKILL", "SIGTERM"])
 def test_nothing_is_left_of_it_where_we_are_killed(tmp_path, image, end_with_us):
-    """A verify --against that was killed left a folder in /tmp."""
+    """A verify --against that was killed left a directory in /tmp."""
     folder = tmp_path / "t"
     folder.mkdir()
     program = (

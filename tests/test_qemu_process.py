@@ -1,4 +1,4 @@
-"""The version of the QEMU that runs, of a program that stands for it: a copy of the shell as its executable."""
+"""The version of the running QEMU, with a program in its place: a copy of the shell as its executable."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from nbdpull.hypervisor import qemu_process
 
 @pytest.fixture
 def session(tmp_path, monkeypatch):
-    """The folder where the libvirt of a session notes process ids."""
+    """The directory in which a session's libvirt records process ids."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     folder = tmp_path / "libvirt/qemu/run"
     folder.mkdir(parents=True)
@@ -25,7 +25,7 @@ def test_folders_of_a_session_and_of_the_system(session, monkeypatch):
 
 
 def test_the_executable_that_runs_is_asked_also_where_its_file_is_gone(session, tmp_path):
-    """bash tells its version as QEMU does."""
+    """bash prints its version as QEMU does."""
     told = subprocess.run(["bash", "--version"], capture_output=True, text=True).stdout
     version = tuple(map(int, told.partition("version ")[2].partition("(")[0].split(".")))
     program = tmp_path / "program"

@@ -12,7 +12,7 @@ KIB = 1 << 10
 
 
 class Far:
-    """A file far away. asked: the ranges that were fetched."""
+    """A remote file. asked: the ranges that were fetched."""
 
     def __init__(self, size, seed=1):
         self.data, self.asked = random.Random(seed).randbytes(size), []

@@ -1,4 +1,4 @@
-"""Which words are recipients, which files are identities, and what is said of all others."""
+"""Which words are recipients, which files are identities, and the message for all others."""
 
 import pytest
 from identities import data, recipient
@@ -90,7 +90,7 @@ def test_other_comments_say_nothing():
 
 
 def test_which_master_key_a_key_of_ssh_is_for():
-    """After it: ssh itself reads no file that begins with a comment."""
+    """The line comes after it: ssh itself reads no file that begins with a comment."""
     line = f"# nbdpull: only for master key {ID}\n".encode()
     for given in (data("ed25519") + line, line + data("ed25519")):
         [found] = recipients.identities(given, "key")

@@ -1,4 +1,4 @@
-"""What is not known of a dead run is not taken for its failure."""
+"""What is unknown about a dead run is not taken for its failure."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ ID = "20261122T194500Z-7f3a9c04"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """One that died just after its commit, with its directory in a store."""
+    """A run that died just after its commit, with its directory in a store."""
     monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))
     made = journal.of_this_process(
         id=ID, domain="vm1", uuid="u", uri="qemu:///system", checkpoint="c", checkpoint_disks=["vda"],
@@ -40,14 +40,14 @@ def run(tmp_path, monkeypatch):
 
 
 def domain():
-    """One that has the checkpoint of the run."""
+    """A domain that has the checkpoint of the run."""
     vm = mock.MagicMock(uuid="u", **{"power.left_frozen": False, "jobs.backup.return_value": None})
     vm.backups.traces.return_value.found.return_value = ["checkpoint c"]
     return vm
 
 
 def test_the_checkpoint_of_a_run_stays_while_its_store_does_not_tell(run):
-    """The manifest could not be looked at, the announcement could: the point's checkpoint would have gone."""
+    """The manifest could not be read, but the announcement could: the point's checkpoint would have been deleted."""
     real = beneath.status
 
     def status(folder, name):
@@ -63,7 +63,8 @@ def test_the_checkpoint_of_a_run_stays_while_its_store_does_not_tell(run):
 
 @pytest.mark.parametrize("server", [None, "http://127.0.0.1:2"])
 def test_the_store_of_a_run_is_not_sought_at_another_server(run, monkeypatch, server):
-    """What that has of the same name tells nothing of the run; nor is it an error where nobody may look."""
+    """What that server has under the same name says nothing about the run; nor is it an error if access there is
+    denied."""
     journal_files.remove(run)
     for name, value in object_stores.environment("http://127.0.0.1:1/").items():
         monkeypatch.setenv(name, value)
@@ -82,7 +83,7 @@ def test_the_store_of_a_run_is_not_sought_at_another_server(run, monkeypatch, se
 
 
 class Away(MemoryStore):
-    """A bucket whose server may be away. age: seconds since all was made there."""
+    """A bucket whose server may be unavailable. age: seconds since everything was created there."""
 
     has_locks, age, is_away = False, 0.0, False
 
@@ -126,7 +127,7 @@ def reclaimed(store):
 
 @pytest.mark.parametrize("has_locks, age, stays", [(True, 0, False), (False, 0, True), (False, 27 * 3600, False)])
 def test_a_clone_of_this_machine_that_works_in_a_bucket(bucket, has_locks, age, stays):
-    """It has the id of this machine, and another boot: its run looks dead from here, and no journal tells of it."""
+    """It has the id of this machine, and another boot: its run looks dead from here, and no journal mentions it."""
     bucket.has_locks, bucket.age = has_locks, age
     clone = replace(process.of(), boot="another")
     told = announcement.Announcement(ID, "vm1", "u", "memory:", f"vm1/{ID}", clone, "2026-11-22T19:45:00+00:00")
@@ -139,7 +140,8 @@ def test_a_clone_of_this_machine_that_works_in_a_bucket(bucket, has_locks, age, 
 
 @pytest.mark.parametrize("is_away", [False, True])
 def test_a_pull_that_failed_as_the_server_went_away(bucket, run, is_away):
-    """Its journal stays as long as its half point: by it the next pull knows that as its own, and it goes at once."""
+    """Its journal stays as long as its half point: by it, the next pull recognizes it as its own, and removes it at
+    once."""
     journal_files.remove(run)
     own = replace(run, process=process.of(), store=bucket.root)
     with pytest.raises(errors.OutputError), run_record.new_point(Series(bucket, "vm1"), own):

@@ -1,4 +1,4 @@
-"""Which files a point refers to: all that a restore of it opens, each once, wherever it is."""
+"""Which files a point refers to: all that its restore opens, each once, wherever it is."""
 
 import pytest
 import stores
@@ -20,7 +20,7 @@ def test_a_point_refers_to_files_of_its_own_and_of_others(tmp_path):
 
 
 def test_what_cannot_be_told(tmp_path):
-    """One directory is lost: who asks for all learns it; who has the other one is told of that."""
+    """One directory is lost: a request for all fails; one for the other disk does not."""
     vm = stores.chain(tmp_path / "store", points=1)
     (point,) = vm.points
     (vm.folder / point.id / "vda.directory").unlink()

@@ -1,4 +1,4 @@
-"""release: a domain without anything of nbdpull's; and doctor, which tells what there is of it."""
+"""release: a domain without anything of nbdpull; and doctor, which reports what there is of it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def witness(pulled):
 
 
 def release(witness, *options):
-    """(exit code, {what was found: why it is still there})."""
+    """Return (exit code, {what was found: why it is still there})."""
     done = nbdpull("release", witness.vm.name, "-c", witness.vm.bed.uri, "--json", *options)
     told = json.loads(done.stdout.splitlines()[-1])
     return done.returncode, {each["what"]: each["left"] for each in told.get("found", [])}
@@ -35,14 +35,14 @@ def doctor(witness):
 
 
 def stored_bitmaps(vm, disk):
-    """Names in the image of a machine that is off."""
+    """Return the names of the bitmaps in the image of a machine that is off."""
     told = subprocess.run(["qemu-img", "info", "--output=json", "-f", "qcow2", vm.disks[disk].path],
                           capture_output=True, check=True).stdout  # fmt: skip
     return [each["name"] for each in json.loads(told)["format-specific"]["data"].get("bitmaps", [])]
 
 
 def orphan(witness):
-    """Pull, and let libvirt forget the checkpoint, as an undefine does; its name."""
+    """Pull, let libvirt forget the checkpoint, as an undefine does, and return its name."""
     name = witness.pull()["checkpoint"]
     witness.vm.domain.checkpointLookupByName(name).delete(METADATA_ONLY)
     return name
@@ -69,7 +69,7 @@ def test_the_next_pull_is_full(witness):
 
 
 def test_a_revert_to_an_internal_snapshot(witness):
-    """With checkpoints it fails, and a running domain is off then."""
+    """With checkpoints it fails, and leaves a running domain shut off."""
     vm = witness.vm
     vm.bed.virsh("snapshot-create-as", vm.name, "s1")
     vm.write("vda", 0, MIB, 0x33)
@@ -124,7 +124,7 @@ def test_bitmaps_that_no_checkpoint_owns(witness, crashed):
 
 
 def test_of_a_copied_image(witness, tmp_path):
-    """The original's bitmap would record in the copy for ever."""
+    """The original's bitmap would record in the copy forever."""
     vm, name = witness.vm, witness.pull()["checkpoint"]
     vm.stop()
     copy = tmp_path / "copy.qcow2"

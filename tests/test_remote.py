@@ -42,7 +42,7 @@ def make_ca(folder, name):
 
 
 def make_certificate(ca, folder, who):
-    """who-cert.pem and who-key.pem in folder, signed by ca."""
+    """Create who-cert.pem and who-key.pem in folder, signed by ca."""
     folder.mkdir(parents=True, exist_ok=True)
     request, config = folder / "request", folder / "extensions"
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={who}",
@@ -57,7 +57,7 @@ def make_certificate(ca, folder, who):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """Folders: server, right, other_ca (a client of another CA), no_client (the right CA, no certificate)."""
+    """Directories: server, right, other_ca (a client of another CA), no_client (the right CA, no certificate)."""
     base = tmp_path_factory.mktemp("tls")
     ours, other = make_ca(base / "ca", "ours"), make_ca(base / "other", "other")
     made = {"server": make_certificate(ours, base / "server", "server")}
@@ -73,7 +73,7 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture
 def with_tls(private_libvirt, certificates):
-    """libvirt's daemon has the server's certificates, and asks clients for theirs."""
+    """libvirt's daemon has the server's certificates, and requests those of clients."""
     folder = Path("/etc/libvirt" if private_libvirt.root else os.environ["XDG_CONFIG_HOME"] + "/libvirt")
     before = (folder / "qemu.conf").read_text()
     (folder / "qemu.conf").write_text(f'{before}backup_tls_x509_cert_dir = "{certificates["server"]}"\n')
@@ -110,7 +110,7 @@ def test_tls(with_tls, certificates, pulled):
 
 
 def taken_by_a_command(vm, folder, *words):
-    """A backup whose images a command takes from where it was told; its result."""
+    """Return the result of a backup whose images a command reads at the URIs that it gets."""
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # the command needs a Python that has libnbd
     token = folder / "token"
     line = ["run", vm.name, "--json", "--scratch-dir", folder, "--since", token, "--token", token, *words]
@@ -122,8 +122,8 @@ def taken_by_a_command(vm, folder, *words):
 
 
 def test_a_command_by_tls(with_tls, certificates, machine, tmp_path):
-    """Its URI has the certificates, also where their folder was named from here, and the command is elsewhere; it is
-    of no use without them."""
+    """Its URI has the certificates, even if their directory was named relative to here, and the command is elsewhere;
+    without them it does not work."""
     vm, port = machine({"vda": MIB}), free_port()
     (tmp_path / "tls").symlink_to(certificates["right"])
     words = ("-c", vm.bed.uri, "--nbd", f"tcp:localhost:{port}", "--tls", "tls")
@@ -206,7 +206,7 @@ def test_port_taken_and_no_certificates(pulled, certificates):
 
 @pytest.fixture
 def tls_port(private_libvirt, certificates):
-    """The daemon listens with TLS on this port of loopback, and wants a certificate of its CA from clients."""
+    """The daemon listens with TLS on this port of loopback, and requires certificates of its CA from clients."""
     if not private_libvirt.root:
         pytest.skip("only a system daemon listens on TCP")
     port, file, folder = free_port(), Path("/etc/libvirt/libvirtd.conf"), certificates["server"]
@@ -231,7 +231,7 @@ def tls_uri(port, folder, host="localhost"):
 
 
 def test_control_connection_with_tls(tls_port, with_tls, certificates, pulled):
-    """Both connections, of libvirt and of NBD; the data of a remote hypervisor have no other way."""
+    """Both connections, of libvirt and of NBD; there is no other route for the data of a remote hypervisor."""
     witness, nbd_port = pulled({"vda": 2 * MIB}), free_port()
     vm, right = witness.vm, certificates["right"]
     vm.write("vda", 0, MIB)
@@ -274,14 +274,14 @@ class Sshd(NamedTuple):
     process: subprocess.Popen
 
     def reload(self):
-        """Have it read its configuration again; until then it may still take connections by the old one."""
+        """Have it read its configuration again; until then it may still accept connections by the old one."""
         self.process.send_signal(signal.SIGHUP)
         wait_for(lambda: (self.folder / "log").read_text().count("Server listening on") == 2, "sshd listens again")
 
 
 @pytest.fixture
 def sshd(private_libvirt):
-    """A real sshd on loopback that lets root in by one key."""
+    """A real sshd on loopback that accepts root with one key."""
     if os.geteuid():
         pytest.skip("an sshd of our own that starts sessions needs root")
     folder = Path(tempfile.mkdtemp(prefix="sshd", dir="/var/tmp"))
@@ -308,7 +308,7 @@ def sshd(private_libvirt):
 
 @contextlib.contextmanager
 def separation_user(folder):
-    """sshd wants a user of its own name. Where there is none, our mount namespace gets an /etc/passwd that has one."""
+    """sshd needs a user of its own name. If there is none, our mount namespace gets an /etc/passwd that has one."""
     users = Path("/etc/passwd").read_text()
     with contextlib.ExitStack() as undo:
         if not Path("/run/sshd").exists():
@@ -373,14 +373,14 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
 
 
 def test_a_command_by_ssh(sshd, ssh_wrapper, machine, tmp_path):
-    """What it is told is the socket here, which has no name."""
+    """It gets the socket on this host, which has no name."""
     vm = machine({"vda": MIB})
     vm.write("vda", 0, CLUSTER, 0x31)
     taken_by_a_command(vm, tmp_path, "-c", uri(sshd, ssh_wrapper))
 
 
 def test_ssh_ends_with_us(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
-    """A pull that was killed left ssh, which held QEMU's socket, and its own in /tmp."""
+    """A killed pull left ssh, which held QEMU's socket, and its own in /tmp."""
     temporary = tmp_path / "t"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

@@ -1,4 +1,4 @@
-"""Points that go in any order, and that nothing goes with them which another point needs."""
+"""Points that are removed in any order, while nothing is removed that another point needs."""
 
 import errno
 import itertools
@@ -36,13 +36,13 @@ def vm(made, tmp_path):
 
 
 def restores(vm, folder):
-    """Every point that is left restores byte for byte."""
+    """Require that every remaining point restores byte for byte."""
     for point in vm.series.points():
         assert stores.restored(vm, point, folder / "out") == vm.images[point.id]
 
 
 def leftovers(vm):
-    """Files of removed points that nothing refers to."""
+    """Return the files of removed points that nothing refers to."""
     kept = removal.referred(vm.series)
     names = [(name, file) for name in half_points.removed(vm.series) for file in vm.store.names(f"vm1/{name}")]
     return [each for each in names if "/".join(each) not in kept and each[1] != half_points.REMOVED]
@@ -101,7 +101,7 @@ def test_files_wait_for_readers(vm):
 
 
 def test_files_wait_for_readers_of_every_point_that_referred_to_them(vm, tmp_path):
-    """A point was removed two days ago, and one that shares files with it just now: its readers need them all."""
+    """A point was removed two days ago, and one that shares files with it just now: its readers need all of them."""
     first, second, last = vm.points
     hours = {first.id: 48}
     with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
@@ -168,7 +168,7 @@ def number_of_the_next(vm):
 
 @pytest.mark.parametrize("grace", [0, 60])
 def test_a_number_is_never_used_again(vm, grace):
-    """Copies elsewhere may have the point that had it, and would take the new one for it, or for an older one."""
+    """Copies elsewhere may have the point that had it, and would take the new one for that one, or for an older one."""
     assert [point.manifest.sequence for point in vm.points] == [1, 2, 3]
     for point in [vm.points[1], vm.points[2], vm.points[0]]:
         gone(vm, point, grace)
@@ -183,7 +183,7 @@ def test_a_number_is_never_used_again(vm, grace):
 
 
 def test_the_number_of_a_point_that_cannot_be_read_is_not_used_again(tmp_path):
-    """The numbers between its own and the newest one of those that can be read are of points that are gone."""
+    """The numbers between its own and that of the newest readable point may be those of removed points."""
     vm = stores.chain(tmp_path / "store", 14, points=4, size=MIB)
     for point in vm.points[1:3]:
         gone(vm, point)
@@ -210,7 +210,8 @@ def test_a_removed_manifest_that_is_damaged_hinders_nobody(vm, data):
 
 @pytest.mark.parametrize("kind", strange.FILES)
 def test_what_is_no_file_stops_no_sweep(tmp_path, kind):
-    """As the folder that a file server makes for itself (@eaDir): it is left alone, and its directory with it."""
+    """Such as the directory that a file server makes for itself (@eaDir): it is left alone, with the directory that
+    contains it."""
     vm = stores.chain(tmp_path / "store", 14, points=3, size=256 * KIB)
     last, odd = vm.pull("nothing", dedupe=False), vm.folder / vm.points[0].id / "odd"
     twin = vm.copy(tmp_path / "twin")
@@ -231,8 +232,8 @@ CALLS = {"names": (os, "scandir"), "holds": (beneath, "status"), "inode": (benea
 
 
 def failing(folder, call, left=None, code=errno.EIO):
-    """One call of the system on what is in a folder fails, as on a bad disk or a share that is away. left: only at this
-    one of the calls there, counted from 0."""
+    """Let one system call on what is in a directory fail, as on a bad disk or an unavailable share. left: only this one
+    of the calls there, counted from 0."""
     module, name = CALLS[call]
     real, number = getattr(module, name), folder.stat().st_ino
     count = itertools.count()
@@ -258,7 +259,8 @@ def test_what_cannot_be_looked_at_is_not_taken_for_absent(vm, call, code):
 
 
 def test_no_file_goes_where_a_look_failed(vm, tmp_path):
-    """Whichever look it is: what cannot be listed is not empty, and what cannot be told removed is no half point."""
+    """Whichever call it is: what cannot be listed is not empty, and what may not be a removed point is no half
+    point."""
     removal.remove(vm.series, vm.points[0])
     removal.sweep(vm.series, 0)
     before, failed = stores.files(vm.root), 0
@@ -286,7 +288,7 @@ def test_a_pin_that_cannot_be_looked_at_is_one_all_the_same(vm):
 
 
 def calls_until_the_end(vm, folder):
-    """How many calls a removal makes; each is let fail once, and the next run ends it."""
+    """Return how many calls a removal makes; each is made to fail once, and the next run completes it."""
     for count in range(100):
         twin = vm.copy(folder / f"store{count}")
         if not dying.killed_at(count, lambda twin=twin: remove_two(twin), CHANGES):

@@ -1,4 +1,4 @@
-"""remove, prune, pin, unpin and diff, as they are called: what goes, what stays, and what is said of it."""
+"""remove, prune, pin, unpin and diff on the command line: what is removed, what remains, and what is printed."""
 
 import os
 import subprocess
@@ -55,7 +55,7 @@ def test_none_goes_where_one_cannot(tmp_path, capsys):
 
 
 def just_before(monkeypatch, owner, name, call):
-    """Somebody does something just before a function is called the next time."""
+    """Let something happen just before the next call of a function."""
     real, todo = getattr(owner, name), [call]
 
     def both(*args, **others):
@@ -68,7 +68,7 @@ def just_before(monkeypatch, owner, name, call):
 
 @pytest.mark.parametrize("owner, name", [(retention, "decided"), (removal, "remove"), (DirectoryStore, "rename")])
 def test_a_point_that_is_pinned_beside_a_prune_stays(tmp_path, capsys, monkeypatch, owner, name):
-    """Be it in the moment in which its manifest is renamed: the pin was a success."""
+    """Even at the moment when its manifest is renamed: the pin was a success."""
     vm = daily(tmp_path / "store", 10)
     victim = vm.points[0].id
     just_before(monkeypatch, owner, name, lambda: pin(PinOptions(str(vm.root), victim, reason="evidence")))
@@ -99,7 +99,7 @@ def test_a_series_that_is_written_to_is_left_alone(tmp_path, capsys):
 
 
 def test_a_store_that_cannot_be_written_to(tmp_path, capsys):
-    """Nothing is told of that was not done."""
+    """Nothing is reported that was not done."""
     with small_disk(tmp_path / "disk", "4m") as disk:
         vm = daily(disk / "store", 3)
         first, second, last = ids(vm)
@@ -118,7 +118,7 @@ def test_a_store_that_cannot_be_written_to(tmp_path, capsys):
 
 
 def test_points_go_where_nothing_is_free(tmp_path, capsys):
-    """Neither a byte nor an inode: of tmpfs a second name of a file takes one."""
+    """Neither a byte nor an inode: on tmpfs, a second name of a file takes one."""
     with small_disk(tmp_path / "disk", "4m,nr_inodes=200") as disk:
         vm = daily(disk / "store", 3)
         with suppress(OSError), open(disk / "filling", "wb") as file:
@@ -138,7 +138,7 @@ ERRORS = {"remove": 9, "prune": 10, "unpin": 9}  # of prune one for all that is 
 
 
 def test_a_dry_run_leaves_what_was_removed_before(tmp_path, capsys):
-    """Also where there is nothing more to remove, and its time has come."""
+    """Even if nothing more is to be removed, and its time has come."""
     vm = daily(tmp_path / "store", 3)
     assert run(capsys, "remove", vm.root, vm.points[0].id)[0] == 0
     before = files(vm.root)
@@ -230,7 +230,7 @@ def test_the_ranges_that_differ(tmp_path, capsys):
 
 
 def patched(vm, one, ranges, other, disk):
-    """The image of one point, with what differs from the other."""
+    """Return the image of one point, with the differences of the other applied."""
     wanted = numpy.frombuffer(vm.images[other.id][disk], "u1")
     found = numpy.zeros(len(wanted), "u1")
     before = numpy.frombuffer(vm.images[one.id][disk], "u1")[: len(wanted)]

@@ -1,4 +1,4 @@
-"""A domain that is renamed is the same domain: its series goes on under the new name, and is found by either name."""
+"""A domain that is renamed is the same domain: its series continues under the new name, and is found by either name."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def folders(witness):
 
 
 def test_series_goes_on_under_the_new_name(pulled):
-    """And under the old one again; told once each time."""
+    """And under the old one again; a warning says so once each time."""
     witness = pulled({"vda": 4 * MIB, "vdb": MIB})
     vm, old, new = witness.vm, witness.vm.name, f"{witness.vm.name}-new"
     vm.write("vda", 0, MIB, 0x11)
@@ -72,7 +72,7 @@ def test_defined_anew_under_another_name(pulled):
 
 
 def test_onto_the_name_of_another_series(pulled, machine):
-    """Which stays what it is, and neither is taken for the other."""
+    """That series remains what it is, and neither is taken for the other."""
     witness = pulled({"vda": MIB})
     vm, old = witness.vm, witness.vm.name
     vm.write("vda", 0, CLUSTER, 0x11)

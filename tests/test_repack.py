@@ -1,4 +1,4 @@
-"""Mostly dead files that are repacked: nothing that a point shows is lost, and what is dead goes."""
+"""Mostly dead files that are repacked: nothing that a point shows is lost, and what is dead is removed."""
 
 import json
 import random
@@ -38,12 +38,12 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 
 @pytest.fixture(autouse=True)
 def small_costs(monkeypatch):
-    """So that files of some KiB are worth it, as those of a pull are."""
+    """Make files of some KiB worth a repack, like those of a real pull."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
 
 
 def leftovers(vm):
-    """Files that nothing refers to, in directories of no point."""
+    """Return the files that nothing refers to, in directories of no point."""
     kept = removal.referred(vm.series)
     names = [(name, file) for name in [*half_points.removed(vm.series), *half_points.repacked(vm.series)]
              for file in vm.store.names(f"vm1/{name}")]  # fmt: skip
@@ -52,7 +52,7 @@ def leftovers(vm):
 
 
 def intact(vm):
-    """Every point shows what it did, byte for byte."""
+    """Require that every point shows what it did, byte for byte."""
     for point in vm.series.points():
         for disk, content in vm.images[point.id].items():
             with lookup.RandomImage(vm.series, point, disk) as image:
@@ -60,13 +60,13 @@ def intact(vm):
 
 
 def restores(vm, folder):
-    """The same by the operation."""
+    """Require the same by the restore operation."""
     for point in vm.series.points():
         assert stores.restored(vm, point, folder / "out") == vm.images[point.id]
 
 
 def share_alive(vm, points):
-    """How much of the chunk files in the store is shown by some points."""
+    """Return which share of the chunk files in the store is shown by some points."""
     size = sum(path.stat().st_size for path in vm.root.rglob("*.zst"))
     frames = {
         (entry.path, int(record["position"])): int(record["stored"])
@@ -98,7 +98,7 @@ def test_what_points_show_is_moved_and_the_rest_goes(tmp_path, seed, chunk_size)
 
 @pytest.mark.parametrize("how", ["prove", "size_flaw", "file_flaw"])
 def test_files_that_are_moved_while_they_are_looked_at_are_no_damage(tmp_path, how):
-    """They were looked for where they had been: a restore beside a prune told that a file was missing."""
+    """They were looked for where they had been: a restore beside a prune reported a missing file."""
     vm = mostly_hidden(tmp_path / "store", rounds=3)
     point, real = vm.points[-1], vm.series._own_size_flaw
     chunks = stores.directory_of(vm, point, "vda").chunks
@@ -122,7 +122,7 @@ def test_files_that_are_moved_while_they_are_looked_at_are_no_damage(tmp_path, h
 
 
 def test_the_record_of_a_moved_frame_names_the_file_that_its_table_stands_for(tmp_path, capsys):
-    """So the manual says of what index prints."""
+    """The manual says so of the output of index."""
     vm = mostly_hidden(tmp_path / "store", rounds=3)
     pruned(vm, [point.id for point in vm.points[:-1]])
     code, out, _ = command.answered(capsys, "index", vm.root, "latest", "vda")
@@ -139,7 +139,7 @@ def test_the_record_of_a_moved_frame_names_the_file_that_its_table_stands_for(tm
 
 
 def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):
-    """There is one step at most: the tables lead to the newest file."""
+    """There is at most one step: the tables lead to the newest file."""
     vm = mostly_hidden(tmp_path / "store", rounds=3)
     rng = random.Random(8)
     for _ in range(5):
@@ -166,7 +166,7 @@ def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):
 
 
 def in_two_files(root):
-    """A Vm with a file that a table leads from to two others, one for each of two points: a copy brought the older."""
+    """A Vm with a file whose table leads to two others, one for each of two points: a copy brought the older one."""
     rng, vm = random.Random(1), stores.Vm(root)
     vm.add_disk("vda", 40 * 4096)
     points = []
@@ -188,7 +188,7 @@ def in_two_files(root):
 
 
 def test_a_table_that_leads_to_two_files_which_two_new_ones_empty(tmp_path):
-    """The second table must start from what the first one told, or it leads back to a file that is gone."""
+    """The second table must start from the first one, or it leads back to a file that is gone."""
     vm, held = in_two_files(tmp_path / "store")
     before = moved.read(vm.store, vm.series.folder, held).files
     assert len(before) == 2
@@ -204,7 +204,7 @@ def test_a_table_that_leads_to_two_files_which_two_new_ones_empty(tmp_path):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_in_any_order(tmp_path, seed):
-    """Random pulls, removals and repacks of random thresholds."""
+    """Random pulls, removals, and repacks with random thresholds."""
     rng, vm = random.Random(seed), mostly_hidden(tmp_path / "store", seed, rounds=1)
     for _ in range(8):
         scattered(vm, rng, rng.choice([1, 20, 70]))
@@ -217,7 +217,7 @@ def test_in_any_order(tmp_path, seed):
 
 
 def test_a_file_of_a_point_stays_as_it_is(tmp_path):
-    """All that its SHA256SUMS names is there."""
+    """All files that its SHA256SUMS names exist."""
     vm = mostly_hidden(tmp_path / "store")
     pruned(vm, [vm.points[1].id, vm.points[2].id], Wanted(1.0))
     for point in vm.series.points():
@@ -235,7 +235,7 @@ def test_what_a_removed_point_shows_lives_until_the_sweep(tmp_path):
 
 
 def test_a_damaged_disk_of_a_removed_point_takes_nothing_from_another(tmp_path):
-    """Neither the sweep nor the repack: the other disk can be read, and taken back, until its time is over."""
+    """Neither the sweep nor the repack: the other disk can be read, and restored, until its time is over."""
     vm, rng = stores.Vm(tmp_path / "store"), random.Random(3)
     vm.add_disk("vda", 40 * 4096)
     vm.add_disk("vdb", 4096)
@@ -263,7 +263,7 @@ def test_what_would_be_moved_is_what_is_moved(tmp_path):
 
 
 def test_a_limit(tmp_path):
-    """So much is written, the least alive first, and it is told what is left."""
+    """Only that much is written, starting with the files of which the least is alive, and the rest is reported."""
     vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
     ids = [point.id for point in vm.points[:-1]]
     everything = repack.would_repack(vm.series, ids, HALF)
@@ -276,7 +276,7 @@ def test_a_limit(tmp_path):
 
 
 def test_a_damaged_frame_keeps_its_file(tmp_path):
-    """And is not laundered: the others are repacked, and the damage is found as before."""
+    """The damage is not hidden: the others are repacked, and it is found as before."""
     vm = mostly_hidden(tmp_path / "store", chunk_size=40 * KIB)
     ids, last = [point.id for point in vm.points[:-1]], vm.points[-1]
     for point in vm.points[:-1]:
@@ -312,7 +312,7 @@ def killed_at(count, do):
 
 
 def worn_twice(root):
-    """A Vm with a file that frames were moved to, of which few are alive when its last point alone is kept; and with
+    """A Vm with a file that frames were moved to, of which few are alive if only its last point is kept; and with
     another such file of a removed point."""
     vm, rng = stores.Vm(root), random.Random(5)
     vm.add_disk("vda", 30 * 4096)
@@ -326,7 +326,7 @@ def worn_twice(root):
 
 
 def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
-    """Of a repack of files, and of one of files that were moved before."""
+    """A repack of files, and one of files that were moved before."""
     vm = worn_twice(tmp_path / "store")
     pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0))
     wanted, steps = Wanted(0.9, chunk_size=30 * KIB), 0
@@ -347,7 +347,7 @@ def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
 
 
 def test_what_only_has_to_go_goes_without_a_write(tmp_path):
-    """A file beside its table, as a run leaves it that is killed between the two; and the disk is full."""
+    """A file beside its table, as left by a run that is killed between the two; and the disk is full."""
     vm = mostly_hidden(tmp_path / "store")
     before = {path: path.read_bytes() for path in vm.folder.rglob("*.zst")}
     pruned(vm, [point.id for point in vm.points[:-1]])
@@ -362,7 +362,7 @@ def test_what_only_has_to_go_goes_without_a_write(tmp_path):
 
 
 def test_a_file_that_was_brought_back_stays(tmp_path):
-    """As what it was moved to is damaged: it is all that there is."""
+    """What it was moved to is damaged, so it is the only copy."""
     vm = mostly_hidden(tmp_path / "store")
     before = {path: path.read_bytes() for path in vm.folder.rglob("*.zst")}
     pruned(vm, [point.id for point in vm.points[:-1]])
@@ -379,7 +379,8 @@ def test_a_file_that_was_brought_back_stays(tmp_path):
 
 @pytest.mark.parametrize("count", [1, None])
 def test_what_a_lost_table_led_to_stays(tmp_path, count):
-    """Of one table or of all: it may be brought back from a copy. Neither the sweep nor a repack takes the frames."""
+    """One table or all are lost: each may be brought back from a copy. Neither the sweep nor a repack removes the
+    frames."""
     vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
     pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0.9))
     before = {path: path.read_bytes() for path in sorted(vm.folder.rglob("vda*.moved"))}
@@ -396,7 +397,7 @@ def test_what_a_lost_table_led_to_stays(tmp_path, count):
 
 
 def test_no_room(tmp_path):
-    """It gives up with a problem, and leaves nothing half: at whichever write it is."""
+    """It stops with a problem, and leaves nothing half done, at whichever write it is."""
     vm = mostly_hidden(tmp_path / "store", rounds=3, chunk_size=60 * KIB)
     ids = [point.id for point in vm.points[:-1]]
     for count in range(1, 40, 5):
@@ -426,7 +427,7 @@ def references_of(vm):
 
 
 def prune(capsys, vm, *words):
-    """(exit code, what it says of its only domain, its warnings)."""
+    """Return (exit code, what it reports of its only domain, its warnings)."""
     code, result, _ = command.answered_json(capsys, "prune", vm.root, "--keep-last", "1", "--force", *words)
     return code, result["domains"][0], result["warnings"]
 
@@ -459,7 +460,7 @@ def test_prune_has_a_limit_and_tells_what_is_left(tmp_path, capsys):
 
 
 def test_prune_warns_of_what_it_cannot_repack(tmp_path, capsys):
-    """What was removed is removed; and the exit code is 0."""
+    """The points are removed nevertheless, and the exit code is 0."""
     vm = mostly_hidden(tmp_path / "store")
     with mock.patch.object(repack._Run, "_new_folder", side_effect=errors.OutputFull("there is no space")):
         code, found, warnings = prune(capsys, vm, "--now")
@@ -469,7 +470,7 @@ def test_prune_warns_of_what_it_cannot_repack(tmp_path, capsys):
 
 
 def test_a_damaged_index_is_a_warning_and_hides_no_other_disk(tmp_path, capsys):
-    """Also where it only looks. The exit code is 0, as all else is done."""
+    """Also with --dry-run. The exit code is 0, because everything else is done."""
     vm, rng, said = stores.Vm(tmp_path / "store"), random.Random(4), "vm1: not repacked: disk vdb: "
     for disk in ("vda", "vdb"):
         vm.add_disk(disk, 40 * 4096)
@@ -491,7 +492,7 @@ def test_a_damaged_index_is_a_warning_and_hides_no_other_disk(tmp_path, capsys):
 
 
 def repacked(root):
-    """A Vm with two points, and several files of removed ones that were moved to one; the path of that."""
+    """A Vm with two points, and several files of removed ones that were moved to one file; the path of that."""
     vm = mostly_hidden(root, chunk_size=20 * KIB)
     found = pruned(vm, [point.id for point in vm.points[:-2]], Wanted(0.9))
     [new] = [path for name in half_points.repacked(vm.series) for path in (vm.folder / name).glob("vda*.zst")]
@@ -515,7 +516,7 @@ def references_of_point(vm, point):
 
 
 def test_a_damage_of_a_file_is_one_of_all_that_were_moved_to_it(tmp_path):
-    """And so of every point that refers to one of those, also where only one point is looked at."""
+    """And so of every point that refers to one of those, even if only one point is checked."""
     vm, new = repacked(tmp_path / "store")
     with stores.damaged(new, stores.flipped(new.read_bytes(), 20)):
         found = stores.verify_store(vm.root, keep=True, point=vm.points[-1].id)
@@ -534,7 +535,7 @@ def test_a_damage_of_a_file_is_one_of_all_that_were_moved_to_it(tmp_path):
 
 @pytest.mark.parametrize("how", [{}, {"oldest": True}])
 def test_files_that_are_moved_again_while_they_are_verified_are_no_damage(tmp_path, how):
-    """After their table was read: a file that nothing needed any more was told, and a sound point was damaged."""
+    """After their table was read, a file that nothing needed any more was reported, and a sound point was damaged."""
     vm = mostly_hidden(tmp_path / "store", rounds=3)
     pruned(vm, [point.id for point in vm.points[:-1]])
     scattered(vm, random.Random(8), 80)
@@ -567,7 +568,7 @@ def test_a_damaged_table_is_a_damage_of_its_file(tmp_path, how):
 
 
 def test_an_index_is_not_rebuilt_of_a_file_that_was_moved(tmp_path, capsys):
-    """nbdpull never moves one of a point that has not been removed; others may."""
+    """nbdpull never moves one of a point that has not been removed; other programs may."""
     vm = mostly_hidden(tmp_path / "store", rounds=1)
     [point] = vm.points
     [chunk, *_] = stores.chunks_of(vm, point, "vda")

@@ -1,4 +1,4 @@
-"""Repacks in a store that keeps nobody out: what is moved goes later, and nothing that a point shows is ever lost."""
+"""Repacks in a store without locks: the moved files are removed later, and nothing that a point shows is ever lost."""
 
 import itertools
 import random
@@ -43,7 +43,7 @@ def hours():
 
 @pytest.fixture
 def vm(tmp_path, hours):
-    """Most of it is hidden, and only the last two points are there, the others since long ago."""
+    """Most of its data is hidden, and only the last two points remain, the others were removed long ago."""
     made = mostly_hidden(tmp_path / "store", chunk_size=40 * KIB)
     remove(made, made.points[:-2])
     hours.let_pass(27)
@@ -68,7 +68,7 @@ def intact(vm, *others):
 
 
 def beside(vm):
-    """Paths of files that have a table beside them."""
+    """Return the paths of files that have a table beside them."""
     tables = [path.with_name(path.name[: -len(layout.MOVED)]) for path in vm.folder.rglob(f"*{layout.MOVED}")]
     return sorted(path for path in tables if path.exists())
 
@@ -145,7 +145,7 @@ CHANGES = {DirectoryStore: ["delete", "remove_file", "remove_folder", "make_fold
 
 
 def test_killed_at_every_step(tmp_path, hours):
-    """Of the run that moves, and of the later one that removes: every point is whole, and the next runs end it."""
+    """The run that moves, and the later one that removes: every point is whole, and the next runs complete it."""
     vm = mostly_hidden(tmp_path / "store", rounds=3)
     remove(vm, vm.points[:-1])
     hours.let_pass(27)
@@ -169,7 +169,7 @@ def test_killed_at_every_step(tmp_path, hours):
 
 
 def meanwhile(call, ending, do):
-    """Let something happen before a call of the store with such a path, once."""
+    """Let something happen once, before a call of the store with such a path."""
     real, done = getattr(DirectoryStore, call), []
 
     def first(self, path, *args, **how):
@@ -182,7 +182,7 @@ def meanwhile(call, ending, do):
 
 
 def test_of_two_at_once_one_moves_a_file(vm, hours):
-    """What the other one has made is a stray, which goes in its time."""
+    """The new file of the other one is a stray, which is removed in its time."""
     found = []
     with meanwhile("publish", layout.MOVED, lambda: found.append(prune(vm)[1])):
         found.append(prune(vm)[1])
@@ -197,7 +197,7 @@ def test_of_two_at_once_one_moves_a_file(vm, hours):
 
 
 def test_a_run_that_stood_still_leads_nowhere(vm, hours):
-    """A sweep may be about to take its new file for a stray."""
+    """A sweep may be about to remove its new file as a stray."""
     with meanwhile("seconds_since_change", layout.REPACKED, lambda: hours.let_pass(21)):
         _, found = prune(vm)
     assert found.moved == 0 and beside(vm) == [] and "was made too long ago" in found.problems[0]
@@ -207,7 +207,7 @@ def test_a_run_that_stood_still_leads_nowhere(vm, hours):
 
 
 def test_what_was_moved_to_is_damaged(vm, hours):
-    """Then the old file stays: it is all that there is."""
+    """Then the old file stays: it is the only copy."""
     prune(vm)
     old = beside(vm)
     for path in [path for name in half_points.repacked(vm.series) for path in (vm.folder / name).glob("*.zst")]:
@@ -238,7 +238,7 @@ class Two:
         hours.let_pass(27)
 
     def branch(self):
-        """A point that shows all of a file that the older store shows, of which those here show less."""
+        """Return a point that shows all of a file that the older store shows; those here show less of it."""
         shown = stores.directory_of(self.old, self.old.points[-1], "vda")
         known = {path.relative_to(self.here.folder).as_posix() for path in self.files}
         entry = next(each for each in shown.files if each.path in known)
@@ -274,7 +274,7 @@ def test_a_point_that_shows_more_than_was_moved_keeps_the_old_file(two):
 
 
 def test_one_that_comes_just_before_a_sweep(two):
-    """Which has decided what goes, and looks again."""
+    """The sweep has decided what to remove, and lists again."""
     (point, old), vm = two.branch(), two.here
     with meanwhile("replace", f"{old.parent.name}/{sweep_mark.NAME}", lambda: two.take(two.old, point)):
         prune(vm)
@@ -292,7 +292,7 @@ def test_what_it_counts_on_goes_just_before_its_manifest(two):
 
 
 def test_one_that_comes_when_a_sweep_has_begun(two, monkeypatch):
-    """And has not seen it, wherever it stands now."""
+    """And has not seen it, wherever the sweep is by now."""
     (point, old), vm = two.branch(), two.here
     real = lock_free.has_more
 
@@ -317,7 +317,7 @@ def test_one_that_comes_when_a_sweep_has_begun(two, monkeypatch):
 
 @pytest.mark.parametrize("has_base", [True, False])
 def test_what_was_moved_is_not_brought_again(two, has_base):
-    """The table leads to all that a newer point shows: so its base tells, or its pages where that is not here."""
+    """The table leads to everything that a newer point shows: its base says so, or its pages if that is not here."""
     vm, source = two.here, two.new
     prune(vm)
     gone = [path for path in source.folder.rglob("*.zst") if not (vm.folder / path.relative_to(source.folder)).exists()]
@@ -341,7 +341,7 @@ def test_what_was_not_moved_is_not_counted_on(two):
 
 
 def test_what_only_removed_points_were_moved_to_is_not_counted_on(two):
-    """No copy at once would find it otherwise."""
+    """Two copies at once would not find it otherwise."""
     vm, point = two.here, two.new.points[-1]
     prune(vm)
     remove(vm, vm.series.points())
@@ -359,7 +359,7 @@ def test_what_only_removed_points_were_moved_to_is_not_counted_on(two):
 
 
 def test_what_another_one_has_moved_is_lost_by_no_copy(two, monkeypatch):
-    """Nobody knows what a table leads to that was read before another run has made it lead to more."""
+    """It is unknown where a table leads that was read before another run has extended it."""
     vm, source = two.here, two.new
     known = [entry for entry in stores.chunks_of(vm, vm.points[-1], "vda") if (vm.folder / entry.path) in beside(vm)]
     table = moved.read(vm.store, vm.series.folder, known[0])

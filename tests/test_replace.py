@@ -1,4 +1,4 @@
-"""A new file is at its place when it is whole, and never half."""
+"""A new file gets its name when it is complete, and never before."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def test_two_cannot_write_one_draft(tmp_path):
 
 @pytest.fixture
 def fsync(monkeypatch):
-    """fsync(number): that of a folder fails with this errno."""
+    """fsync(number): let that of a directory fail with this errno."""
     real = os.fsync
 
     def fails(number):
@@ -56,7 +56,7 @@ def fsync(monkeypatch):
 
 
 def test_a_file_system_without_fsync_of_folders_takes_it(tmp_path, fsync):
-    """As some network file systems are: the image had its name, and the restore failed nevertheless."""
+    """Some network file systems are like that: the image had its name, and the restore failed nevertheless."""
     fsync(errno.EINVAL)
     with replace.whole(str(tmp_path / "image")):
         pass

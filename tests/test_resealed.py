@@ -1,4 +1,4 @@
-"""Points on their way into a store with another seal: what is there then is a store like any other."""
+"""Points on their way into a store with another seal: the result is a store like any other."""
 
 import contextlib
 import random
@@ -29,7 +29,7 @@ def several_chunk_files(monkeypatch):
 
 @contextlib.contextmanager
 def opened(*vms):
-    """Whoever opens a store meanwhile has its keys."""
+    """Inside this block, whoever opens a store has its keys."""
     with pytest.MonkeyPatch.context() as patched, contextlib.ExitStack() as held:
         for keys in {vm.keys for vm in vms} - {None}:
             held.enter_context(sealed.opening(patched, keys))
@@ -43,7 +43,7 @@ def made_for(vm, root, keys):
 
 
 def assert_restores(other, folder):
-    """Every point that is there restores byte for byte, and is no damage."""
+    """Require that every point restores byte for byte, and is not damaged."""
     with opened(other):
         for point in other.series.points():
             assert stores.restored(other, point, folder / "out") == other.images[point.id]
@@ -65,7 +65,7 @@ def names(other):
 
 
 def assert_nothing_else(other, ends=("\0",)):
-    """Than points, and what they refer to, and what has a name that ends so."""
+    """Require that there is nothing but points, what they refer to, and files whose names end so."""
     points = other.series.points()
     needed = {entry.path for point in points for entry in references.of_point(other.series, point)}
     there = {name for name in names(other) if not name.endswith(ends)}
@@ -73,7 +73,7 @@ def assert_nothing_else(other, ends=("\0",)):
 
 
 def test_from_seal_to_seal_and_back(vm, tmp_path):
-    """Each copy is made from the one before; all are the same points, of which each has one first manifest."""
+    """Each copy is made from the previous one; all are the same points, each with one original manifest."""
     source = vm
     for number, keys in enumerate((KEYS, OTHER, None, OTHER)):
         other = made_for(vm, tmp_path / f"other{number}", keys)
@@ -103,7 +103,7 @@ def test_nothing_of_a_guest_shows_in_what_is_sealed(tmp_path):
 
 
 def frames_of(vm, path):
-    """The bytes of each frame of a chunk file."""
+    """Return the bytes of each frame of a chunk file."""
     data = path.read_bytes()
     disk = path.name.partition(".")[0]
     page = reader.chunk_records(vm.store, str(path.relative_to(vm.root)), len(data), disk)
@@ -144,7 +144,7 @@ def test_frames_that_a_point_shows_in_parts_are_copied_once(tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_copies_and_removals(tmp_path, seed):
-    """Also of points whose files others need, and of frames that were moved in either store."""
+    """Including points whose files others need, and frames that were moved in either store."""
     rng = random.Random(seed)
     vm = stores.chain(tmp_path / "store", seed, points=5, size=300 * KIB, dedupe=True, chunk_size=100 * KIB)
     here = vm
@@ -175,7 +175,7 @@ def test_any_order_of_copies_and_removals(tmp_path, seed):
 
 
 def test_a_point_that_was_removed_and_whose_files_were_moved(tmp_path):
-    """What leads to its frames is needed by others, and stays."""
+    """Others need what leads to its frames, so that remains."""
     vm = of_one_disk(tmp_path / "store")
     other = made_for(vm, tmp_path / "other", KEYS)
     reseal(vm, other)
@@ -209,7 +209,7 @@ def test_frames_that_the_source_has_moved(vm, tmp_path):
 
 
 def test_damage_in_the_source_is_found_and_nothing_of_the_point_stays(tmp_path):
-    """Of each kind of file, but for SHA256SUMS, which is for people; the manifest was proved before. (vdb is small.)"""
+    """Of each kind of file, except SHA256SUMS, which is for people; the manifest was checked before. (vdb is small.)"""
     plain = stores.chain(tmp_path / "plain", 3, points=1, size=300 * KIB)
     vm = made_for(plain, tmp_path / "sealed", KEYS)
     reseal(plain, vm)
@@ -279,7 +279,7 @@ def test_a_comparison_tells_what_a_copy_takes(vm, tmp_path):
 
 @pytest.mark.parametrize("name", ["replace", "publish", "create", "delete"])
 def test_a_full_destination_loses_nothing_that_others_need(tmp_path, name):
-    """Also where it is full before anything was made, in the folder of a removed point."""
+    """Even if it is full before anything was made, in the directory of a removed point."""
     vm = of_one_disk(tmp_path / "store")
     other = made_for(vm, tmp_path / "other", KEYS)
     reseal(vm, other)
@@ -296,7 +296,8 @@ def test_a_full_destination_loses_nothing_that_others_need(tmp_path, name):
 
 
 def failing(other, name, count, do):
-    """Do it, while that call of a method of the store of `other` fails, counted from 0; whether it came to that."""
+    """Do it, while that call of a method of the store of `other`, counted from 0, fails; return whether it was
+    reached."""
     real, left = getattr(DirectoryStore, name), [count]
 
     def call(self, *args, **how):
@@ -320,7 +321,7 @@ def without_locks():
 
 
 def just_before(count, do):
-    """Let something happen before the call of that number that makes a file, once."""
+    """Let something happen once, before the call with that number that makes a file."""
     left = [count]
 
     def counted(owner, name):
@@ -338,8 +339,8 @@ def just_before(count, do):
 
 
 def test_two_copies_at_once(tmp_path, without_locks):
-    """Wherever the second one comes in, one point is there in the end, and it is whole: no file that counts is
-    replaced by the other one's, of which each frame is another."""
+    """Wherever the second one starts, there is one point in the end, and it is whole: no file that counts is replaced
+    by that of the other copy, which has different frames."""
     vm = of_one_disk(tmp_path / "store")
     last, ends = vm.points[1], set()
     for count in range(100):
@@ -367,8 +368,8 @@ def test_two_copies_at_once(tmp_path, without_locks):
 
 @pytest.mark.parametrize("is_changed", [False, True])
 def test_a_copy_that_died_is_continued(tmp_path, without_locks, is_changed):
-    """Wherever it died: also when the directory of a disk was there, in whose place nothing can be made, and where the
-    point that it was laid over was removed since. (In a bucket, no file is there before it is whole.)"""
+    """Wherever it died: even if the directory of a disk existed, which cannot be made again, and the point that it was
+    laid over was removed since. (In a bucket, no file exists before it is complete.)"""
     vm = of_one_disk(tmp_path / "store")
     last = vm.points[1]
     for count in range(40):
@@ -390,7 +391,7 @@ WHOLE = ("create", "publish", "replace", "remove_file")  # calls before which ea
 
 
 def test_what_is_left_of_a_copy_counts_only_as_the_point_that_it_is_to_be(tmp_path, without_locks):
-    """It is not proved by the name: somebody may have put it there."""
+    """Its name does not prove it: somebody may have put it there."""
     vm = of_one_disk(tmp_path / "store")
     last = vm.points[1]
     first = made_for(vm, tmp_path / "first", KEYS)
@@ -425,7 +426,7 @@ def test_what_is_left_of_a_copy_counts_only_as_the_point_that_it_is_to_be(tmp_pa
 
 
 def test_a_point_that_was_removed_is_copied_again(tmp_path, without_locks):
-    """All that it had is there yet, and nothing can be made in its place."""
+    """All of its files still exist, and nothing can be made in their place."""
     vm = of_one_disk(tmp_path / "store")
     other = made_for(vm, tmp_path / "other", KEYS)
     reseal(vm, other)
@@ -440,7 +441,8 @@ def test_a_point_that_was_removed_is_copied_again(tmp_path, without_locks):
 
 
 def test_a_point_that_was_made_in_a_copy_of_a_copy(vm, tmp_path):
-    """Neither of two stores is sealed, and still their files differ: what is new is written as between two seals."""
+    """Neither of the two stores is sealed, and still their files differ: what is new is written as between two
+    seals."""
     there = over(vm, tmp_path / "there")
     take(vm, there)
     other = made_for(vm, tmp_path / "other", KEYS)
@@ -474,7 +476,7 @@ def test_a_lost_index_is_rebuilt(vm, tmp_path):
     ("name", "count", "over_first"), [("create", 2, False), ("publish", 1, False), ("publish", 1, True)]
 )
 def test_a_lost_index_of_a_copy_that_was_killed_is_rebuilt(tmp_path, name, count, over_first):
-    """What the first run left and what the second one made tell of the same ranges, and that may be laid over a point
+    """What the first run left and what the second one made describe the same ranges, which may be laid over a point
     that is not the parent, or over none."""
     vm = of_one_disk(tmp_path / "store")
     vm.write("vda", 32 * KIB, random.Random(5).randbytes(120 * KIB))
@@ -496,7 +498,7 @@ def test_a_lost_index_of_a_copy_that_was_killed_is_rebuilt(tmp_path, name, count
 
 
 def test_copies_of_copies_that_have_no_point_in_common(vm, tmp_path):
-    """What is left of those that each has removed has one name, and other bytes."""
+    """What remains of the points that each has removed has the same names, and different bytes."""
     other, back = made_for(vm, tmp_path / "other", KEYS), made_for(vm, tmp_path / "back", None)
     reseal(vm, other)
     reseal(other, back)
@@ -511,7 +513,7 @@ def test_copies_of_copies_that_have_no_point_in_common(vm, tmp_path):
 
 
 def test_a_removed_point_beside_one_that_cannot_be_read(tmp_path):
-    """Nobody knows then what that needs; what no point but its own can refer to is made again."""
+    """It is unknown what that one needs; files that only the point itself can refer to are made again."""
     vm = of_one_disk(tmp_path / "store")
     vm.write("vda", 0, b"third" * 1000)
     vm.pull()

@@ -1,4 +1,5 @@
-"""Restore: each point as it was, to raw and qcow2; nothing is overwritten unasked, and nothing half done is left."""
+"""Restore: each point as it was, to raw and qcow2; nothing is overwritten without --force, and nothing half done is
+left."""
 
 import os
 import random
@@ -21,7 +22,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: ru
 
 
 def raw_of(path):
-    """The bytes of an image file, by qemu-img where it is qcow2."""
+    """Return the bytes of an image file, by qemu-img if it is qcow2."""
     if path.endswith(".raw"):
         return Path(path).read_bytes()
     path = os.path.abspath(path)
@@ -214,7 +215,7 @@ def test_force(vm, tmp_path, kind):
 
 
 def test_a_file_of_the_domain_is_replaced_as_a_whole(vm, tmp_path, monkeypatch):
-    """Whatever happens on the way, the old one is there or the new one is."""
+    """Whatever happens on the way, either the old one exists or the new one."""
     out = tmp_path / "out"
     out.mkdir()
     (out / "domain.xml").write_bytes(b"old")
@@ -229,7 +230,8 @@ def test_a_file_of_the_domain_is_replaced_as_a_whole(vm, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mask", [0, 0o077])
 def test_a_restored_domain_that_everybody_could_read(vm, tmp_path, mask):
-    """QEMU is another user: it can enter the folder and open what libvirt gives it, and nobody else can read a file."""
+    """QEMU is another user: it can enter the directory and open what libvirt gives it, and nobody else can read a
+    file."""
     before = os.umask(mask)
     try:
         do(vm, tmp_path / "new" / "out", kind="qcow2")
@@ -242,7 +244,7 @@ def test_a_restored_domain_that_everybody_could_read(vm, tmp_path, mask):
 
 
 def test_everything_is_durable_in_the_end(vm, tmp_path, monkeypatch):
-    """With the folders that were made for it."""
+    """Including the directories that were made for it."""
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     do(vm, tmp_path / "a" / "out", kind="raw")
@@ -321,7 +323,7 @@ def test_a_disk_that_is_full_on_the_way(tmp_path, kind):
 
 @pytest.mark.parametrize("how", [["--format", "raw"], ["--format", "qcow2"], ["--image-options", "compat=1.1"]])
 def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
-    """The same command with --force makes it good."""
+    """The same command with --force completes it."""
     vm = noise(tmp_path)
     words = ["restore", str(vm.root), "-o", str(tmp_path / "out"), *how]
     process = held(*words, gate=tmp_path / "gate")
@@ -338,7 +340,7 @@ def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
 
 
 def held(*words, gate):
-    """A restore that stands behind its first batch of several."""
+    """A restore that is held after its first batch of several."""
     program = [Path(__file__).with_name("faults") / "held.py", "restoring", gate]
     process = subprocess.Popen([sys.executable, *map(str, [*program, *words])], stdout=subprocess.PIPE,
                                env=package_environment())  # fmt: skip
@@ -347,7 +349,7 @@ def held(*words, gate):
 
 
 def noise(tmp_path):
-    """Of several batches."""
+    """Return random data of several batches."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 48 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(48 * MIB))
@@ -357,7 +359,7 @@ def noise(tmp_path):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_no_image_is_left_where_a_later_one_fails(vm, tmp_path, kind):
-    """Else the same command would be refused the next time, for what it left itself."""
+    """Otherwise the same command would be refused the next time, because of what it left itself."""
 
     def report(disk, **_):
         if disk == "vdb":
@@ -378,7 +380,7 @@ def test_a_stop_while_the_chain_is_proved(vm, tmp_path):
 
 
 def test_an_end_before_qemu_nbd_is_up(tmp_path):
-    """A SIGTERM that it gets while it starts is lost: whoever then waits for its end waits for ever."""
+    """A SIGTERM that it gets while it starts is lost: a caller that waits for its end then waits forever."""
     place = places.place(str(tmp_path / "vda.qcow2"), options="compat=1.1")
     for attempt in range(10):
         with pytest.raises(KeyError), opening.open_target(place, MIB, 1):
@@ -404,7 +406,7 @@ def test_sigkill_ends_qemu_nbd_too(tmp_path):
 
 
 def test_qemu_nbd_dies(vm, tmp_path, monkeypatch):
-    """It says no; so do we, and no image is left."""
+    """It reports a failure; so do we, and no image is left."""
     real, servers = subprocess.Popen, []
 
     def popen(*args, **how):
@@ -474,7 +476,7 @@ def test_a_full_disk(tmp_path, kind):
 @as_root
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_a_thin_disk_needs_no_more_than_its_data(tmp_path, kind):
-    """The disk is larger than what is free; what it holds, in the chain's newest state, is not."""
+    """The disk is larger than the free space; its data, in the newest state, is not."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 20 * MIB)
     for at in (0, 2 * MIB):
@@ -490,7 +492,7 @@ def test_a_thin_disk_needs_no_more_than_its_data(tmp_path, kind):
 
 @as_root
 def test_a_disk_that_is_full_at_the_end(tmp_path):
-    """Not even domain.xml is left half written."""
+    """Not even a half-written domain.xml is left."""
     vm = chain(tmp_path / "store")
     with small_disk(tmp_path / "small", MIB) as folder:
         (folder / "ballast").write_bytes(b"x" * (MIB - 16 * KIB))
@@ -516,7 +518,7 @@ def test_no_permission(tmp_path):
 
 
 def test_two_restores_of_one_image_at_once(vm, tmp_path):
-    """The second one is refused, and does no harm to the first."""
+    """The second one is refused, and does not harm the first."""
     out = tmp_path / "out"
     out.mkdir()
     with opening.open_target(places.place(str(out / "vda.raw"), "raw"), 1000, 1) as image:

@@ -1,6 +1,6 @@
-"""The domain comes back with its disks: its definition with paths that fit, its NVRAM, TPM state, kernel and initrd.
+"""The domain is restored with its disks: its definition with the new paths, its NVRAM, TPM state, kernel and initrd.
 
-It boots, and no other domain is replaced by it.
+It boots, and does not replace any other domain.
 """
 
 import contextlib
@@ -143,7 +143,7 @@ def test_a_tpm_without_state_is_told(tpm_root):
 
 
 class Firmware(Machine):
-    """A machine with an NVRAM; any file of the right size passes for firmware as long as nothing runs."""
+    """A machine with an NVRAM; any file of the right size passes for firmware as long as the machine does not run."""
 
     def _xml(self):
         code, variables = self.folder / "code.fd", self.folder / "vars.fd"
@@ -207,7 +207,7 @@ def test_define_a_copy(private_libvirt, pulled, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "a/b", "a\nb", " "])
 def test_a_name_that_libvirt_would_refuse(private_libvirt, pulled, tmp_path, name):
-    """Before anything is written, not when all is restored."""
+    """Refused before anything is written, not when everything is restored."""
     words = ["--define", "--new-uuid", "--name", name, "-c", private_libvirt.uri]
     done = nbdpull("restore", pulled[1], "-o", tmp_path / "out", *words)
     assert done.returncode == 2 and "--name" in done.stderr
@@ -248,7 +248,7 @@ def test_another_name_is_in_a_file_and_nowhere_else(private_libvirt, pulled, tmp
 
 @pytest.mark.timeout_seconds(180)
 def test_a_restored_domain_boots(private_libvirt, guest_parts, tmp_path):
-    """Of a Linux guest that is gone altogether, kernel and initrd with it; its copy boots and has its files."""
+    """A Linux guest that is gone altogether, with its kernel and initrd; its copy boots and has its files."""
     parts = tmp_path / "boot"
     parts.mkdir()
     own = guest_parts.__class__(*(shutil.copy(p, parts) for p in (guest_parts.kernel, guest_parts.initrd)),
@@ -312,7 +312,7 @@ class WithTpm(Machine):
         return DOMAIN.format(kind="qemu", name=self.name, memory=128, cpus=1, boot=boot, devices=devices)
 
     def forget(self):
-        """End it, and let libvirt remove its NVRAM and its TPM's state."""
+        """End it, and let libvirt remove its NVRAM and the state of its TPM."""
         self.domain.destroy()
         self.domain.undefineFlags(REMOVE_NVRAM | REMOVE_TPM | CHECKPOINTS_METADATA)
 
@@ -323,7 +323,7 @@ class WithTpm(Machine):
 
 @pytest.mark.timeout_seconds(240)
 def test_real_firmware_and_a_real_tpm_come_back(private_libvirt, tmp_path):
-    """What the firmware wrote to its NVRAM, and what the TPM holds; both are taken up by the next start."""
+    """What the firmware wrote to its NVRAM, and what the TPM holds; the next start uses both."""
     if not private_libvirt.root:
         pytest.skip("the emulated TPM's folders: run as root")
     with WithTpm(private_libvirt, tmp_path / "images") as vm:

@@ -1,4 +1,4 @@
-"""The machine that comes back is the one that was: restored domains are started, and looked at."""
+"""The restored machine is the one that was pulled: restored domains are started, and inspected."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ def result_of(*words, uri):
 
 
 def test_a_disk_that_was_plugged_in_live_comes_back(private_libvirt, machine, tmp_path):
-    """It was pulled and restored, and in no definition: the domain was without it."""
+    """It was pulled and restored, but no definition had it: the domain was without it."""
     vm = machine({"vda": 2 * MIB})
     vm._make_image("vdd", 4 * MIB)
     vm._make_image("sdh", MIB)
@@ -76,7 +76,7 @@ def test_a_domain_without_such_devices_has_one_definition(private_libvirt, machi
 
 
 def restored(bed, result):
-    """The domain that a restore defined, which starts where this is entered, and is gone afterwards."""
+    """The domain that a restore defined: started at the beginning of the block, and removed at its end."""
     disks = {name: Disk(path=path, format=result["formats"][name]) for name, path in result["files"].items()}
     return Machine.of(bed, result["defined"]["uuid"], disks)
 
@@ -85,7 +85,7 @@ def restored(bed, result):
 
 
 class Fixed(Machine):
-    """With everything that a host has one of."""
+    """A machine with everything of which a host has only one."""
 
     def __init__(self, bed, folder):
         folder.mkdir()
@@ -121,7 +121,7 @@ class Fixed(Machine):
 
 
 def free_ports():
-    """Two that no kernel gives away by itself, as it does those from 32768 on."""
+    """Return two ports that no kernel assigns by itself, as it does those from 32768 on."""
     for port in range(20000 + os.getpid() % 10000, 32767):
         with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
@@ -130,8 +130,8 @@ def free_ports():
 
 
 def test_a_copy_runs_beside_the_original_and_shares_nothing(private_libvirt, tmp_path):
-    """The channel's socket was taken over from the running original, its log cut off, its memory file shared; the ports
-    kept the copy from starting."""
+    """It took over the channel's socket from the running original, truncated its log, and shared its memory file; the
+    ports kept the copy from starting."""
     with Fixed(private_libvirt, tmp_path / "images") as vm:
         vm.log.write_text("what the guest said\n")
         vm.write("vda", 0, MIB, 7)
@@ -161,7 +161,7 @@ def identity_of(path):
 
 
 def point_of(tmp_path, devices="", **replaced):
-    """A store with one point of a domain of another host; its disk holds b"guest"."""
+    """Make a store with one point of a domain of another host; its disk holds b"guest"."""
     vm = stores.Vm(tmp_path / "store", name="of-old", uuid="5d1c7fd2-6a5c-4c0e-a6d4-0cc2a7a8ad0b")
     disk = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/nowhere/vda.qcow2'/>"
     disk += "<target dev='vda' bus='virtio'/></disk>"
@@ -181,7 +181,7 @@ def define(bed, vm, tmp_path, *words):
 
 
 def starts(bed, done):
-    """The definition of the restored domain while it runs; its disk holds what it held."""
+    """Start the restored domain, require that its disk holds what it held, and return its definition while it runs."""
     assert done.returncode == 0, done.stderr
     with restored(bed, json.loads(done.stdout.splitlines()[-1])) as vm:
         assert vm.content("vda") == b"guest".ljust(MIB, b"\0")
@@ -190,7 +190,7 @@ def starts(bed, done):
 
 @pytest.mark.parametrize("emulator", ["/usr/libexec/qemu-kvm", "a program of the store"])
 def test_an_emulator_that_is_not_of_this_host_gives_way(private_libvirt, tmp_path, emulator):
-    """Be it of another distribution, or somebody's who wrote to the store: libvirt would run it, as root."""
+    """It may be that of another distribution, or of somebody who wrote to the store: libvirt would run it, as root."""
     program, ran = tmp_path / "emulator", tmp_path / "ran"
     program.write_text(f'#!/bin/sh\ntouch {ran}\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
     program.chmod(0o755)
@@ -227,7 +227,7 @@ USUAL = """
 
 
 def test_the_usual_machine_is_defined_where_it_never_was(private_libvirt, tmp_path):
-    """Without an option, though a disk was never pulled, its CD is gone, and its variables are not in the point."""
+    """Without any option, although a disk was never pulled, its CD is gone, and its variables are not in the point."""
     variables = domain_files.variables_homes("of-old", private_libvirt.uri)[0]
     os = ("<os>", f"<os firmware='efi'><nvram>{variables}</nvram>")
     vm = point_of(tmp_path, USUAL, machine=("'pc'", "'q35'"), os=os)
@@ -263,7 +263,7 @@ def test_what_a_definition_names_is_shown_and_refused(private_libvirt, tmp_path,
 
 
 def test_a_script_is_not_run_when_a_domain_is_defined(private_libvirt, tmp_path):
-    """libvirt runs that of an interface already where it only makes QEMU's command line."""
+    """libvirt runs that of an interface even when it only makes QEMU's command line."""
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     script.chmod(0o755)
@@ -276,7 +276,7 @@ def test_a_script_is_not_run_when_a_domain_is_defined(private_libvirt, tmp_path)
 
 
 def test_what_the_domain_of_this_host_names_is_no_news(private_libvirt, machine, tmp_path):
-    """Restored over itself it may name again what it names."""
+    """A restore over the domain itself may name again what the domain names."""
     vm = machine({"vda": MIB})
     vm.destroy()
     log = f"<serial type='file'><source path='{tmp_path}/log'/></serial></devices>"
@@ -290,7 +290,7 @@ def test_what_the_domain_of_this_host_names_is_no_news(private_libvirt, machine,
 
 @pytest.mark.parametrize("medium", ["gone", "a file", "a disc"])
 def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
-    """The domain would not start; and a file that is no disc would be read by the guest."""
+    """The domain would not start; and the guest would read a file that is not a disc."""
     iso = tmp_path / "a.iso"
     if medium != "gone":
         iso.write_bytes(bytes(32769) + (b"CD001" if medium == "a disc" else b"other") + bytes(MIB))
@@ -304,7 +304,7 @@ def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
 
 
 def test_a_plain_restore_tells_the_medium(tmp_path):
-    """By its domain.xml the domain would not start where that is gone."""
+    """With its domain.xml, the domain would not start if that is gone."""
     drive = "<disk type='file' device='cdrom'><source file='/nowhere/a.iso'/><target dev='hda' bus='ide'/></disk>"
     done = nbdpull("restore", point_of(tmp_path, drive).root, "-o", tmp_path / "out")
     assert "domain.xml names what is not in the point: cdrom hda /nowhere/a.iso;" in done.stderr
@@ -347,7 +347,7 @@ def test_what_fits_another_kind_of_image_alone_is_adapted(private_libvirt, tmp_p
 
 
 def test_what_libvirt_defines_and_would_not_start_is_told(private_libvirt, tmp_path):
-    """The host may be mended while the images are written."""
+    """The host may be repaired while the images are written."""
     done = define(private_libvirt, point_of(tmp_path, replaced=NUMA), tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     [told] = result["warnings"]
@@ -357,7 +357,7 @@ def test_what_libvirt_defines_and_would_not_start_is_told(private_libvirt, tmp_p
 
 
 def test_a_definition_that_a_killed_restore_left_is_removed(private_libvirt, tmp_path):
-    """By the next one; a domain of the user's that is only called so is left alone."""
+    """By the next one; a domain of the user's that only has such a name is left alone."""
     vm, theirs = point_of(tmp_path, replaced=NUMA), "nbdpull-trial-0123abcd"
     words = ["restore", vm.root, "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri]
     process = command.start_held("judging", tmp_path / "gate", *words)
@@ -375,7 +375,7 @@ def test_a_definition_that_a_killed_restore_left_is_removed(private_libvirt, tmp
 
 
 def test_two_restores_do_not_need_the_trials_of_each_other(private_libvirt, tmp_path, monkeypatch):
-    """The one removes what the other has just had judged, and would remove itself."""
+    """One removes the trial that the other has just checked, and would remove itself."""
     vm, removed, real = point_of(tmp_path, replaced=NUMA), [], libvirt.virDomain.undefineFlags
 
     def undefine(dom, flags):
@@ -389,7 +389,7 @@ def test_two_restores_do_not_need_the_trials_of_each_other(private_libvirt, tmp_
 
 
 def test_a_device_that_libvirt_cannot_judge_by_words_is_no_obstacle(private_libvirt, tmp_path):
-    """Of a PCI device of the host QEMU's command line cannot be made without it; it can be defined."""
+    """Without the PCI device of the host, libvirt cannot make QEMU's command line; the domain can be defined."""
     device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{PCI}</source></hostdev></devices>"
     done = define(private_libvirt, point_of(tmp_path, replaced=("</devices>", device)), tmp_path, "--trust-definition")
     assert json.loads(done.stdout.splitlines()[-1])["warnings"] == []
@@ -403,7 +403,7 @@ def test_a_device_that_libvirt_cannot_judge_by_words_is_no_obstacle(private_libv
 
 @pytest.mark.parametrize("live", [False, True])
 def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, machine, tmp_path, live):
-    """The password is in no point: whoever restored it, and was not told, had an open console of the domain."""
+    """The password is in no point: a restore without a warning left the console of the domain open."""
     vm = machine({"vda": MIB})
     vm.destroy()
     display = "<graphics type='vnc' autoport='yes'{}><listen type='address' address='0.0.0.0'/></graphics>"
@@ -427,7 +427,7 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
 
 
 def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp_path, monkeypatch):
-    """libvirt lets a user read a definition and not its secrets: there may be a password."""
+    """libvirt lets a user read a definition without its secrets: there may be a password."""
     from nbdpull.hypervisor import domain
     from nbdpull.operations import pull
 
@@ -453,7 +453,7 @@ def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp
 
 
 class Uefi(Machine):
-    """With firmware that libvirt chooses: libvirt 9.0 tells of its variables only while it runs."""
+    """A machine with firmware that libvirt selects: libvirt 9.0 reports its variables only while it runs."""
 
     def __init__(self, *where):
         if not os.path.isdir(EFI):
@@ -480,7 +480,7 @@ BOOT_ENTRY = "nbdpull's own".encode("utf-16-le") + bytes(2)
 
 
 def add_boot_entry(path):
-    """Put the variable Boot0042 behind the last one of a store of UEFI variables (edk2's layout, authenticated)."""
+    """Append the variable Boot0042 to a store of UEFI variables (edk2's layout, authenticated)."""
     data = bytearray(path.read_bytes())
     [header] = struct.unpack_from("<H", data, 0x30)
     at = header + 28
@@ -522,7 +522,8 @@ def test_boot_entries_come_back_where_no_definition_names_them(private_libvirt, 
 
 
 class OnDevice(Machine):
-    """Its variables are on a block device. Any device passes for them as long as nothing runs."""
+    """A machine whose variables are on a block device. Any device passes for them as long as the machine does not
+    run."""
 
     def __init__(self, bed, folder, device):
         self._device_of_variables = device
@@ -581,7 +582,7 @@ def test_variables_that_cannot_be_had_are_told():
 
 
 def test_variables_of_a_domain_that_never_named_them(tmp_path, monkeypatch):
-    """Off, the definition of <os firmware='efi'> says nothing of them before libvirt 9.2."""
+    """While the domain is off, the definition with <os firmware='efi'> does not name them before libvirt 9.2."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     xml, uri = "<domain><name>a</name><os firmware='efi'/></domain>", "qemu:///session"
     assert domain_files.found(xml, None, "u", uri) == ([], [])

@@ -1,6 +1,5 @@
-"""scripts/nbdpull-restore-min, made of docs/format.md alone: what nbdpull restores it restores, what is to be refused
-it refuses. If the two do not agree, one of them or the specification is wrong.
-"""
+"""scripts/nbdpull-restore-min, written from docs/format.md only: it restores what nbdpull restores, and refuses what
+must be refused. If the two do not agree, one of them or the specification is wrong."""
 
 import hashlib
 import io
@@ -41,7 +40,7 @@ exec(compile(PROGRAM.read_text(), str(PROGRAM), "exec"), vars(MODULE))
 
 
 def minimal(vm, point, disk, out):
-    """Run it, in this process; (exit code, what it says)."""
+    """Run it in this process; return (exit code, its message)."""
     before = os.getcwd()
     try:
         MODULE.main([str(vm.root), vm.name, point, disk, str(out)])
@@ -53,14 +52,14 @@ def minimal(vm, point, disk, out):
 
 
 def by_itself(vm, point, disk, out):
-    """Run it as a program; (exit code, what it says)."""
+    """Run it as a program; return (exit code, its message)."""
     command = [sys.executable, str(PROGRAM), str(vm.root), vm.name, point, disk, str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
 
 
 def assert_refused(vm, out, says="", point="latest", disk="vda"):
-    """Both refuse it, and neither leaves an image."""
+    """Require that both refuse it, and that neither leaves an image."""
     code, said = minimal(vm, point, disk, out)
     assert code == 1 and says in said and said.count("\n") == 1, said
     assert not out.exists()
@@ -70,8 +69,8 @@ def assert_refused(vm, out, says="", point="latest", disk="vda"):
 
 
 def assert_not_written_over(vm, out):
-    """The same of a chunk file that its SHA-256 alone tells: nbdpull refuses to write over anything. A new image it
-    makes by the digests of the frames (13)."""
+    """Require the same of a chunk file that only its SHA-256 reveals: nbdpull refuses to overwrite anything. It makes a
+    new image by the digests of the frames (13)."""
     code, said = minimal(vm, "latest", "vda", out)
     assert code == 1 and "damaged" in said and not out.exists()
     out.write_bytes(b"old")
@@ -127,7 +126,7 @@ SEALED = GOLDEN / "../golden-sealed"
 
 
 def opened(out, point="latest", domain="vm1", disk="vda", identity=("age1",), root=SEALED):
-    """(exit code, what it says) of a restore from the sealed golden store."""
+    """Return (exit code, message) of a restore from the sealed golden store."""
     before, words = os.getcwd(), [str(root), domain, point, disk, str(out), *map(identities.path, identity)]
     try:
         MODULE.main(words)
@@ -166,7 +165,7 @@ def test_what_was_copied_under_another_seal(vm, tmp_path):
 
 
 def test_nothing_that_was_changed_is_restored_of_a_sealed_store(tmp_path):
-    """Be its digests made right again, which who has no key can do."""
+    """Even if its digests are made right again, which takes no key."""
     root = shutil.copytree(SEALED, tmp_path / "store")
     newest = root / "vm1/20260105T000000Z-00000e"
     document = json.loads((newest / "manifest.json").read_bytes())
@@ -208,7 +207,7 @@ def test_what_orders_the_points_of_a_sealed_store_is_proved_first(tmp_path):
 
 
 def test_an_identity_is_for_no_store_that_is_not_sealed(vm, tmp_path):
-    """Somebody may have put it in the place of one that is."""
+    """Somebody may have put it in the place of a sealed one."""
     code, said = opened(tmp_path / "out", root=vm.root)
     assert code == 1 and "nbdpull.json: not sealed, and there is an identity" in said
     assert not (tmp_path / "out").exists()
@@ -225,7 +224,8 @@ def test_an_identity_says_which_master_key_it_is_for(tmp_path):
 
 
 def test_points_of_two_domains(tmp_path):
-    """Both refuse what somebody brought to the points of another domain; by its id, a point of that one is restored."""
+    """Both refuse what somebody brought to the points of another domain; by its id, a point of that domain is
+    restored."""
     vm, other = (stores.chain(tmp_path / name, points=2, size=300_000) for name in ("store", "other"))
     for point in other.points:
         stores.resealed(other, point, domain="vm2", uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
@@ -236,7 +236,7 @@ def test_points_of_two_domains(tmp_path):
 
 
 def test_no_frame_of_a_sealed_store_is_taken_for_another(tmp_path):
-    """Where a moved table, which no manifest binds, leads to another one."""
+    """A moved table, which no manifest binds, leads to another frame."""
     root = shutil.copytree(SEALED, tmp_path / "store")
     path = root / "vm3/20260101T000000Z-00003a/vda.0000.zst.moved"
     data = bytearray(pages.decompressed(path.read_bytes()[:-32], 1 << 20))
@@ -274,8 +274,8 @@ def test_the_latest_point_is_that_of_the_highest_sequence(tmp_path):
 
 
 def test_a_partial_point_is_not_the_latest(tmp_path):
-    """Made since a checkpoint of which the store has no point; nor is what builds on it. Of all latest ones that hold
-    whole images it is the last; where there is none, the refusal says so."""
+    """It was made since a checkpoint for which the store has no point; nor is a point that builds on it. The latest is
+    the last point with whole images; if there is none, the refusal says so."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, b"whole")
@@ -291,7 +291,7 @@ def test_a_partial_point_is_not_the_latest(tmp_path):
 
 
 def test_points_that_were_removed(vm, tmp_path):
-    """Any may go, in any order: what the others refer to is still there."""
+    """Any may be removed, in any order: what the others refer to still exists."""
     (vm.folder / vm.points[1].id / layout.MANIFEST).unlink()
     assert_restored(vm, vm.points[2], "vda", tmp_path)
     (vm.folder / vm.points[0].id / layout.MANIFEST).unlink()
@@ -319,7 +319,7 @@ def test_a_disk_that_is_all_zero_and_one_of_no_size(tmp_path):
 
 
 def test_records_that_share_a_part_of_a_frame(small):
-    """The format has it, though nbdpull does not write it yet: `skip`, and one frame for several ranges."""
+    """The format allows it, although nbdpull does not write it yet: `skip`, and one frame for several ranges."""
     vm, point, page, out = small
     [old] = page.records[page.records["kind"] == DATA]
     records = numpy.array([old] * 3, layout.RECORD)
@@ -350,7 +350,8 @@ def test_pages_on_each_other(small):
 
 
 def test_windows(tmp_path):
-    """Of a disk that has some, each by its own pages; and what has none, and what no record covers, takes no room."""
+    """A disk with several windows, each with its own pages; what has none, and what no record covers, takes no
+    space."""
     vm, size = stores.Vm(tmp_path / "store"), 3 * layout.WINDOW + 5
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, bytes(range(256)) * 256)
@@ -380,7 +381,7 @@ def test_nothing_is_overwritten(vm, tmp_path):
 
 
 def test_a_file_that_was_moved(vm, tmp_path):
-    """Some are there yet, two are in one new file, and a table beside what is there is not looked at."""
+    """Some files still exist, two are in one new file, and a table beside an existing file is ignored."""
     point = vm.points[2]
     chunks = [entry.path for entry in stores.chunks_of(vm, point, "vda")]
     made = stores.move(vm, point, "vda", chunks[:2])
@@ -396,7 +397,7 @@ def test_a_file_that_was_moved(vm, tmp_path):
 
 
 def needed(vm, point, disk):
-    """Every file that a disk of a point is made of: the marker, its manifest, its directory, and what that names."""
+    """Return every file that a disk of a point needs: the marker, its manifest, its directory, and what that names."""
     files = [file.path for file in vm.series.directory(point, disk).files]
     names = [f"{point.id}/{layout.MANIFEST}", f"{point.id}/{layout.directory_name(disk)}", *files]
     return [vm.root / layout.MARKER, *(vm.folder / name for name in names)]
@@ -483,7 +484,7 @@ def test_a_disk_entry_that_cannot_be(vm, tmp_path, changes):
 
 
 def test_it_looks_at_what_it_uses(vm, tmp_path):
-    """Who restores at night is not helped by a refusal for a note that nobody reads."""
+    """A refusal because of a file that nobody reads does not help anyone who restores at night."""
     path = vm.folder / vm.points[-1].id / layout.MANIFEST
     document = json.loads(path.read_bytes())
     used = {name: document[name] for name in ("format", "requires", "point", "sequence", "domain", "uuid", "disks")}
@@ -552,7 +553,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def small(original, tmp_path):
-    """The same of a Vm of its own, and where an image may go."""
+    """The same of a Vm of its own, and the path for an image."""
     vm, point, page = original
     return vm.copy(tmp_path / "store"), point, page, tmp_path / "out"
 
@@ -562,14 +563,14 @@ def ZERO_AT(offset, length):
 
 
 def part(record, offset, length):
-    """A data record of the beginning of its frame, for another place."""
+    """Return a data record of the beginning of its frame, for another place."""
     found = record.copy()
     found["offset"], found["length"] = offset, length
     return found
 
 
 def changed(number, **fields):
-    """What gives the records of a page one other value or more."""
+    """Return a function that changes one or more values in the records of a page."""
 
     def change(page):
         records = page.records.copy()
@@ -581,14 +582,14 @@ def changed(number, **fields):
 
 
 def dense(page):
-    """One zero record more in a block than there may be."""
+    """Return one zero record more than a block may have."""
     records = numpy.array([page.records[ZERO]] * ((1 << 14) + 1), layout.RECORD)
     records["offset"], records["length"] = numpy.arange(len(records)) * 2, 1
     return page._replace(records=records)
 
 
 def poked(at, form, value):
-    """What puts a number into bytes."""
+    """Return a function that writes a number into bytes."""
 
     def poke(data):
         found = bytearray(data)
@@ -675,12 +676,12 @@ BAD_REF, WRONG_SIZE = "a page that cannot be", "not of the size"
 
 
 def more_pages(data):
-    """17 times the same."""
+    """Return the same page 17 times."""
     return poked(4, "I", 17)(data[:REFS] + data[REFS:NAMES_AT] * 17 + data[NAMES_AT:])
 
 
 def chunk_number(data):
-    """Which of the two files is the chunk file."""
+    """Return which of the two files is the chunk file."""
     return data[NAMES_AT:].split(b"\n")[1].endswith(b".zst")
 
 
@@ -746,7 +747,7 @@ def test_a_directory_that_is_no_whole_frame(small, how):
 
 
 def test_frames_that_make_up_for_each_other(tmp_path):
-    """Two frames of 64 and 4 KiB said to be of 4 and 64: their sum is right, and each is wrong."""
+    """Two frames of 64 and 4 KiB are recorded as 4 and 64: their sum is right, and each is wrong."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 68 * KIB)
     vm.write("vda", 0, b"x" * 68 * KIB)
@@ -833,7 +834,7 @@ def test_a_table_that_is_no_whole_frame(moved_file, tmp_path, how):
 
 
 def test_a_table_that_is_damaged(moved_file, tmp_path):
-    """Whatever it was made to say: it is sealed. Nor is a file that it names another one."""
+    """Whatever it claims: it is sealed. Nor is a file that it names another one."""
     vm, point, path, data = moved_file
     [new] = vm.folder.glob("2027*/vda.0000.zst")
     for bad in (path, new):

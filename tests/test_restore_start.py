@@ -1,6 +1,7 @@
-"""From a restore to the domain that runs: by the very line that it ends with, and each disk is what the point holds.
+"""From a restore to the running domain: by the command that the restore prints last, and each disk is that of the
+point.
 
-The disks are looked at where the guest finds them: at the path, and of the format, that libvirt tells of the running
+The disks are read where the guest finds them: at the path, and in the format, that libvirt reports for the running
 domain.
 """
 
@@ -21,7 +22,7 @@ DISKS = {"vda": Disk(8 * MIB, "raw"), "vdb": Disk(4 * MIB), "sda": Disk(MIB, "ra
 
 @pytest.fixture
 def host(private_libvirt, tmp_path):
-    """With a program called nbdpull in its PATH; a domain vm1 that is defined there is gone in the end."""
+    """A Host with a program called nbdpull in its PATH; a domain vm1 that is defined there is removed in the end."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "home").mkdir()
     before = os.environ["PATH"]
@@ -38,7 +39,7 @@ def host(private_libvirt, tmp_path):
 
 @pytest.fixture
 def pulled(host, tmp_path):
-    """(vm1, off since its pull; {disk: its bytes then}). What is on its images now is another matter."""
+    """(vm1, off since its pull; {disk: its bytes then}). Its images have changed since."""
     vm = Machine(host.bed, tmp_path / "images", DISKS, name="vm1")
     vm.start()
     for number, disk in enumerate(DISKS, 1):
@@ -53,7 +54,7 @@ def pulled(host, tmp_path):
 
 
 def forget(vm):
-    """The machine is lost, its images with it."""
+    """Lose the machine, with its images."""
     vm.close()
     for disk in vm.disks.values():
         disk.path.unlink()
@@ -95,7 +96,7 @@ def test_a_machine_of_another_distribution(host):
 
 
 def test_the_old_host_does_not_run_the_old_images(host, pulled):
-    """There the domain is defined still, and its images hold something else meanwhile."""
+    """The domain is still defined there, and its images have changed."""
     _, then = pulled
     said = host.run("nbdpull restore dir/ -o out/").splitlines()[-1]
     assert said == "next: virsh define out/domain.xml && virsh start vm1"
@@ -114,7 +115,7 @@ def test_define_and_start(host, pulled):
 
 @pytest.mark.parametrize("how", ["--force", "--delta"])
 def test_each_disk_to_its_own_place(host, pulled, how):
-    """Of whatever format each is, and without a word of it."""
+    """Whatever its format, and without any option for that."""
     vm, then = pulled
     places = " ".join(f"--to {target}={disk.path}" for target, disk in vm.disks.items())
     said = host.run(f"nbdpull restore dir/ {places} {how}").splitlines()[-1]

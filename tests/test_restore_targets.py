@@ -1,6 +1,5 @@
-"""Restore to every kind of target: each ends equal to the point, whatever it held; thin stays thin; what does not fit
-or is in use is refused before the first byte. Also --onto, --delta and --salvage.
-"""
+"""Restore to every kind of target: each ends equal to the point, whatever it held; thin targets stay thin; what does
+not fit or is in use is refused before the first byte. Also --onto, --delta and --salvage."""
 
 import contextlib
 import json
@@ -107,7 +106,7 @@ def test_a_reader_of_stdout_that_goes_away(tmp_path):
 
 @contextlib.contextmanager
 def started(*arguments, **how):
-    """nbdpull under way; told to end, it has to end soon."""
+    """A running nbdpull; if told to end, it has to end soon."""
     process = start_nbdpull(*arguments, text=False, **{"stdout": None, **how})
     try:
         yield process
@@ -126,7 +125,7 @@ def test_a_signal_ends_the_wait_for_a_reader_of_stdout(vm):
 
 
 def test_a_signal_ends_the_wait_for_an_nbd_server(vm, tmp_path):
-    """One that stands still, also where it is asked to flush, which may take as long as it likes."""
+    """It is stopped, even when it is asked to flush, which may take any time."""
     image = tmp_path / "image"
     with open(image, "wb") as file:
         file.truncate(7 * MIB)
@@ -181,7 +180,7 @@ def test_thin_stays_thin_on_a_target_of_old_data(tmp_path):
 
 
 def test_a_target_that_is_too_small(vm, tmp_path):
-    """Sizes are looked at before the first byte is written, of any disk."""
+    """Sizes are checked before the first byte of any disk is written."""
     image = old_data(tmp_path / "old.raw", MIB)
     before = Path(image).read_bytes()
     with exported(image) as uri, pytest.raises(errors.OutputError, match="has 1.0 MiB .1048576 bytes., the disk needs"):
@@ -193,7 +192,7 @@ def test_a_target_that_is_too_small(vm, tmp_path):
 @as_root
 @pytest.mark.parametrize("how", [{"output": "out"}, {"to": {"vda": "a.raw"}}, {"to": {"vda": "a.raw"}, "delta": True}])
 def test_a_raw_image_larger_than_a_file_can_be(tmp_path, monkeypatch, how):
-    """Said before the first byte, with the limit and the way out; nothing is left, no empty folder either."""
+    """Refused before the first byte, with the limit and the way out; nothing is left, not even an empty directory."""
     vm = Vm(tmp_path / "store")
     vm.xml = stores.domain_xml({"vda": "raw"})
     vm.pull_zeros("vda", 60 << 40)
@@ -222,7 +221,7 @@ def test_a_raw_image_larger_than_a_file_can_be(tmp_path, monkeypatch, how):
 @pytest.mark.parametrize("how", [{"output": "file/out"}, {"output": "file"}, {"to": {"vda": "none/a.raw"}},
                                  {"output": "out", "to": {"vda": "none/a.raw"}}])  # fmt: skip
 def test_no_image_can_be_made_there(vm, tmp_path, monkeypatch, how):
-    """Before the chain is proved, which may take hours."""
+    """Before the files are verified, which may take hours."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(b"mine")
     monkeypatch.setattr("nbdpull.repository.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
@@ -244,7 +243,7 @@ def test_no_image_may_be_made_there(monkeypatch, how):
 
 
 def test_no_empty_folder_is_left(vm, tmp_path, monkeypatch):
-    """Of those that were made; what was there before stays, and so does one that holds something by now."""
+    """None that was made; what existed before stays, and so does one that holds something by now."""
 
     def fail(**_):
         raise errors.OutputError("cannot write")
@@ -272,7 +271,7 @@ def test_a_read_only_export(vm, tmp_path):
 
 @pytest.mark.parametrize("option", ["backing_file=data,backing_fmt=raw", "data_file=data", "size=1M"])
 def test_options_that_name_another_file_or_size(vm, tmp_path, monkeypatch, option):
-    """Old data would show through, or be overwritten unasked."""
+    """Old data would show through, or be overwritten without --force."""
     monkeypatch.chdir(tmp_path)
     old_data("data", 7 * MIB)
     with pytest.raises(errors.UsageError, match=f"--image-options: {option.partition('=')[0]} is refused"):
@@ -319,7 +318,7 @@ def test_contradictions(vm, tmp_path, monkeypatch, how):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_onto_an_image_of_the_base(tmp_path, kind):
-    """Two points on top of a checkpoint elsewhere, with growth and zeroes; what did not change is left alone."""
+    """Two points on top of a checkpoint elsewhere, with growth and zeroes; unchanged data is left alone."""
     rng, vm = random.Random(7), Vm(tmp_path / "store")
     vm.add_disk("vda", SIZE)
     vm.write("vda", 0, rng.randbytes(SIZE))
@@ -339,7 +338,7 @@ def test_onto_an_image_of_the_base(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_since_into_an_empty_store_and_onto_a_copy_of_the_base(private_libvirt, machine, tmp_path, kind):
-    """The main job's other end: what changed since somebody's checkpoint, on top of the disk as it was then."""
+    """What changed since somebody's checkpoint, on top of the disk as it was then."""
     vm = machine({"vda": 8 * MIB})
     vm.write("vda", 0, 6 * MIB, 0x11)
     vm.create_checkpoint("theirs")
@@ -363,7 +362,7 @@ def test_since_into_an_empty_store_and_onto_a_copy_of_the_base(private_libvirt, 
 
 @pytest.mark.parametrize("again", [False, True], ids=["one", "two points"])
 def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tmp_path, again):
-    """It is zero there, with clean bits, and nobody knows whether it was so at the checkpoint."""
+    """It is zero there, with clean bits, and it is unknown whether it was so at the checkpoint."""
     vm = machine({"vda": 4 * MIB})
     vm.write("vda", 0, 4 * MIB, 0x11)
     vm.create_checkpoint("theirs")
@@ -388,7 +387,7 @@ def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tm
 
 
 def test_what_comes_to_light_again_after_a_foreign_checkpoint(machine, tmp_path):
-    """What the last cluster holds behind the end of a disk that was shrunk before, with clean bits."""
+    """The last cluster holds data past the end of a disk that was shrunk before, with clean bits."""
     vm = machine({"vda": 4 * MIB})
     vm.write("vda", 0, 4 * MIB, 0x11)
     vm.resize("vda", 2 * MIB + 512)
@@ -403,7 +402,7 @@ def test_what_comes_to_light_again_after_a_foreign_checkpoint(machine, tmp_path)
 
 
 def test_a_disk_that_was_shrunk_since_a_foreign_checkpoint(machine, tmp_path):
-    """The image stays as large as it is, and nothing that was cut off stays in it."""
+    """The image keeps its size, and nothing that was cut off remains in it."""
     vm = machine({"vda": 4 * MIB})
     vm.write("vda", 0, 4 * MIB, 0x11)
     vm.create_checkpoint("theirs")
@@ -417,7 +416,7 @@ def test_a_disk_that_was_shrunk_since_a_foreign_checkpoint(machine, tmp_path):
 
 
 def test_a_request_is_left_as_it_was(tmp_path):
-    """The one disk that no name was given for got its name in the request."""
+    """The only disk, for which no name was given, got its name in the request."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.pull()
@@ -428,7 +427,7 @@ def test_a_request_is_left_as_it_was(tmp_path):
 
 
 def test_a_disk_with_two_targets(tmp_path):
-    """One of them without its name, so that no command line sees it."""
+    """One of them without its name, so that the command line cannot notice it."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", KIB)
     vm.pull()
@@ -472,7 +471,7 @@ def test_delta_from_any_point_to_any_other(vm, tmp_path, kind):
 
 
 def test_an_answer_of_the_target_that_is_too_short(tmp_path):
-    """What is taken to be there already is not written: so nothing may be taken for it that was not told."""
+    """What is taken to be there already is not written: so nothing may be taken for it that was not reported."""
 
     def truth(_context, _offset, length):
         return [(length, 0)]
@@ -503,7 +502,7 @@ def test_delta_of_an_image_that_is_none(vm, tmp_path):
 @pytest.mark.parametrize("how", [{"delta": True}, {"force": True}])
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_the_image_of_a_running_vm_is_refused(vm, machine, kind, how):
-    """Neither changed under its feet nor replaced, with what it still writes going to a file without a name."""
+    """It is neither changed while the VM uses it, nor replaced, so that the VM would write to a file without a name."""
     running = machine({"vda": Disk(SIZE, kind)})
     running.write("vda", 0, MIB)
     path = running.disks["vda"].path
@@ -531,7 +530,7 @@ def test_a_device_that_qemu_uses_is_refused(vm, tmp_path, how):
 
 
 def test_the_next_pull_has_what_a_rollback_wrote(private_libvirt, machine, tmp_path):
-    """A rolled back qcow2 keeps its bitmaps, and they record the rollback: so the series goes on."""
+    """A rolled back qcow2 keeps its bitmaps, and they record the rollback: so the series continues."""
     vm = machine({"vda": 8 * MIB})
     root = tmp_path / "store"
     pull = ["pull", vm.name, "-c", private_libvirt.uri, "-o", root, "--quiet"]
@@ -556,7 +555,7 @@ def test_the_next_pull_has_what_a_rollback_wrote(private_libvirt, machine, tmp_p
 
 
 def damaged_chunk(vm, number=1):
-    """A chunk file of vda in a middle point with a bit turned over, in the midst of its data."""
+    """A chunk file of vda in a middle point with a flipped bit, in the middle of its data."""
     path = next(p for p in stores.files(vm.folder / vm.points[number].id) if p.name == "vda.0000.zst")
     data = path.read_bytes()
     magic, start, stop = [frame for frame in stores.zstd_frames(data) if frame[0] == 0xFD2FB528][2]
@@ -572,7 +571,7 @@ def test_damage_is_refused(vm, tmp_path, how):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "nbd", "delta"])
 def test_salvage(vm, tmp_path, kind):
-    """All but the lost ranges is the point's; they read as zero, also where old data was."""
+    """Everything but the lost ranges is that of the point; they read as zero, even where old data was."""
     path = tmp_path / "a.img"
     with contextlib.ExitStack() as stack:
         where, options = path, ["--format", "raw" if kind == "delta" else kind]
@@ -594,7 +593,7 @@ def test_salvage(vm, tmp_path, kind):
 
 
 def test_salvage_with_an_index_lost(vm, tmp_path):
-    """The other disk comes back; of this one nothing is known, and no image of it is made."""
+    """The other disk is restored; nothing is known of this one, and no image of it is made."""
     with stores.damaged(stores.index_of(vm, vm.points[-1], "vda"), None):
         done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--format", "raw")
     assert done.returncode == 11 and b"LOST vda: bytes 0 to" in done.stdout
@@ -603,7 +602,7 @@ def test_salvage_with_an_index_lost(vm, tmp_path):
 
 
 def test_salvage_with_a_directory_lost(vm, tmp_path):
-    """The other disk comes back, and the result names no image that is not there."""
+    """The other disk is restored, and the result names no image that does not exist."""
     point = vm.points[-1]
     with stores.damaged(vm.folder / point.manifest.disk("vda").directory.path, None):
         words = ["restore", vm.root, "--format", "raw", "--json"]
@@ -630,7 +629,7 @@ def test_salvage_without_a_point_before(tmp_path):
 
 
 def test_salvage_without_a_file_of_the_domain(vm, tmp_path):
-    """It is told like a lost range, when it is found and in the end."""
+    """It is reported like a lost range, when it is found and in the end."""
     with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
         done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -644,7 +643,7 @@ def test_salvage_without_a_file_of_the_domain(vm, tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--no-verify"]])
 def test_a_damaged_file_of_the_domain_is_refused_first(vm, tmp_path, options):
-    """Without a proof of the chain as well: these files have no digests of frames that would tell it later."""
+    """Even with --no-verify: these files have no digests of frames that would show it later."""
     with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
         done = run_bytes("restore", vm.root, "-o", tmp_path / "out", *options)
     assert done.returncode == 11 and b"nothing was restored" in done.stderr and done.stderr.count(b"\n") == 1
@@ -652,7 +651,7 @@ def test_a_damaged_file_of_the_domain_is_refused_first(vm, tmp_path, options):
 
 
 def damaged_frame(vm, disk):
-    """A chunk file of the newest point with one bit of a frame that shows turned over, for a while."""
+    """Inside the block, one bit of a visible frame in a chunk file of the newest point is flipped."""
     directory = stores.directory_of(vm, vm.points[-1], disk)
     record = next(directory.windows()).flat()[0]
     path = vm.folder / directory.files[record["chunk"]].path
@@ -661,7 +660,7 @@ def damaged_frame(vm, disk):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_a_damaged_frame_leaves_no_new_image(vm, tmp_path, kind):
-    """It is found when it is to be written: what was there stays, and a disk that is sound has no name either."""
+    """It is found when it should be written: an existing image stays, and a sound disk gets no image either."""
     (tmp_path / "vdb").write_bytes(b"old")
     with damaged_frame(vm, "vda"), pytest.raises(errors.Damaged, match="vda.*nothing was restored .*--salvage"):
         to = {"vda": str(tmp_path / "vda"), "vdb": str(tmp_path / "vdb")}
@@ -670,7 +669,7 @@ def test_a_damaged_frame_leaves_no_new_image(vm, tmp_path, kind):
 
 
 def test_nothing_is_written_over_where_a_frame_is_damaged(vm, tmp_path):
-    """Nor of a disk that is sound, nor where the other one is to be a new image."""
+    """Not even of a sound disk, or if the other one is to be a new image."""
     image, other = (Path(old_data(tmp_path / name, 9 * MIB)) for name in ("one", "two"))
     before, delta = image.read_bytes(), {"delta": True, "kind": "raw"}
     with damaged_frame(vm, "vda"), exported(str(other), "raw") as uri:
@@ -696,7 +695,7 @@ def test_no_verify_reads_no_file_twice(vm, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_qcow2_of_any_size(tmp_path, seed):
-    """Sparse data all over images of up to 3 TiB, told by QEMU itself."""
+    """Sparse data all over images of up to 3 TiB, read by QEMU itself."""
     rng = random.Random(seed)
     size = rng.choice([64 * KIB, 513 * MIB, 3 << 40]) + 512 * rng.randrange(1000)
     path = tmp_path / "a.qcow2"

@@ -1,4 +1,4 @@
-"""What is kept of a dead run: its chunk files, as long as each is what a reader of the point to be would take."""
+"""What is kept of a dead run: its chunk files, as long as a reader of the future point would accept each of them."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from nbdpull.pulling import journal, resume  # noqa: E402
 
 @pytest.fixture
 def vm(tmp_path):
-    """A point of vda in three chunk files, whose folder may pass for that of a run that died."""
+    """A point of vda in three chunk files, whose directory may pass for that of a dead run."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 3 * MIB)
     vm.write("vda", 0, numpy.random.default_rng(1).bytes(3 * MIB))
@@ -26,7 +26,7 @@ def vm(tmp_path):
 
 
 def kept(vm, *sealed, size=3 * MIB, base=None, check=lambda: None):
-    """sealed: FileEntry of each chunk file that the journal tells of; without any, those of the point."""
+    """Return what is kept. sealed: FileEntry of each chunk file in the journal; by default, those of the point."""
     sealed = sealed or stores.chunks_of(vm, vm.points[0], "vda")
     run = SimpleNamespace(id=vm.points[0].id, sealed={"vda": [journal.Sealed(*vars(e).values(), MIB) for e in sealed]})
     return resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=size), base, check)
@@ -64,7 +64,7 @@ def test_a_file_without_data_is_one_of_the_point_all_the_same(tmp_path):
 
 
 def test_a_stop_is_heard_while_a_file_is_proved(vm, monkeypatch):
-    """One chunk file may be as large as --chunk-size lets it be."""
+    """One chunk file may be as large as --chunk-size allows."""
     calls = []
 
     def check():
@@ -86,7 +86,7 @@ def test_not_beyond_the_disk(vm):
 
 
 def ending(vm, records, *names):
-    """Other records at the end of the first chunk file, into files of these names; its FileEntry."""
+    """Put other records at the end of the first chunk file, into files of these names; return its FileEntry."""
     path = f"{vm.points[0].id}/{layout.chunk_name('vda', 0)}"
     page = pages.encode_page(pages.Page([path, *names], records))
     frame = layout.skippable(layout.RECORDS_MAGIC, pages.compressed(page))
@@ -116,13 +116,13 @@ FLAWS = {
 
 @pytest.mark.parametrize("flaw", FLAWS)
 def test_records_that_a_reader_must_refuse_are_not_kept(vm, flaw):
-    """A dead run's files may have been made up by whoever can write to the store."""
+    """Anyone who can write to the store may have made up a dead run's files."""
     assert kept(vm, ending(vm, GOOD)).reached == 12 * KIB
     assert kept(vm, ending(vm, FLAWS[flaw])).files == []
 
 
 def test_no_file_but_the_bases(vm):
-    """What a record points into must be there, and be what the base names."""
+    """What a record points into must exist, and be what the base names."""
     older = stores.Vm(vm.root.parent / "older")
     older.add_disk("vda", MIB)
     older.write("vda", 0, b"x")
@@ -141,7 +141,7 @@ def test_no_file_but_the_bases(vm):
 
 
 def test_up_to_the_first_that_lacks_what_is_damaged_in_the_base(tmp_path):
-    """The damage may have been found since the run died, which did not read it again, or refers to it."""
+    """The damage may have been found since the run died: the run did not read that data again, or refers to it."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 3 * MIB)
     vm.write("vda", 0, numpy.random.default_rng(1).bytes(3 * MIB))

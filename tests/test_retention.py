@@ -1,4 +1,4 @@
-"""Retention: a naive model by definition, the laws that hold for any series, and the words that a table shows."""
+"""Retention: a naive model by definition, the laws that hold for any series, and the words in the table."""
 
 import random
 from dataclasses import replace
@@ -17,18 +17,18 @@ ZONES = ("UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Kiritimati")
 
 
 def at(*points, **how):
-    """Candidates of these times in ISO 8601, UTC, in the order of commits."""
+    """Return candidates with these times in ISO 8601, UTC, in the order of commits."""
     times = [datetime.fromisoformat(f"{text}+00:00") for text in points]
     return [Candidate(f"p{n}", n, when, **how) for n, when in enumerate(times, 1)]
 
 
 def kept(points, now=NOW, **policy):
-    """{id: {rule: what of it}} of those that stay."""
+    """Return {id: {rule: its period}} of those that are kept."""
     return {each.id: each.kept_by for each in decided(points, Policy(**policy), now).decisions if each.stays}
 
 
 def rules(points, **policy):
-    """[(id, rule: what of it), …], without what is not the policy's"""
+    """Return [(id, rule: its period), …], without what is not due to the policy."""
     own = {name: dict(by) for name, by in kept(points, **policy).items()}
     return {name: {r: t for r, t in by.items() if r in (*COUNTS, "within")} for name, by in own.items()}
 
@@ -48,7 +48,8 @@ def test_the_newest_of_each_day_that_has_points():
 
 
 def test_a_rule_counts_for_itself():
-    """As with restic; Proxmox Backup Server would go back further, as a day that is kept is of no week."""
+    """As with restic; Proxmox Backup Server would go back further, because a day that is kept does not count for a
+    week."""
     points = at("2026-03-02T00:00", "2026-03-09T00:00", "2026-03-10T00:00", "2026-03-11T00:00")
     assert rules(points, keep_daily=2, keep_weekly=2) == {
         "p1": {"weekly": "2026-W10"},
@@ -80,7 +81,7 @@ def test_the_hour_that_comes_twice_is_one():
 
 
 def test_within_is_counted_from_the_newest_point():
-    """Nothing of a domain that has no new points goes with time."""
+    """Points of a domain without new points are not removed as time passes."""
     points = at("2026-03-01T00:00", "2026-03-02T00:00", "2026-03-09T00:00", "2026-03-16T00:00")
     week = {"keep_within": 14 * 86400.0}
     assert rules(points, **week) == {"p2": {"within": "14d"}, "p3": {"within": "14d"}, "p4": {"within": "14d"}}
@@ -121,7 +122,7 @@ def test_a_partial_point_takes_nobodys_place():
 
 
 def test_a_clock_that_went_backwards_keeps():
-    """p2 is of a day that was never, or p3 and p4 are: nobody knows. p1 and p5 are in order."""
+    """p2 is of a day that never was, or p3 and p4 are: it is unknown which. p1 and p5 are in order."""
     points = at("2026-03-01T01:00", "2026-03-09T02:00", "2026-03-02T01:00", "2026-03-02T02:00", "2026-03-10T00:00",
                 "2026-03-11T00:00")  # fmt: skip
     assert kept(points, keep_daily=1) == {
@@ -144,7 +145,7 @@ def test_more_than_half_needs_force():
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 @pytest.mark.parametrize("name", ZONES)
 def test_a_time_at_the_end_of_all_time(text, name):
-    """Who can write to a store can write any."""
+    """Anyone who can write to a store can write any time."""
     strange = Candidate("strange", 3, datetime.fromisoformat(text))
     policy = {"keep_last": 1, "keep_weekly": 1, "keep_within": 1e12, "time_zone": name}
     assert "strange" in kept([*at("2026-03-01T00:00", "2026-03-02T00:00"), strange], **policy)
@@ -154,7 +155,7 @@ def test_a_time_at_the_end_of_all_time(text, name):
 
 
 def series(rng):
-    """Points of some months: regular or in bursts, with damage, pins and wrong clocks now and then."""
+    """Return points of some months: regular or in bursts, sometimes with damage, pins and wrong clocks."""
     points, when = [], BEGIN + timedelta(hours=rng.randrange(10_000))
     step, faults = rng.choice([900, 3600, 40_000, 86_400, 900_000]), rng.choice([0, 0, 0.1])
     for sequence in range(rng.randrange(40)):
@@ -198,7 +199,7 @@ def period(point, rule, zone):
 
 
 def is_kept_by(rule, count, point, among, zone):
-    """Whether it is one of the last `count`, or the newest of its period, which is one of the newest `count`."""
+    """Return whether it is one of the last `count`, or the newest of its period, which is one of the newest `count`."""
     later = [other for other in among if other.sequence > point.sequence]
     if rule == "last":
         return len(later) < count
@@ -235,7 +236,7 @@ def is_newest(point, whole, is_such):
 
 
 def is_compared(point, behind, whole):
-    """Whether it is the one that one which is behind is behind of."""
+    """Return whether it is the one that a point out of order was compared with."""
     before = [other for other in whole if other.sequence < behind.sequence]
     return max(before, key=lambda other: (other.created, other.sequence)) == point
 
@@ -267,7 +268,7 @@ def test_to_keep_more_never_removes():
 
 
 def test_each_rule_keeps_as_many_as_it_says():
-    """Of sound points in order, as far as there are so many hours, days … that have some."""
+    """Of sound points in order, as far as there are enough hours, days … that have some."""
     for _, points, chosen in cases(60, seed=4):
         points = [replace(each, partial=False, damaged=False) for each in sorted(points, key=lambda each: each.created)]
         points = [replace(each, sequence=number) for number, each in enumerate(points)]

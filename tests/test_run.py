@@ -1,4 +1,4 @@
-"""nbdpull run: a command takes the blocks, and its success alone moves the base."""
+"""nbdpull run: a command reads the blocks, and only its success moves the base."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ class Script:
         return start_nbdpull(*words, "--json", "--", *command, cwd=self.folder, env=env, **more)
 
     def run(self, *command, exit_code=0, **how):
-        """The result's members; what else was said is in `errors`."""
+        """Run; return the members of the result. Other output is in `errors`."""
         output, self.errors = self.start(*command, **how).communicate(timeout=100)
         result = last_event(output)
         assert result["exit_code"] == exit_code, self.errors
@@ -46,7 +46,7 @@ class Script:
         return self.run("bash", "-c", text, **how)
 
     def standing(self, text="sleep 1000 & echo $! > child; echo $$ > started; wait"):
-        """A run whose command goes on, and the pids of its processes."""
+        """A run whose command continues, and the pids of its processes."""
         (self.folder / "started").unlink(missing_ok=True)
         process = self.start("bash", "-c", text)
         next_event(process, "start")
@@ -59,7 +59,7 @@ class Script:
         return None
 
     def backup(self):
-        """One that is right."""
+        """Make a backup, which has to be right."""
         result = self.run(TAKE_IMAGES)
         for disk in self.vm.disks:
             image = self.folder / "images" / result["run"] / f"{disk}.raw"
@@ -93,7 +93,7 @@ def script(machine, tmp_path):
 
 
 def test_images_of_a_chain(script):
-    """Full and increments, by one token file; what a disk that was shrunk and grown has lost is in no bitmap."""
+    """Full and increments, with one token file; no bitmap has what a disk lost when it was shrunk and grown."""
     mine = script({"vda": 8 * MIB, "vdb": MIB})
     vm, chance = mine.vm, random.Random(1)
     vm.write_bytes("vda", 3 * MIB, chance.randbytes(5 * MIB))
@@ -111,7 +111,7 @@ def test_images_of_a_chain(script):
 
 
 def test_what_a_command_is_told(script):
-    """The same in variables and in JSON; the bitmap is one that the export has."""
+    """The same in variables and in JSON; the export has the named bitmap."""
     mine = script({"vda": 8 * MIB})
     mine.shell("true")
     mine.vm.write("vda", MIB, 65536)
@@ -165,7 +165,7 @@ def test_a_job_that_is_aborted(script):
 
 
 def test_a_command_that_fails_as_its_job_is_lost(script):
-    """The job is why, and is what is said."""
+    """The lost job is the cause, and is what the message says."""
     mine = script({"vda": MIB})
     abort = ["virsh", "-c", mine.vm.bed.uri, "domjobabort", mine.vm.name]
     result = mine.run("sh", "-c", '"$@"; exit 1', "sh", *abort, exit_code=6)
@@ -198,7 +198,7 @@ def test_nbdpull_is_killed(script):
 
 
 def test_killed_between_the_token_and_the_commit(script):
-    """The token is worth nothing then, which costs a full backup."""
+    """The token is useless then, which costs a full backup."""
     mine = script({"vda": MIB})
     mine.backup()
     before = mine.token.read_bytes()
@@ -218,7 +218,7 @@ def test_a_limit_ends_the_command(script):
 
 
 def test_a_token_that_is_there_is_kept(script):
-    """Only the one that is read is replaced; one that is none is no reason for a full backup."""
+    """Only the one that is read is replaced; a file that is not a token is no reason for a full backup."""
     mine = script({"vda": MIB})
     mine.token.write_text("precious")
     result = mine.run("true", token=False, options=["--token", mine.token], exit_code=9)
@@ -229,7 +229,7 @@ def test_a_token_that_is_there_is_kept(script):
 
 
 def test_a_domain_that_is_off(script):
-    """The exports are at a socket without a name, which a command finds all the same."""
+    """The exports are at a socket without a name, which a command can use nevertheless."""
     mine = script({"vda": MIB})
     mine.vm.write("vda", 0, 65536)
     content = mine.vm.content("vda")

@@ -1,4 +1,4 @@
-"""Requests to a bucket: what is tried again, and what its failures are told as."""
+"""Requests to a bucket: which are repeated, and how their failures are reported."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ SHORT = 5.0  # seconds of patience
 
 @pytest.fixture
 def through(object_store, monkeypatch):
-    """Factory: a FaultyProxy that decides so, and a Bucket behind it."""
+    """Factory: a FaultyProxy with this `decide`, and a Bucket behind it."""
 
     def opened(decide=lambda *_: None, patience=SHORT):
         proxy = FaultyProxy(object_store.server.port, decide)
@@ -49,7 +49,7 @@ def put(bucket, key, data, fresh=True):
 
 @pytest.mark.parametrize("fault", KINDS)
 def test_a_fault_is_lived_through(through, key, fault):
-    """Also where the server had done it, and its answer was lost: what is there is our own."""
+    """Even if the server had done it, and its answer was lost: the existing object is our own."""
     proxy, bucket = through(lambda method, path, before: fault if before == 0 else None)
     put(bucket, key, b"data")
     assert bucket.get(key) == b"data"
@@ -63,7 +63,7 @@ def test_a_fault_is_lived_through(through, key, fault):
 
 
 def test_what_another_made_meanwhile_stays(through, key, object_store):
-    """Our answer was lost, and what is there is not ours."""
+    """Our answer was lost, and the existing object is not ours."""
 
     def decide(method, path, before):
         if method == "PUT" and before == 0:
@@ -130,7 +130,7 @@ def test_a_server_that_only_says_no(through, key):
 
 
 def test_a_process_that_is_to_end_does_not_wait(through, key):
-    """What it still has to do is tried once."""
+    """Its last requests are tried once."""
     proxy, bucket = through(lambda *_: "503", patience=60)
     stop = threading.Event()
 
@@ -159,7 +159,7 @@ def test_one_that_answers_nothing(through, key, seaweedfs):
 
 
 def test_who_may_not(object_store, key, monkeypatch):
-    """The right that is missing is named, and no key."""
+    """The message names the missing right, and no key."""
     for name, value in object_store.environment(keys=object_stores.NOBODY).items():
         monkeypatch.setenv(name, value)
     bucket = Bucket(object_store.bucket, SHORT)
@@ -209,7 +209,7 @@ def test_a_password_in_the_url_is_not_told(monkeypatch):
 
 @pytest.fixture
 def silent(monkeypatch):
-    """The socket of a server that takes requests, and never answers."""
+    """The socket of a server that accepts requests, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.getsockname()[1]}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -224,7 +224,7 @@ def test_who_is_to_end_waits_for_no_answer(silent, call):
     silent.setblocking(False)
 
     def check():
-        """To end once the request is under way."""
+        """Ask the process to end once the request is in progress."""
         with contextlib.suppress(BlockingIOError):
             taken.append(silent.accept())
         if taken:
@@ -247,7 +247,7 @@ def test_who_is_to_end_waits_for_no_answer(silent, call):
 
 @pytest.mark.unit
 def test_silence_counts_as_trying(silent):
-    """Else a server that is silent is waited for the time of a try longer, and the message does not say so."""
+    """Otherwise a silent server is waited for the duration of one try longer, and the message does not say so."""
     bucket = Bucket("bucket", 1.5)  # of which the shortest silence is a second
     bucket._connected()
     began = time.monotonic()
@@ -260,7 +260,7 @@ def test_silence_counts_as_trying(silent):
 @pytest.mark.unit
 @pytest.mark.parametrize("number, passes", [(socket.EAI_NONAME, False), (socket.EAI_AGAIN, True)])
 def test_a_host_that_is_not_known(silent, monkeypatch, number, passes):
-    """A name that is mistyped is told at once; one that cannot be asked for now may be known soon."""
+    """A mistyped name is reported at once; one that cannot be resolved now may be resolved soon."""
 
     def unknown(*_, **__):
         raise socket.gaierror(number, "unknown")
@@ -275,7 +275,7 @@ def test_a_host_that_is_not_known(silent, monkeypatch, number, passes):
 
 
 def test_a_host_that_was_known(object_store, key, monkeypatch):
-    """It may be again."""
+    """It may be known again later."""
     bucket = Bucket(object_store.bucket, 0.5)
     put(bucket, key, b"data")
     bucket._client = None
@@ -286,7 +286,7 @@ def test_a_host_that_was_known(object_store, key, monkeypatch):
 
 @pytest.fixture
 def website(monkeypatch):
-    """Factory: what answers every request with a page, and this status."""
+    """Factory: a server that answers every request with a page, and this status."""
 
     def opened(status):
         def answer(handler):
@@ -376,7 +376,7 @@ def test_age_is_by_the_clock_of_the_server(object_store, key, monkeypatch):
 
 
 def test_many_objects_come_page_by_page(through, object_store):
-    """By a thousand; the proxy makes them fewer."""
+    """A thousand each; the proxy makes that fewer."""
     for number in range(5):
         object_store.client.put_object(Bucket=object_store.bucket, Key=object_store.key(f"d/{number}"), Body=b"")
     proxy, bucket = through()

@@ -1,6 +1,6 @@
-"""Domains pulled at once into a cluster that loses one of its servers meanwhile: all points are there.
+"""Domains pulled at once into a cluster that loses one of its servers meanwhile: all points exist.
 
-NBDPULL_S3_DOMAINS=20 pulls so many instead of a few.
+NBDPULL_S3_DOMAINS=20 pulls that many instead of a few.
 """
 
 import os

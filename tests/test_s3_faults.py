@@ -1,6 +1,6 @@
-"""Faults between a store and the server that has it: whatever is told as done is there, and nothing else is.
+"""Faults between a store and its server: everything that was reported as done exists, and nothing else does.
 
-NBDPULL_S3_FAULTS=500 does so many instead of a few.
+NBDPULL_S3_FAULTS=500 runs that many rounds instead of a few.
 """
 
 import os
@@ -35,7 +35,7 @@ def proxy(object_store, monkeypatch):
 
 
 def rounds(proxy):
-    """Numbers of rounds, each with faults of its own, until there were enough."""
+    """Yield numbers of rounds, each with faults of its own, until there were enough."""
     number = 0
     while len(proxy.faults()) < FAULTS:
         proxy.decide = at_random(number, SHARE)
@@ -47,7 +47,7 @@ def rounds(proxy):
 
 
 class Model:
-    """What a store has to have: {path: bytes}."""
+    """What a store has to contain: {path: bytes}."""
 
     def __init__(self, store, rng):
         self.store, self.rng, self.files = store, rng, {}
@@ -56,7 +56,7 @@ class Model:
         getattr(self, self.rng.choice(["publish", "again", "replace", "delete", "rename", "read", "look"]))()
 
     def name(self):
-        """Of a file that is there; or of one that is not."""
+        """Return the name of an existing file; or of one that does not exist."""
         return self.rng.choice([*self.files, "vm/none"])
 
     def data(self):
@@ -109,7 +109,7 @@ def test_files(object_store, proxy):
 
 
 def test_a_signal_ends_the_wait_for_a_server(object_store, proxy):
-    """And nobody is asked then which domain it was."""
+    """And nothing is asked then to find out which domain it was."""
     proxy.decide = lambda *_: "503"
     process = start_nbdpull(
         "verify", object_store.url, "--json", env={**environment(), "AWS_ENDPOINT_URL_S3": proxy.endpoint}
@@ -127,7 +127,7 @@ def test_a_signal_ends_the_wait_for_a_server(object_store, proxy):
 
 
 def test_points(object_store, proxy, tmp_path):
-    """Pulled, removed and restored; then, without faults, what is there is what was told."""
+    """Pulled, removed and restored; then, without faults, the store contains what was reported."""
     vm = Vm(object_store.url)
     vm.root, rng = object_store.url, random.Random(2)
     vm.add_disk("vda", 300 * KIB)

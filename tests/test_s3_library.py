@@ -1,4 +1,4 @@
-"""boto3 as a store needs it."""
+"""The settings of boto3 that a store needs."""
 
 import random
 from datetime import datetime, timezone

@@ -1,4 +1,4 @@
-"""What listings said, as blocks begin in others and end."""
+"""What listings showed, in nested blocks."""
 
 from contextlib import ExitStack
 

@@ -1,4 +1,4 @@
-"""A place in a bucket as of an earlier time, and what is brought back of it: of SeaweedFS, by its own clock."""
+"""A place in a bucket as of an earlier time, and what can be brought back: with SeaweedFS, by its own clock."""
 
 import datetime
 import hashlib
@@ -32,7 +32,7 @@ def store(object_store, keeping):
 
 
 def instant():
-    """One with whole seconds, as the server counts, before it and after it."""
+    """Return an instant in whole seconds, as the server counts, with a second before it and after it."""
     time.sleep(1.1)
     found = datetime.datetime.now(UTC)
     time.sleep(1.1)
@@ -129,7 +129,7 @@ def test_the_files_that_were_there_last(store, monkeypatch):
 
 
 def told(store):
-    """All that a store tells of these."""
+    """Return all that a store shows of these."""
     paths = ("top", "vm/deep/file", "vm/gone", "vm/small", "later/file")
     return {
         **{call: [getattr(store, call)(path) for path in paths] for call in ("find", "size", "holds")},

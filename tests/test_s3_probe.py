@@ -1,4 +1,4 @@
-"""What a server of S3 is found to be able to do, before a store is made there."""
+"""What a test of an S3 server finds, before a store is created there."""
 
 import datetime
 
@@ -26,7 +26,7 @@ def probe(place, bucket=None, **options):
 
 @pytest.fixture
 def bucket(object_store):
-    """Of a test's own, for settings."""
+    """A bucket of a test's own, for settings."""
     with object_stores.new_bucket(object_store.server) as name:
         yield name
 
@@ -40,7 +40,7 @@ def test_seaweedfs(object_store):
 
 
 def test_ceph(rgw_store):
-    """16.2 knows no x-amz-checksum-sha256."""
+    """16.2 does not know x-amz-checksum-sha256."""
     found = probe(rgw_store)
     assert (found.checks_sha256, found.object_lock, found.versions, found.warnings()) == (False, False, "", [])
 
@@ -138,7 +138,7 @@ def test_faults_on_the_way_change_nothing(object_store, monkeypatch, seed):
 
 
 class Lying(Bucket):
-    """Before a real server, what the real one does not do."""
+    """A proxy in front of a real server, which does what the real one does not do."""
 
     lie = None
 

@@ -1,4 +1,4 @@
-"""nbdpull/schemas/output.json: it says what the manual and the program say, and refuses all else."""
+"""nbdpull/schemas/output.json: it agrees with the manual and the program, and refuses everything else."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ SAMPLES = [json.loads(line) for line in (PROJECT / "tests/data/output.jsonl").re
 
 
 def headings():
-    """{heading of a table of members in the manual: its definition}."""
+    """Return {heading of a table of members in the manual: its definition}."""
     found = {"event result of a failure": "failure", **DOCUMENTS}
     for event, verb, option in re.findall(r"^### event (\S+) of (\S+)(?: --(\S+))?$", MANUAL, re.MULTILINE):
         if option:
@@ -52,7 +52,7 @@ def resolved(schema):
 
 
 def types(schema):
-    """The names of the JSON types that it allows."""
+    """Return the names of the JSON types that it allows."""
     schema = resolved(schema)
     if "anyOf" in schema:
         return {name for each in schema["anyOf"] for name in types(each)}
@@ -63,7 +63,7 @@ def types(schema):
 
 
 def members(schema):
-    """{path: schema} of an object, as the tables of the manual write it, with the lists of objects themselves."""
+    """Return {path: schema} of an object, as in the tables of the manual, with the lists of objects themselves."""
     found = {}
     for name, each in resolved(schema)["properties"].items():
         found[name] = each
@@ -126,7 +126,8 @@ def ids(sample):
 
 
 def test_each_line_and_document_has_a_sample():
-    """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
+    """Samples of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was
+    printed}."""
     documents = {
         "init",
         "key",

@@ -1,4 +1,4 @@
-"""How scratch grew, in few samples however long the job is. What the watch does to jobs is in faults/test_space.py."""
+"""How scratch grew, in few samples however long the job is. faults/test_space.py tests what the watch does to jobs."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What scripts/install installs for whom, and which of that scripts/test asks for. Nothing is installed here."""
+"""What scripts/install installs for whom, and which of that scripts/test requests. Nothing is installed here."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def test_an_unknown_option_names_those_that_there_are():
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with scripts/test in which all that it runs only says how it was called."""
+    """A directory with scripts/test in which everything that it runs only prints how it was called."""
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "test", tmp_path / "scripts/test")

@@ -1,6 +1,6 @@
-"""Sealed stores: what is in them, what needs the key, and that nothing that was changed is taken for what it was.
+"""Sealed stores: what is in them, what needs the key, and that nothing that was changed is accepted.
 
-docs/format.md, section 20, is what the tests of bytes follow, with the library of the cipher and not with the code.
+The tests of bytes follow docs/format.md, section 20, with the library of the cipher, not with the package's code.
 """
 
 import hashlib
@@ -158,7 +158,7 @@ def test_the_end_of_a_chunk_file_tells_no_sizes_of_frames(made):
 
 
 def test_what_did_not_change_is_stored_once(vm):
-    """Small files, too: what is stored of them is known by its digest."""
+    """Small files, too: their stored bytes are recognized by their digest."""
     assert vm.points[-1].manifest.disk("vdb").stored_bytes < 400  # a directory
     first, new_id = vm.points[0], layout.new_point_id()
     with half_points.writing(vm.series), new_point.begun(vm.series, new_id) as new:
@@ -168,14 +168,14 @@ def test_what_did_not_change_is_stored_once(vm):
 
 
 def test_a_file_fits_as_it_is_stored(vm):
-    """Else the whole point would be refused for it."""
+    """Otherwise the whole point would be refused because of it."""
     with half_points.writing(vm.series), new_point.begun(vm.series, layout.new_point_id()) as new:
         assert new.fits("nvram", layout.MAX_FILE - xaes.OVERHEAD)
         assert not new.fits("nvram", layout.MAX_FILE - xaes.OVERHEAD + 1)
 
 
 def test_the_same_twice_is_sealed_otherwise(tmp_path):
-    """Frames: who compares two stores of one key learns nothing of what is equal in them."""
+    """Frames: a comparison of two stores with one key does not show which frames are equal."""
     one, other = (sealed.chain(tmp_path / name, 1) for name in ("one", "other"))
     chunks = [vm.folder / vm.points[0].id / "vdb.0000.zst" for vm in (one, other)]
     header = layout.chunk_header(one.points[0].id, "vdb", 3000, 0)
@@ -212,7 +212,7 @@ def test_a_copy_is_sealed_with_the_same_key(made, key, tmp_path):
 
 
 def needing(vm, out):
-    """Verbs that read what is sealed."""
+    """Return the verbs that read sealed data."""
     root, point = str(vm.root), vm.points[-1].id
     return {
         "restore": lambda: restore.restore(restore.Options(root, str(out), kind="raw")),
@@ -341,7 +341,7 @@ def test_digests_in_findings_are_keyed(vm, key):
 
 
 def everything(root):
-    """All that a reader with the key sees of a store: points, images, small files."""
+    """Return everything that a reader with the key sees of a store: points, images, small files."""
     store = marker.open_store(str(root))
     marker.unlock(store, KEYS)
     [target] = series_choice.all_series(store)
@@ -362,7 +362,7 @@ def everything(root):
 
 
 def assert_refused(root, *names):
-    """By who has the key, and it is said of what."""
+    """Require that a reader with the key refuses it, and names the file."""
     with pytest.raises((errors.Damaged, errors.StoreError, errors.KeyNeeded)) as caught:
         told = everything(root)
         flaws = [value for value in told.values() if isinstance(value, str)]
@@ -398,7 +398,7 @@ def test_every_cut_is_found(vm):
 
 
 def test_two_files_in_each_others_place_are_found(vm):
-    """Any two of all points: so an older file under the name of a newer one, too."""
+    """Any two files of all points: so also an older file under the name of a newer one."""
     paths = stores.files(vm.root)
     for number, one in enumerate(paths):
         for other in paths[number + 1 :]:
@@ -411,7 +411,7 @@ def test_two_files_in_each_others_place_are_found(vm):
 
 
 def forged(path, **changes):
-    """A document that somebody changed who has not the key, and whose digest is right."""
+    """Return a document that somebody without the key has changed, with a right digest."""
     document = {**json.loads(path.read_bytes()), **changes}
     del document["digest"]
     path.write_bytes(layout.seal(document))
@@ -464,7 +464,7 @@ def frames_of(vm, point, disk="vda"):
 
 
 def test_no_frame_is_taken_for_another(vm):
-    """Where files are not digested first, as by who reads at random; and without BLAKE3."""
+    """Without digests of files first, as with random access; and without BLAKE3."""
     found = frames_of(vm, vm.points[-1])
     directory = found[0][0]
     files = {entry.path: (vm.folder / entry.path).read_bytes() for entry in directory.chunks}
@@ -481,7 +481,7 @@ def test_no_frame_is_taken_for_another(vm):
 
 
 def test_a_moved_table_leads_to_no_other_frame(vm, tmp_path):
-    """It is all that is not bound by the manifest: whoever can write to the store can write one."""
+    """It is the only file that the manifest does not bind: anyone who can write to the store can write one."""
     first, last = vm.points[0], vm.points[-1]
     chunk = next(entry for entry in stores.chunks_of(vm, last, "vda") if entry.path.startswith(first.id))
     stores.move(vm, last, "vda", [chunk.path], SHARED)

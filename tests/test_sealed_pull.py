@@ -1,4 +1,4 @@
-"""Pulls of a real domain into a sealed store: full, incremental, killed and resumed; nothing of it is to be read."""
+"""Pulls of a real domain into a sealed store: full, incremental, killed and resumed; nothing of it can be read."""
 
 import random
 
@@ -21,7 +21,7 @@ NOISE = random.Random(5).randbytes(4 * MIB)
 
 @pytest.fixture
 def witness(machine, tmp_path):
-    """Of a VM whose disk and definition tell the secret, and a sealed store that age1 opens."""
+    """The Witness of a VM whose disk and definition contain the secret, and a sealed store that age1 opens."""
     vm = machine({"vda": 16 * MIB})
     vm.write_bytes("vda", 0, NOISE + SECRET * 100)
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG

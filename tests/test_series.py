@@ -1,4 +1,4 @@
-"""A series: what counts as a point, which came later, and that a point proves itself and needs no other."""
+"""A series: what counts as a point, their order, and that a point proves itself and needs no other."""
 
 import errno
 import hashlib
@@ -44,7 +44,7 @@ def test_points_in_the_order_of_their_commits(vm):
 
 
 def test_neither_names_nor_times_of_files_tell_the_order(tmp_path):
-    """Clocks go backwards, and a copied store has new times."""
+    """Clocks may go backwards, and a copied store has new times."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 1000)
     years = list(range(2020, 2032))
@@ -83,7 +83,7 @@ def test_no_such_point(vm):
 
 
 def test_the_newest_is_never_guessed(vm):
-    """Where one manifest cannot be read, nobody knows whether it is the newest: "latest" must not be an older one."""
+    """If a manifest cannot be read, it may be that of the newest point: "latest" must not be an older one."""
     for victim in vm.points:
         with damaged(manifest_of(vm, victim), b"{}"):
             with pytest.raises(errors.Damaged, match=f"{victim.id}.*may be the point that you ask for: name"):
@@ -97,8 +97,8 @@ def test_the_newest_is_never_guessed(vm):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_latest_is_the_one_that_decoding_all_gives(tmp_path, seed):
-    """Whatever was damaged, renamed, lost, or sealed in another way: the quick look never tells another one. (But where
-    somebody sealed what no writer makes, and it tells of itself that it is older.)"""
+    """Whatever was damaged, renamed, lost, or sealed in another way: the quick search never returns another one.
+    (Except if somebody has sealed what no writer makes, which claims to be older.)"""
     rng, vm = random.Random(seed), Vm(tmp_path / "store")
     vm.add_disk("vda", 4096)
     for _ in range(5):
@@ -128,8 +128,8 @@ def answer(function):
 
 
 def test_partial_points_are_never_the_latest(tmp_path):
-    """Whole images can be made of all disks of the latest, where there is such a point. Of the others each disk is told
-    that is not whole: what it began with was a change."""
+    """Whole images can be made of all disks of the latest, if there is such a point. In the others, each disk that is
+    not whole is named."""
     vm = Vm(tmp_path / "store")
     for disk in ("vda", "vdb"):
         vm.add_disk(disk, 4096)
@@ -180,7 +180,7 @@ def test_parents(vm):
 
 @pytest.mark.parametrize("how", ["removed", "another", "damaged", "of a later format"])
 def test_no_point_needs_its_parent(vm, how):
-    """A note is not followed where what it names is not there, or is another one; nothing else becomes of it."""
+    """A note is not followed if what it names does not exist, or is another one; this has no other effect."""
     path = manifest_of(vm, vm.points[0])
     if how == "another":  # sound in itself; the digest in the child tells
         resealed(vm, vm.points[0], created="2030-01-01T00:00:00+00:00")
@@ -252,7 +252,7 @@ def test_a_point_that_is_not_committed_leaves_nothing(vm):
 
 
 def test_a_file_is_referred_to_where_the_parent_has_it_sound(vm):
-    """Else a point would be damaged from its first day on."""
+    """Otherwise a point would be damaged from its first day on."""
     parent = vm.points[-1]
     path = vm.folder / parent.id / "domain.xml"
     xml = vm.series.read_file(parent, "domain.xml")
@@ -316,7 +316,7 @@ def test_no_point_takes_anothers_folder(vm):
 
 
 def test_the_manifest_comes_last(vm, monkeypatch):
-    """Until it is there nothing counts, so everything else has to be there, and durable, before."""
+    """Nothing counts before it exists, so everything else has to exist, and be durable, before."""
     before, synced = [], []
     publish, sync_folder = vm.store.publish, vm.store.sync_folder
     monkeypatch.setattr(vm.store, "sync_folder", lambda path: (synced.append(path), sync_folder(path)))
@@ -375,7 +375,7 @@ def test_the_only_series(tmp_path):
 
 
 def renamed_series(root):
-    """Three points, the last of them of a domain with another name; a Vm."""
+    """Return a Vm with three points, the last of them of a domain with another name."""
     vm = Vm(root, "vm1")
     vm.add_disk("vda", 1000)
     for name in ("vm1", "vm1", "new"):
@@ -427,7 +427,7 @@ def test_one_damaged_manifest_hides_no_series_from_a_pull(tmp_path):
 
 
 def test_a_pull_leaves_no_series_that_cannot_be_read_for_a_copy(tmp_path):
-    """That it is damaged is told there, and would be told by nobody else."""
+    """The pull reports the damage there, and nothing else would."""
     vm = renamed_series(tmp_path)
     shutil.copytree(vm.folder, vm.root / "vm1-copy")
     for point in vm.points:
@@ -458,7 +458,7 @@ def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
 
 
 def test_two_domains_of_one_name(tmp_path):
-    """One was renamed to what another one was called before."""
+    """One was renamed to the former name of the other."""
     vm = renamed_series(tmp_path)
     other = Vm(vm.root, "new", uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
     other.add_disk("vda", 1000)
@@ -473,7 +473,7 @@ def test_two_domains_of_one_name(tmp_path):
 
 
 def of_several_days(root, name, *days, uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
-    """A Vm with a point of each day of a month, in that order."""
+    """A Vm with a point for each day of a month, in that order."""
     vm = Vm(root, name, uuid)
     vm.add_disk("vda", 1000)
     for number, day in enumerate(days):
@@ -482,7 +482,7 @@ def of_several_days(root, name, *days, uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82
 
 
 def test_who_names_a_domain_reads_one_point_of_each_other(tmp_path, monkeypatch):
-    """There may be a hundred of a thousand points."""
+    """There may be a hundred others with a thousand points each."""
     for number in range(4):
         vm = of_several_days(tmp_path, f"vm{number}", *range(1, 9), uuid=f"{number}e3fce45-4f53-4fa7-bb32-11f34168b82b")
     read, asked = DirectoryStore.read, []
@@ -523,7 +523,7 @@ def test_reading_changes_nothing(vm):
 
 
 def test_a_folder_without_a_point_is_no_domain_to_choose_from(tmp_path):
-    """As a first pull that fails leaves it; nothing else of the store could be restored without --domain."""
+    """A first pull that fails leaves one; nothing else in the store could be restored without --domain."""
     vm = chain(tmp_path / "store")
     (tmp_path / "store" / "vm2").mkdir()
     assert series_choice.only_series(vm.store).domain == vm.name
@@ -532,7 +532,7 @@ def test_a_folder_without_a_point_is_no_domain_to_choose_from(tmp_path):
 
 
 def test_a_point_that_is_removed_as_the_others_are_read(vm, monkeypatch):
-    """It is no damage; also where sizes are told by a listing that still has it, as in a bucket."""
+    """It is no damage; even if sizes come from a listing that still has it, as in a bucket."""
     gone, read, size = f"vm1/{vm.points[1].id}/manifest.json", DirectoryStore.read, DirectoryStore.size
 
     def removed(self, path, *limit):

@@ -1,4 +1,4 @@
-"""Serve: every NBD client reads a point as it was, from sockets and ports, and nothing is left behind."""
+"""Serve: every NBD client reads a point as it was, through sockets and ports, and nothing is left behind."""
 
 import json
 import os
@@ -32,7 +32,7 @@ DEBUGFS = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:
 
 @contextmanager
 def served(vm, *options, wait=20):
-    """Run `nbdpull serve --json`; the event "serving"."""
+    """Run `nbdpull serve --json`; give the event "serving"."""
     process = start_nbdpull("serve", vm.root, "--json", *options)
     try:
         line = process.stdout.readline()
@@ -53,7 +53,7 @@ def run(*command):
 
 
 def failure(vm, *options):
-    """Exit code and the line on stderr of a serve that fails."""
+    """Return the exit code and the line on stderr of a serve that fails."""
     done = nbdpull("serve", vm.root, *options, timeout=30)
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
@@ -144,7 +144,7 @@ def test_a_port(vm, tmp_path):
 
 
 def test_many_clients_some_of_which_are_killed(tmp_path):
-    """They have many requests under way, whose replies nobody takes any more."""
+    """They have many requests in flight, whose replies nobody reads any more."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 32 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(32 * MIB))
@@ -176,7 +176,7 @@ def test_it_ends_by_a_signal_and_leaves_nothing(vm, tmp_path, number):
 
 @pytest.mark.parametrize("options", [["--socket", "here"], []])
 def test_nbdkit_does_not_outlive_us(vm, tmp_path, monkeypatch, options):
-    """And its socket goes with it, with the folder that was made for one: the same command can be given again."""
+    """Its socket is removed, too, with the directory that was made for one: the same command works again."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with served(vm, *options) as about:
@@ -227,7 +227,7 @@ def test_damage(vm, tmp_path):
 
 
 def test_a_disk_that_memory_does_not_suffice_for(vm, tmp_path, monkeypatch):
-    """As of an index of an enemy's making: a line, and not the log of another program."""
+    """As with an attacker's index: one line, and not the log of another program."""
     lines = ["from nbdpull.repository import lookup", "def fail(*_, **__):", " raise MemoryError",
              "lookup.RandomImage.{} = fail"]  # fmt: skip
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -269,7 +269,7 @@ def test_each_of_ten_points_is_the_live_disk_of_its_time(machine, private_libvir
 
 
 def test_single_files_by_nbdfuse(tmp_path):
-    """As the manual says; and from there by whatever reads a file system in a file."""
+    """As in the manual; and then with any program that reads a file system in a file."""
     if not (shutil.which("nbdfuse") and os.access("/dev/fuse", os.R_OK | os.W_OK)):
         pytest.skip("nbdfuse is not installed, or /dev/fuse is not for us")
     tree, mount = tmp_path / "tree", tmp_path / "mount"
@@ -299,7 +299,8 @@ def test_a_chain_of_thirty(tmp_path):
 
 
 def test_memory_is_what_the_cache_may_have(tmp_path):
-    """Frames come and go in many threads; nbdkit does not keep a share of what they freed for each of them."""
+    """Frames are allocated and freed in many threads; nbdkit does not keep a share of the freed memory for each of
+    them."""
     size, cache = 160 * MIB, 24 * MIB
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", size)
@@ -314,7 +315,7 @@ def test_memory_is_what_the_cache_may_have(tmp_path):
 
 
 def peak(pid):
-    """The most memory that a process had, in bytes."""
+    """Return the most memory that a process had, in bytes."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * KIB
 
 
@@ -327,7 +328,7 @@ def closed(tmp_path_factory):
 
 
 def seen_of(pid):
-    """Arguments and environment of a process and of those that it started."""
+    """Return arguments and environment of a process and of those that it started."""
     found = b""
     for name in ("cmdline", "environ"):
         found += Path(f"/proc/{pid}/{name}").read_bytes()

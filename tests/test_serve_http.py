@@ -1,4 +1,4 @@
-"""Serve over HTTP: the disks of a point in both shapes, what is refused, damage in the middle, and the end."""
+"""Serve over HTTP: the disks of a point in both formats, what is refused, damage in the middle, and the end."""
 
 import http.client
 import json

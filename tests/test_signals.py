@@ -1,6 +1,6 @@
 """INT, TERM and HUP at any time of a pull or a restore: an orderly end, and nothing left of what was begun.
 
-Must not know: how a signal is heard.
+Must not know: how a signal is handled.
 """
 
 import os
@@ -38,7 +38,7 @@ def witness(running, tmp_path):
 
 
 def ended(process, seconds=15):
-    """Output and error of a process that has to end soon."""
+    """Return output and error of a process that has to end soon."""
     started = time.monotonic()
     try:
         output, problem = process.communicate(timeout=60)
@@ -66,7 +66,7 @@ def test_signal_in_the_middle_of_a_pull(witness, number):
 
 
 def test_signal_in_the_middle_of_an_incremental_pull(witness):
-    """The point before it, and its checkpoint, are as good as ever."""
+    """The previous point and its checkpoint remain usable."""
     vm = witness.vm
     first = witness.pull()
     vm.write_bytes("vda", MIB, os.urandom(40 * MIB))
@@ -87,7 +87,7 @@ def test_signal_in_the_middle_of_an_incremental_pull(witness):
 
 
 def test_signals_come_in_a_shower(witness):
-    """The first one counts, and no later one cuts the cleaning short."""
+    """The first one counts, and no later one interrupts the clean-up."""
     before = Before(witness)
     with stopped_in_the_middle(witness) as process:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -108,7 +108,7 @@ def test_signals_come_in_a_shower(witness):
 
 
 def test_hangup_under_nohup_is_ignored(witness):
-    """So is what a shell ignores for a job in the background."""
+    """So are signals that a shell ignores for a job in the background."""
     held = witness.content()
     with stopped_in_the_middle(witness, before_start=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
         process.send_signal(signal.SIGHUP)
@@ -117,7 +117,7 @@ def test_hangup_under_nohup_is_ignored(witness):
 
 
 def test_signals_at_any_instant(witness):
-    """From before the first line of Python to after the last one: a point that is whole, or none at all."""
+    """From before the first line of Python to after the last one: a whole point, or none at all."""
     vm, outcomes, attempts = witness.vm, {}, 12
     witness.pull()
     started = time.monotonic()
@@ -149,7 +149,7 @@ def test_signals_at_any_instant(witness):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_signal_in_the_middle_of_a_restore(witness, kind):
-    """No image that looks whole, no draft, no server left; and the next restore is right."""
+    """No image that looks complete, no draft, no server left; and the next restore is right."""
     witness.vm.write_bytes("vda", 0, os.urandom(48 * MIB))
     witness.pull()
     out = witness.folder / "out"

@@ -1,4 +1,4 @@
-"""When connections have to be kept, and that they are. What a real QEMU makes of it is in faults/test_iothreads.py."""
+"""When connections have to be kept open, and that they are. faults/test_iothreads.py shows what a real QEMU does."""
 
 import select
 import socket
@@ -48,7 +48,7 @@ def test_where_it_is_required(threads, version, tls, remote):
 
 
 class Keeper:
-    """Holds what it is given, and counts."""
+    """A keeper that holds the sockets that it is given, and counts them."""
 
     def __init__(self):
         self.kept, self.abandoned = [], []
@@ -61,7 +61,7 @@ class Keeper:
         self.abandoned.append(kept)
 
     def hung_up(self):
-        """Of the connections whose other end is closed."""
+        """Return the connections whose other end is closed."""
         poll = select.poll()
         for each in self.kept:
             poll.register(each, select.POLLRDHUP)
@@ -86,7 +86,7 @@ def test_a_source_leaves_the_hanging_up_to_the_server(tmp_path):
 
 
 def test_a_source_that_fails_does_not_hang_up(tmp_path):
-    """libnbd closes its own descriptor at what the protocol forbids."""
+    """libnbd closes its own descriptor when the protocol is violated."""
     keeper = Keeper()
     with FakeServer(tmp_path / "s", MIB, all_data, lambda offset, length: b"x" * (length - 1)):
         with pytest.raises(errors.SourceError), source.Source(address.Kept(str(tmp_path / "s"), keeper), "x") as opened:
@@ -100,7 +100,7 @@ def test_a_server_that_is_not_there(tmp_path):
 
 
 def test_a_guard_that_cannot_be(monkeypatch):
-    """It is known before a job is begun."""
+    """This is noticed before a job is started."""
     keeper = socket_keeper.SocketKeeper("test:///no/such/file", "no-uuid", "R")
     with pytest.raises(errors.HypervisorError, match="cannot connect to libvirt"), keeper:
         pytest.fail("there is no guard")
@@ -117,7 +117,7 @@ def keeper():
 
 @pytest.fixture
 def server():
-    """Both ends of a connection, as of a client and a server."""
+    """Both ends of a connection, like those of a client and a server."""
     ours, its = socket.socketpair()
     ours.setblocking(False)
     its.settimeout(10)
@@ -154,7 +154,7 @@ def test_a_guard_that_was_killed_is_replaced(keeper):
 
 
 def test_what_nobody_reads_is_taken(keeper, server):
-    """A QEMU that has to wait for room in a socket stands still, and its guest does."""
+    """A QEMU that has to wait for room in a socket hangs, together with its guest."""
     ours, its = server
     with keeper:
         name = keeper.keep(ours)

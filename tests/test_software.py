@@ -1,4 +1,4 @@
-"""Programs that are not there: one line says what to install."""
+"""Missing programs: one line says what to install."""
 
 import pytest
 

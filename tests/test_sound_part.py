@@ -1,4 +1,4 @@
-"""Points laid over what is left of a damaged one: whole and sound, with no more read again than it takes."""
+"""Points laid over what is left of a damaged one: whole and sound, with no more read again than necessary."""
 
 import os
 import random
@@ -26,7 +26,7 @@ def small_windows(monkeypatch):
 
 
 def made(root, rng, points=4):
-    """A Vm of some windows, with frames that several points show."""
+    """Return a Vm of some windows, with frames that several points show."""
     vm = Vm(root)
     vm.add_disk("vda", 4 * MIB + 12345)
     for number in range(points):
@@ -56,7 +56,8 @@ def damage(vm, point, rng):
 
 
 def owners(directory):
-    """{offset of a 512th byte: path of the file that answers for it, or of its indexes where no page can be read}"""
+    """Return {offset of a block of 512 bytes: path of the file that decides it, or of its indexes if no page can be
+    read}."""
     found = {}
     for start in {*directory.pages["offset"].tolist()}:
         try:
@@ -93,7 +94,7 @@ def test_the_next_point_is_whole_and_older_ones_are_what_they_were(tmp_path, see
 
 
 def require_counted(directory):
-    """That how much of each file is needed is counted right."""
+    """Require that it was counted correctly how much of each file is needed."""
     live = numpy.zeros(len(directory.files), "u8")
     for start in directory.starts():
         for number, size in pages.total_live(directory.window(start).flat()).items():
@@ -117,7 +118,7 @@ def test_a_damaged_index_whose_pages_are_sound_costs_no_read(tmp_path):
 
 
 def test_what_a_lost_page_told_is_not_stored_again_where_another_page_has_the_digest(tmp_path):
-    """A page on top is lost; what the ones below it tell is still the same data where the digest is."""
+    """A page on top is lost; data in the pages below it is still the same where the digest is."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, os.urandom(MIB))
@@ -162,8 +163,8 @@ def test_what_was_not_read_again_is_never_committed(tmp_path):
 
 
 def test_what_only_a_lost_page_hid_may_be_in_no_file_any_more(tmp_path):
-    """A page on top is lost, and the disk holds again what is below: but where the file was repacked meanwhile, the
-    frame of that is gone."""
+    """A page on top is lost, and the disk again holds the data below it: but if the file was repacked meanwhile, the
+    frame of that data is gone."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     before = os.urandom(MIB)

@@ -1,4 +1,4 @@
-"""A source: real NBD servers on unix sockets, good ones, failing ones, and one that lies."""
+"""A source: real NBD servers on Unix sockets, good ones, failing ones, and one with wrong answers."""
 
 import os
 import random
@@ -41,7 +41,8 @@ class Server:
         return is_listening(self.socket)
 
     def end(self):
-        """nbdkit's eval, killed, leaves the folder of its scripts; others, not killed, wait for their clients."""
+        """nbdkit's eval leaves its directory of scripts if it is killed; the others wait for their clients unless they
+        are killed."""
         self.process.send_signal(signal.SIGTERM if "eval" in self.process.args else signal.SIGKILL)
         self.process.wait()
 
@@ -116,12 +117,12 @@ def test_a_full_read(image, qemu_nbd):
 
 
 def nothing(_start, _stop):
-    """Where an image has data that has none."""
+    """Report no data where an image has some."""
     return extents.of([])
 
 
 def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
-    """What became zero since the checkpoint must be told: left out, the restored disk would hold the old data."""
+    """What became zero since the checkpoint must be reported: otherwise the restored disk would hold the old data."""
     qemu_io(image, "write -P 3 64k 64k", "write -z 512k 128k", "discard 3M 64k", "write -P 9 8323072 64k")
     with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing) as opened:
         assert told(opened) == [
@@ -136,7 +137,7 @@ def test_nothing_dirty(image, qemu_nbd):
 
 
 def test_the_end_of_the_clean_data_is_told_where_an_image_lies_below(image, qemu_nbd):
-    """See Source on what QEMU does there; a bit of 64 KiB in the midst of a larger cluster changes nothing of that."""
+    """Source describes what QEMU does there; a bit of 64 KiB in the middle of a larger cluster does not change that."""
     last = 4 * MIB
     qemu_io(image, f"write -P 3 {last - 4 * CLUSTER} 64k")
     data = extents.of(each for each in whole(image, qemu_nbd) if each[2] == DATA)
@@ -211,7 +212,7 @@ def test_a_hole_is_not_zero_by_itself(nbdkit):
 
 
 def test_who_wants_a_little_of_the_map_asks_for_little(lying):
-    """A page of it may be all; QEMU answers in the thread that serves the guest."""
+    """One page of it may be enough; QEMU answers in the thread that serves the guest."""
     asked = []
 
     def status(context, offset, length):
@@ -229,7 +230,7 @@ def test_who_wants_a_little_of_the_map_asks_for_little(lying):
 
 
 def set_window(monkeypatch, size):
-    """Ask for the block status of so many bytes at once, however long it takes."""
+    """Request the block status of that many bytes at once, however long it takes."""
     for name in ("MIN_STATUS", "MAX_STATUS"):
         monkeypatch.setattr(batching, name, size)
 
@@ -257,7 +258,7 @@ def test_reading_by_many_threads(tmp_path, qemu_nbd):
 
 
 class Counted:
-    """A libnbd handle that notes how many reads, and bytes of them, are under way at once at most."""
+    """A libnbd handle that records the most reads, and bytes of them, that were in flight at once."""
 
     def __init__(self, handle):
         self._handle, self._under_way = handle, {}
@@ -301,7 +302,7 @@ def test_reads_at_once_are_bounded_and_change_nothing(tmp_path, qemu_nbd, monkey
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_buffer_is_filled_over_several_connections(tmp_path, qemu_nbd, monkeypatch, seed):
-    """Each has no more under way than for itself alone, and one is left for the map."""
+    """Each has no more in flight than if it were the only one, and one is left for the map."""
     rng = random.Random(seed)
     content, raw = rng.randbytes(2 * MIB), tmp_path / "disk.raw"
     raw.write_bytes(content)
@@ -357,7 +358,7 @@ def test_a_thread_has_one_buffer_however_many_disks(image, qemu_nbd):
 
 
 def test_no_more_connections_than_threads(image, qemu_nbd):
-    """qemu-nbd takes eight; one that is free is used again."""
+    """qemu-nbd accepts eight; a free one is used again."""
     with Source(qemu_nbd(image), "vda") as opened:
         for at in range(30):
             assert opened.read(at * 512, 512) == b"\x01" * 512
@@ -368,7 +369,7 @@ def test_no_more_connections_than_threads(image, qemu_nbd):
 
 @pytest.fixture
 def fake(tmp_path):
-    """Factory of FakeServers that tell the truth, by their path."""
+    """Factory of FakeServers with right answers, by their path."""
     servers = {}
 
     def start(**how):
@@ -382,7 +383,7 @@ def fake(tmp_path):
 
 
 def test_all_connections_are_made_before_anything_is_asked(fake):
-    """A QEMU whose server is stopped while one of us shakes hands may hang for ever: so nobody does, later on."""
+    """A QEMU whose server is stopped during a handshake may hang forever: so there is none later on."""
     address, server = fake(slow=0.01)
     with Source(address, "x", connections=5) as opened:
         assert server.handshakes() == ["whole"] * 5 and not server.asked
@@ -401,7 +402,7 @@ def test_all_connections_are_made_before_anything_is_asked(fake):
 
 
 class Stop(Exception):
-    """What a check raises."""
+    """The exception that a check raises."""
 
 
 def test_a_handshake_is_not_left_half_way(fake):
@@ -432,7 +433,7 @@ def test_a_handshake_that_does_not_end_is_waited_for_a_moment(tmp_path):
 
 
 def test_closing_waits_for_the_handshake_of_another_thread(fake):
-    """Who closes it goes on to end the job."""
+    """Whoever closes the source then ends the job."""
     address, server = fake(slow=0.1)
     opened = Source(address, "x", connections=1)
     with pytest.raises(Stop), opened.reading():
@@ -455,7 +456,7 @@ def test_closing_waits_for_the_handshake_of_another_thread(fake):
 
 
 def test_a_server_with_a_short_queue(fake):
-    """The default of older ones. Linux refuses the next one at once then."""
+    """The default of older ones. Linux refuses the next client at once then."""
     address, server = fake(slow=0.05, queue=0)
     with Source(address, "x", connections=6) as opened:
         assert opened.read(0, 512) == bytes(512) and server.handshakes() == ["whole"] * 6
@@ -480,7 +481,7 @@ def test_no_such_export(image, qemu_nbd):
 
 
 def test_a_bitmap_that_is_not_served(image, qemu_nbd):
-    """Without the context every block would look clean: an empty point that says nothing changed."""
+    """Without the context, every block would look clean: an empty point without changes."""
     refused("vda: .*does not offer qemu:dirty-bitmap:b0", qemu_nbd(image), "vda", "b0")
 
 
@@ -518,7 +519,7 @@ def test_one_read_error_among_many(nbdkit):
 
 
 def test_a_read_error_in_a_buffer_over_several_connections(nbdkit, monkeypatch):
-    """It is told where, and the other connections are good for the next read."""
+    """The error names the place, and the other connections can be used for the next read."""
     monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", 64 * KIB)
     server = nbdkit(
         "eval", "get_size=echo 1M",
@@ -538,7 +539,7 @@ def test_a_block_status_error(nbdkit):
 
 
 def gives_up(work):
-    """Run `work`; its SourceError."""
+    """Run `work`; return its SourceError."""
     with pytest.raises(errors.SourceError) as caught:
         work()
     return caught.value
@@ -546,7 +547,8 @@ def gives_up(work):
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """Call it when all is well, and a minute of a connection takes 0.6 s: so no server is silent for long by chance."""
+    """Call this when everything is well: a minute of a connection then takes 0.6 s. So no server is silent that long by
+    chance."""
 
     def faster():
         began = time.monotonic()
@@ -572,7 +574,7 @@ def test_a_server_that_delays_block_status(nbdkit, hurry):
 
 
 def test_a_slow_server_is_no_stalled_one(lying, monkeypatch):
-    """The time counts from the last sign of life, not from the start of a long batch."""
+    """The time counts from the last answer, not from the start of a long batch."""
     clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
 
     def slow(offset, length):
@@ -588,7 +590,7 @@ def test_a_slow_server_is_no_stalled_one(lying, monkeypatch):
 
 @pytest.mark.parametrize("doing", ["reading", "block status", "connecting again"])
 def test_a_stopped_server(image, serve, hurry, doing):
-    """Closing does not wait for it either."""
+    """Closing does not wait for it, either."""
     server = serve("qemu-nbd", "-r", "-t", "-e", "8", "-x", "vda", "-k", "SOCKET", str(image))
     with Source(server.socket, "vda") as opened:
         if doing == "reading":
@@ -660,7 +662,7 @@ def test_the_fake_server_can_tell_the_truth(lying):
 
 
 def test_replies_of_unequal_length(lying):
-    """Each context may answer for less than was asked, and more than the other."""
+    """Each context may answer for less than was requested, and for more than the other."""
 
     def status(context, offset, length):
         unit = 96 * KIB if context == connection.ALLOCATION else 160 * KIB
@@ -674,7 +676,7 @@ def test_replies_of_unequal_length(lying):
 
 
 def test_a_reply_beyond_what_was_asked_counts_no_further(lying, monkeypatch):
-    """The last run may be longer than the request; the next request may then be answered otherwise."""
+    """The last extent may exceed the request; the next request may be answered differently."""
     set_window(monkeypatch, 256 * KIB)
 
     def status(context, offset, length):
@@ -700,7 +702,7 @@ def test_a_map_that_does_not_cover_the_disk(lying, context, answer, after):
 
 @pytest.mark.parametrize("sent", [0, 511, 32 * KIB])
 def test_an_answer_that_is_too_short(lying, sent):
-    """libnbd tells a completion callback that all is well, and leaves in the buffer what was there."""
+    """libnbd reports success to a completion callback, and leaves in the buffer what it held."""
     address = lying(truth, read=lambda offset, length: bytes(length if offset == 0 else min(sent, length // 2)))
     with Source(address, "x") as opened, opened.reading() as reader:
         reader.read_batch([(0, 64 * KIB)])
@@ -721,7 +723,7 @@ def as_a_batch(opened, length):
 @pytest.mark.parametrize("read_whole", [into_a_buffer, as_a_batch])
 @pytest.mark.parametrize("dead", [False, True])
 def test_a_buffer_whose_connection_breaks_is_read_again(lying, monkeypatch, dead, read_whole):
-    """And no connection is made to an export of which nobody knows any more whether it is the same."""
+    """And no connection is made to an export that may no longer be the same."""
     monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", 64 * KIB)
     broken, asked = [], []
 
@@ -746,7 +748,7 @@ def test_a_buffer_whose_connection_breaks_is_read_again(lying, monkeypatch, dead
 
 
 def test_an_answer_that_is_too_short_in_a_buffer(lying):
-    """What was in the buffer is not taken for the disk's."""
+    """What the buffer held is not taken for the disk's data."""
     short = lying(truth, read=lambda offset, length: bytes(length // 2 if offset == 512 * KIB else length))
     with Source(short, "x", connections=5) as opened, pytest.raises(errors.SourceError, match="524288"):
         opened.read_into(512 * KIB, memoryview(bytearray(b"\1" * 64 * KIB)))
@@ -780,7 +782,7 @@ def test_handles_are_closed(lying):
 
 
 def test_totals_of_a_big_map(lying):
-    """Offsets and sums that need more than 32 bits, in runs as long as a reply can tell of."""
+    """Offsets and sums that need more than 32 bits, in runs as long as a reply can have."""
     size = 1 << 40
 
     def status(context, offset, length):

@@ -1,4 +1,4 @@
-"""Pages laid over each other: against a model that knows of each byte which frame shows, and what of it."""
+"""Pages laid over each other: against a model that knows for each byte which frame decides it, and which part of it."""
 
 import random
 
@@ -12,7 +12,7 @@ SIZE = 300  # bytes of the window
 
 
 def random_records(rng, size=SIZE, old=()):
-    """Sorted and disjoint; some of them are old ones."""
+    """Return sorted and disjoint records, some of them old ones."""
     found, at = [], 0
     again = {int(each["offset"]): each for each in old}
     while at < size:
@@ -37,7 +37,7 @@ def random_records(rng, size=SIZE, old=()):
 
 
 def model(layers, size=SIZE):
-    """Of each byte: None where no record tells it, 0, or (which frame, where in it)."""
+    """Return for each byte: None if no record has it, 0, or (which frame, where in it)."""
     shown = [None] * size
     for records in layers:
         for record in records:
@@ -90,7 +90,7 @@ def test_what_changes(seed, whole):
 
 
 def test_a_discard_is_one_record_however_much_it_hides():
-    """A page would else have a record for each frame of a disk that was made empty."""
+    """Otherwise a page would have a record for each frame of a disk that was emptied."""
     below = numpy.zeros(100, layout.RECORD)
     below["offset"], below["length"], below["raw"] = numpy.arange(100) * 10, 10, 10
     below["length"][50:] = 5  # and gaps between them

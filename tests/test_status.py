@@ -1,4 +1,4 @@
-"""Status: which points are sound, what is wrong with a domain, and what a monitor is told of it."""
+"""Status: which points are sound, what is wrong with a domain, and what a monitor gets."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def domain(root, name="vm1", hours=1, **how):
 
 
 def pull(vm, hours=1, created=None, **how):
-    """A point of so many hours ago."""
+    """Make a point of that many hours ago."""
     vm.write("vda", KIB * len(vm.points), os.urandom(KIB))
     point = vm.pull(**how)
     vm.points[-1] = resealed(vm, point, as_of=ago(hours), created=ago(hours if created is None else created))
@@ -48,7 +48,7 @@ def drill(vm, point, verdict, when=None):
 
 
 def domains(root, **options):
-    """{name: (what is told of it)}"""
+    """Return {name: its description}."""
     found = status.status(status.Options(str(root), **options))
     assert found.is_bad == (not found.domains or any(each["problems"] for each in found.domains))
     assert len({each["domain"] for each in found.domains}) == len(found.domains)
@@ -63,7 +63,7 @@ def problems(root, **options):
 
 
 def run(capsys, *words):
-    """(exit code, lines, standard error)"""
+    """Return (exit code, lines, standard error)."""
     code = cli.main(["status", *map(str, words)])
     out, err = capsys.readouterr()
     schemas.check_output(["status", *words], out)
@@ -112,7 +112,7 @@ def test_an_age_in_seconds_is_shown_as_such(tmp_path, capsys):
 
 
 def test_a_point_is_as_old_as_what_its_disks_hold(tmp_path):
-    """A run that was resumed has the state of the time when it began."""
+    """A resumed run has the state of the time when it began."""
     domain(tmp_path, hours=30, created=1)
     assert problems(tmp_path, max_age=26 * 3600.0) == {"vm1": ["too-old"]}
 
@@ -141,7 +141,7 @@ def test_who_is_not_expected_may_be_old_but_not_damaged(tmp_path):
 
 
 def test_the_name_before_a_renaming_is_nobodys(tmp_path):
-    """Another domain may have it by now, and no backup."""
+    """Another domain may have that name by now, and no backup."""
     vm = domain(tmp_path)
     vm.points[-1] = resealed(vm, vm.points[-1], domain="web")
     assert problems(tmp_path, expect=["vm1"]) == {"vm1": ["no-point"], "web": []}
@@ -236,7 +236,7 @@ def test_the_last_drill_counts(tmp_path, capsys):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_sound_is_what_can_be_restored(tmp_path, seed):
-    """After a verification of everything, by a restore of every point."""
+    """After a verification of everything, confirmed by a restore of every point."""
     rng = random.Random(seed)
     vm = domain(tmp_path / "store", since=rng.choice(["nothing", "elsewhere"]))
     for _ in range(5):
@@ -328,7 +328,7 @@ def write(folder, *names):
 
 
 def test_the_line_for_a_monitor():
-    """That of the manual makes 0 OK, 2 CRITICAL, 3 UNKNOWN."""
+    """The command in the manual turns 0 into OK, 15 into CRITICAL, and the others into UNKNOWN."""
     [line] = [block for block in blocks(section(MANUAL, "status"), "sh") if "case" in block]
     for code, shown in ((0, 0), (errors.NotOk.exit_code, 2), (errors.StoreError.exit_code, 3), (130, 3)):
         program = f"nbdpull() {{ return {code}; }}\n{line}"

@@ -1,4 +1,4 @@
-"""What storage/base.py promises, of every store: the directory, the one in memory, and the object store."""
+"""What storage/base.py promises, for every store: the directory, the one in memory, and the object store."""
 
 import contextlib
 import hashlib
@@ -110,7 +110,7 @@ def make(store, how, path, data):
 
 
 def test_two_writers_of_one_file(store):
-    """The second learns of it: at once, or when it seals."""
+    """The second one gets an error: at once, or when it seals."""
     with contextlib.ExitStack() as later:
         with store.create("file") as file:
             try:
@@ -191,7 +191,7 @@ def objects(request):
 
 @pytest.mark.e2e
 def test_what_changed_meanwhile_is_not_replaced(objects):
-    """Where no lock keeps others out."""
+    """In a store whose lock keeps nobody out."""
     store = objects
     store.publish("file", b"one")
     store.replace("file", b"two", b"one")
@@ -317,7 +317,7 @@ def test_what_is_told_while_somebody_looks(store, folder):
 
 
 def test_a_folder_goes_as_it_was_when_somebody_looked(object_store):
-    """Else a sweep would take what a copy has made there since it decided."""
+    """Otherwise a sweep would remove what a copy has made there since the listing."""
     store, other = S3Store(object_store.url), S3Store(object_store.url)
     store.publish("vm/point/old", b"")
     store.publish("vm/points", b"")

@@ -1,4 +1,5 @@
-"""A qemu-storage-daemon of our own: it answers or is given up in time, ends with us, and is not found."""
+"""A qemu-storage-daemon of our own: it answers, or is abandoned in time, ends with us, and cannot be found by
+others."""
 
 import os
 import signal
@@ -15,7 +16,7 @@ from nbdpull.nbd.storage_daemon import StorageDaemon
 
 
 def daemons_of(pid):
-    """Process ids of the daemons that a process started."""
+    """Return the process ids of the daemons that a process started."""
     found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(pid)], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in found.splitlines() if "qemu-storage-da" in line]
 
@@ -44,7 +45,7 @@ def test_nothing_is_left(tmp_path, monkeypatch):
 
 
 def test_long_tmpdir(tmp_path, monkeypatch):
-    """A socket's path has at most 107 bytes."""
+    """The path of a socket has at most 107 bytes."""
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))

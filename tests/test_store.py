@@ -1,4 +1,4 @@
-"""The store: nothing is overwritten, what fails says who must act, what was published is whole."""
+"""The store: nothing is overwritten, each error says who must act, and what was published is complete."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def fails(number):
-    """A function that fails with this errno."""
+    """Return a function that fails with this errno."""
 
     def call(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -80,7 +80,7 @@ def test_what_is_free(store, monkeypatch):
 
 @pytest.mark.parametrize("size", [0, 5, 7, 100])
 def test_a_file_that_comes_in_pieces_is_read_whole(store, monkeypatch, size):
-    """The system may give less than it was asked for; a network's file system does."""
+    """The system may return less than was requested; a network file system does."""
     store.publish("file", bytes(range(size)))
     read = os.read
     monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 7)))
@@ -130,7 +130,7 @@ def test_a_damaged_marker(store):
 
 
 def test_runs_that_make_one_store_at_once_agree(tmp_path):
-    """Two domains pulled into one new folder by two timers must not be in each other's way."""
+    """Two domains that two timers pull into one new directory must not be in each other's way."""
     for attempt in range(20):
         root, ids, barrier = str(tmp_path / str(attempt)), [], threading.Barrier(4)
 
@@ -176,14 +176,14 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path):
 
 @pytest.fixture
 def umask():
-    """A function that sets it, until the test ends."""
+    """Return a function that sets the umask until the test ends."""
     before = os.umask(0)
     yield os.umask
     os.umask(before)
 
 
 def modes(root):
-    """{relative path: mode} of a folder and of all that is in it."""
+    """Return {relative path: mode} of a directory and everything in it."""
     return {str(path.relative_to(root)): path.stat().st_mode & 0o7777 for path in [root, *sorted(root.rglob("*"))]}
 
 
@@ -208,14 +208,14 @@ def test_a_store_that_everybody_could_read(tmp_path, umask, mask):
 
 
 def test_an_empty_folder_of_the_operator_keeps_its_mode(tmp_path, umask):
-    """A file system of its own, for one. What is made in it is closed all the same."""
+    """It may be a file system of its own. What is made in it is closed nevertheless."""
     tmp_path.chmod(0o755)
     made = fill(tmp_path)
     assert modes(tmp_path) == {**CLOSED, ".": 0o755} and made.warnings() == []
 
 
 def a_group():
-    """One that this process may give its files to, other than its own where there is one."""
+    """Return a group that this process may give its files to, other than its own if there is one."""
     number = 65534 if os.geteuid() == 0 else os.getgroups()[-1]
     return grp.getgrgid(number).gr_name, number
 
@@ -245,7 +245,7 @@ def test_a_group_that_may_write_and_inherits(tmp_path, umask):
 
 @as_root
 def test_a_group_that_the_writer_cannot_give_gets_nothing(tmp_path, umask):
-    """Else the files would be open to whatever group the writer has."""
+    """Otherwise the files would be open to whatever group the writer has."""
     with unprivileged() as folder:
         (folder / "store").mkdir()
         os.setresuid(0, 0, 0)
@@ -261,7 +261,7 @@ def test_a_group_that_the_writer_cannot_give_gets_nothing(tmp_path, umask):
 @as_root
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 def test_what_root_adds_to_the_store_of_another(tmp_path, mode):
-    """A finding that its owner could not read would be as if nobody had looked."""
+    """A finding that its owner cannot read would be lost."""
     root = tmp_path / "store"
     root.mkdir()
     os.chown(root, 65534, -1)
@@ -287,14 +287,14 @@ def test_a_group_for_a_store_that_is_not_so(tmp_path):
 
 @pytest.fixture
 def open_folder():
-    """One that everybody can come to, as pytest's are not."""
+    """A directory that everybody can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
 
 
 def test_a_store_that_is_open_is_told_and_not_changed(open_folder, umask):
-    """Of an earlier version, or copied under another umask; the words of the warning mend it."""
+    """It was made by an earlier version, or copied under another umask; the command in the warning closes it."""
     root = open_folder / "store"
     fill(root)
     subprocess.run(["chmod", "-R", "a+rX", str(root)], check=True)
@@ -364,7 +364,7 @@ def test_errors_of_a_folder_fsync(store, monkeypatch):
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_after_an_error_a_file_is_never_sealed(store, monkeypatch, call):
-    """The second fsync after a failed one says "done", though data is lost."""
+    """The second fsync after a failed one reports success, although data is lost."""
     file = store.create("file")
     file.write(b"one")
     with monkeypatch.context() as patched:
@@ -428,7 +428,7 @@ def test_what_could_not_be_published_is_not_there(store, monkeypatch, call):
 
 
 def test_what_is_published_is_durable_first(store, monkeypatch):
-    """Its bytes are synced before it has its name, and the folder after."""
+    """Its bytes are synced before it has its name, and the directory after that."""
     calls, fsync, link = [], os.fsync, os.link
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.path.isdir(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(os, "link", lambda *names, **how: (calls.append("link"), link(*names, **how)))
@@ -449,7 +449,7 @@ def test_a_new_store_is_durable_with_all_folders_above_it(tmp_path, monkeypatch)
 
 
 def test_what_cannot_be_looked_at_is_not_taken_for_missing(store, monkeypatch):
-    """A point whose folder gives EIO must not look like one that was never committed."""
+    """A point whose directory gives EIO must not look like one that was never committed."""
     monkeypatch.setattr(os, "stat", fails(errno.EIO))
     with pytest.raises(errors.Damaged, match="file: cannot be read: Input/output error"):
         store.size("file")

@@ -1,5 +1,5 @@
-"""Some seconds of play with a store. NBDPULL_SEED=n plays another one, NBDPULL_SECONDS=n plays as long, seed after
-seed."""
+"""Some seconds of play with a store. NBDPULL_SEED=n plays another sequence, NBDPULL_SECONDS=n plays that long, seed
+after seed."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Which checkpoints and bitmaps of a domain are nbdpull's, and which bitmaps no checkpoint owns."""
+"""Which checkpoints and bitmaps of a domain are nbdpull's, and which bitmaps belong to no checkpoint."""
 
 import errno
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def layer(*bitmaps):
 
 @pytest.fixture
 def images(monkeypatch):
-    """images[path] = layers, top first, or an OSError; `looked`: those that were looked at."""
+    """images[path] = layers, top first, or an OSError; `looked`: those that were read."""
     told = {}
 
     def layers(path, kind, seconds, check):
@@ -60,7 +60,7 @@ def orphans(*disks, owned=(), remote=False):
 
 
 def test_bitmaps_of_ours_that_no_checkpoint_owns(images):
-    """In any layer, told once for each disk; those of others and of checkpoints that are there are none."""
+    """In any layer, reported once for each disk; bitmaps of others and of existing checkpoints are not reported."""
     images["/i/vda"] = [layer(OURS, "theirs"), {}, layer(OURS, OTHERS)]
     images["/i/vdb"] = [layer(OTHERS, "nbdpull-daily")]
     both = orphans(disk("vda"), disk("vdb"))

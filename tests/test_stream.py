@@ -1,4 +1,4 @@
-"""A pipe as a target: what comes out at its other end is the disk, whoever reads and however slowly."""
+"""A pipe as a target: its reader gets the disk, whoever reads, and however slowly."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def read_all(descriptor, into, chunk=65536):
 
 
 def random_parts(rng, size):
-    """[[(offset, bytes), …] of a call, …], ascending, with gaps."""
+    """Return [[(offset, bytes), …] of a call, …], ascending, with gaps."""
     calls, at = [], 0
     while at < size:
         call = []
@@ -81,7 +81,7 @@ def test_nobody_is_asked_while_there_is_room(pipe):
 
 @pytest.mark.parametrize("blocks", [True, False])
 def test_the_descriptor_is_left_as_it_was(pipe, blocks):
-    """It is stdout, which others of this process and its parent write to."""
+    """It is stdout, to which others of this process and its parent write."""
     os.set_blocking(pipe[1], blocks)
     with pytest.raises(KeyboardInterrupt), stream.Stream(pipe[1], 1):
         assert not os.get_blocking(pipe[1])

@@ -1,4 +1,4 @@
-"""Which checkpoints a new point replaces as a base: no disk ever loses its only one, and nothing of another's goes."""
+"""Which checkpoints a new point replaces as a base: no disk ever loses its only one, and no other program loses any."""
 
 import random
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ class Vm:
 
 
 class Points:
-    """As those of a series: see repository/points.py."""
+    """Points like those of a series: see repository/points.py."""
 
     def __init__(self, points):
         self._points = points
@@ -68,8 +68,8 @@ def checkpoint_of(made, disks, **changes):
 
 
 def naive(points, new, vm, covered):
-    """The names that go, by the rule as it is said: the ancestors', and those of all before the last full point, or the
-    last whose parent was removed."""
+    """Return the names that are deleted by the rule as it is documented: those of the ancestors, and those of all
+    points before the last full one, or the last one whose parent was removed."""
     chain, below = [], new
     while below and any(disk.mode == INCREMENTAL for disk in below.manifest.disks):
         if below.parent and below.parent not in points:

@@ -1,4 +1,4 @@
-"""Whether a disk fits into its place: told before anything is written, and nothing is changed by the look."""
+"""Whether a disk fits into its place: reported before anything is written, and the check changes nothing."""
 
 import contextlib
 import errno
@@ -56,7 +56,7 @@ def test_what_is_no_image_is_never_replaced(tmp_path, make, says):
 
 
 def test_an_image_in_use_is_never_replaced(tmp_path):
-    """Its VM would go on with a file that has no name any more."""
+    """Its VM would continue with a file that no longer has a name."""
     path = tmp_path / "image"
     path.write_bytes(bytes(4096))
     with open(path, "rb+") as used:
@@ -116,7 +116,7 @@ def test_a_file_where_a_folder_should_be(tmp_path):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_largest_file_is_found_to_the_byte(tmp_path, monkeypatch, seed):
-    """By asking a file system for sizes: it tells its limit no other way."""
+    """The file system is asked for sizes: it reveals its limit in no other way."""
     rng = random.Random(seed)
     limit = rng.randrange(1 << 31, 1 << rng.randrange(33, 61))
     monkeypatch.setattr(fit.os, "ftruncate", lambda _file, size: too_large(size > limit))
@@ -140,7 +140,7 @@ def test_what_any_file_system_takes_is_not_tried(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_images_on_one_file_system_share_its_room(tmp_path, monkeypatch, seed):
-    """And what they take exactly, which costs a look at every index, is asked only where bounds do not settle it."""
+    """And their exact size, which costs a read of every index, is computed only if bounds do not suffice."""
     rng = random.Random(seed)
     disks = [f"{tmp_path}/fs{n}" for n in range(3)]
     free = {disk: rng.randrange(0, 400 * MIB) for disk in disks}

@@ -1,4 +1,4 @@
-"""What a person sees: nothing of a store reaches the terminal as a command to it, and JSON stays exact."""
+"""What a person sees: nothing in a store reaches the terminal as a command to it, and JSON stays exact."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_cells_are_aligned_as_they_are_shown():
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
-    """Two points of a domain that means the terminal, and a folder that is none."""
+    """Two points of a domain whose name controls a terminal, and a directory that is not a series."""
     vm = stores.Vm(tmp_path_factory.mktemp("evil") / "store", EVIL)
     vm.xml = "<domain/>"  # XML can hold nothing of the kind
     vm.add_disk(f"vda{EVIL}", 10 * KIB)
@@ -69,7 +69,7 @@ WORDS = [
 
 
 def run(capsys, vm, tmp_path, words, *more):
-    """(what it prints, what it prints on standard error)"""
+    """Return (standard output, standard error)."""
     names = {"STORE": vm.root, "POINT": vm.points[0].id, "OUT": tmp_path / "out"}
     cli.main([*(str(names.get(word, word)) for word in words), *more])
     return capsys.readouterr()
@@ -106,7 +106,7 @@ def test_json_is_exact(capsys, vm, tmp_path, words):
 
 
 def texts(value):
-    """Every string in a JSON value, names of members too."""
+    """Yield every string in a JSON value, names of members too."""
     if isinstance(value, str):
         yield value
     for each in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:

@@ -1,4 +1,4 @@
-"""The bound on bytes a second, by a clock that only moves when somebody sleeps."""
+"""The limit on bytes a second, by a clock that only moves when somebody sleeps."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A token's file has the token of before or the new one, whatever fails."""
+"""A token's file has the previous token or the new one, whatever fails."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_commit_that_fails(path, before, fails):
 
 
 def test_a_name_that_is_not_durable(path, before, monkeypatch):
-    """Nor does it count then, though the file has it already."""
+    """Then it does not count, although the file already has it."""
 
     def broken(_):
         raise OSError(5, "Input/output error")

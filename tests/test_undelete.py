@@ -1,4 +1,4 @@
-"""undelete and --as-of: points that somebody with the keys of a bucket deleted or overwrote. Of a real SeaweedFS."""
+"""undelete and --as-of: points that somebody with the keys of a bucket deleted or overwrote, in a real SeaweedFS."""
 
 import datetime
 import random
@@ -28,7 +28,7 @@ def place(locking_store):
 
 
 def instant():
-    """A time, as a user writes it: the server counts whole seconds."""
+    """Return a time as a user writes it: the server counts whole seconds."""
     time.sleep(1.1)
     found = datetime.datetime.now(datetime.timezone.utc)
     time.sleep(1.1)
@@ -46,7 +46,7 @@ def filled(url, points=3, keys=None):
 
 
 def attack(place, chance):
-    """Delete or overwrite everything, and try to remove what is left of it."""
+    """Delete or overwrite everything, and try to remove the versions that are left."""
     client, names = place.client, [*place.objects()]
     for name in names:
         key = place.key(name)
@@ -95,7 +95,7 @@ def test_a_thief_of_all_keys_takes_nothing(place, tmp_path, capsys):
 
 
 def test_a_point_as_it_was_made(place, tmp_path, capsys):
-    """Without a word of when: what was written over its manifest since is no point, or a later one."""
+    """Without --as-of: what overwrote its manifest since is no point, or a later one."""
     said("init", place.url, "--immutable-for", "30d")
     vm = filled(place.url)
     first, second, _ = (point.id for point in vm.points)
@@ -146,7 +146,7 @@ def test_who_was_shut_out_stays_so(place, capsys, monkeypatch):
 
 
 def test_what_was_healed_since_stays(place, tmp_path, capsys):
-    """Of then is which files a point has, not what was in them."""
+    """The time decides which files a point has, not what is in them."""
     said("init", place.url, "--immutable-for", "30d")
     vm = filled(place.url, 1)
     said("copy", place.url, tmp_path / "copy")
@@ -177,8 +177,8 @@ CHANGING = {"delete_object", "copy_object", "put_object", "put_object_retention"
 
 
 def test_killed_before_a_request_that_changes_something(place, monkeypatch):
-    """The point does not show before it is whole, and the next run ends it. Of a point that was removed, of one whose
-    files were deleted or written over, and of the marker."""
+    """The point is not listed before it is whole, and the next run completes it. For a point that was removed, one
+    whose files were deleted or overwritten, and the marker."""
     said("init", place.url, "--immutable-for", "30d")
     point = filled(place.url, points=1).points[0].id
     asked, real, made, left = undelete.Options(place.url, [point]), s3_client.Bucket._once, [], []
@@ -217,7 +217,7 @@ def assert_whole(place, point):
 
 
 def deleted(place, point):
-    """As by a removal, and by a thief: some of its files are written over, and then deleted or not."""
+    """Delete a point as a removal does, and as a thief does: some of its files are overwritten first, or instead."""
     key, client = f"vm1/{point}", place.client
     client.put_object(Bucket=place.bucket, Key=place.key(f"{key}/{half_points.REMOVED}"),
                       Body=place.read(f"{key}/{layout.MANIFEST}"))  # fmt: skip
@@ -229,7 +229,7 @@ def deleted(place, point):
 
 
 def test_locked_delete_markers(place, tmp_path):
-    """As a thief can have them be: what they hide comes back as a copy."""
+    """A thief can lock them: what they hide is brought back as a copy."""
     said("init", place.url, "--immutable-for", "30d")
     vm = filled(place.url, 1)
     instant()
@@ -244,7 +244,7 @@ def test_locked_delete_markers(place, tmp_path):
 
 
 def test_frames_that_were_moved(place, tmp_path, monkeypatch, capsys):
-    """Of a point that was repacked before it was copied: the files that it names are nowhere."""
+    """The point was repacked before it was copied: the files that it names do not exist."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     vm = mostly_hidden(tmp_path / "store")
     pruned(vm, [point.id for point in vm.points[:-1]])

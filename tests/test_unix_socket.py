@@ -1,4 +1,4 @@
-"""The longest path that a unix socket can have, by the kernel's own word; and a socket that has none."""
+"""The longest path of a Unix socket, according to the kernel; and a socket without a path."""
 
 import os
 import socket

@@ -1,4 +1,5 @@
-"""usage: its numbers against what comes free when a point is really removed, and against a look at every frame."""
+"""usage: its numbers against the space that is freed when a point is really removed, and against a read of every
+frame."""
 
 import random
 
@@ -22,13 +23,13 @@ def remove(series, point, grace=0.0):
 
 
 def stored(folder):
-    """Bytes of all files of a series but manifests, their like, and findings."""
+    """Return the size of all files of a series except manifests and the like, and findings."""
     manifests = (layout.MANIFEST, half_points.REMOVED, layout.REPACKED)
     return sum(path.stat().st_size for path in files(folder) if path.name not in manifests and path.parent != folder)
 
 
 def comes_free(vm, point, waiting, folder):
-    """What it takes less when a point is removed from a copy, without what would have come free anyway."""
+    """Return how much space the removal of a point frees in a copy, without what would have been freed anyway."""
     twin = vm.copy(folder)
     before = stored(twin.folder)
     remove(twin.series, point)
@@ -36,7 +37,8 @@ def comes_free(vm, point, waiting, folder):
 
 
 def frames(vm):
-    """({path: bytes}, {path: {position: bytes}}) of the files that points name, and of what they show of them."""
+    """Return ({path: bytes}, {path: {position: bytes}}) of the files that points name, and of what they show of
+    them."""
     size, shown = {}, {}
     for point in vm.series.points():
         for entry in point.manifest.all_files():
@@ -55,7 +57,7 @@ def frames(vm):
 
 
 def dead(vm):
-    """{folder: bytes of its files that no point shows}, of files that were not moved."""
+    """Return {directory: bytes of its files that no point shows}, of files that were not moved."""
     (size, shown), found = frames(vm), {}
     for path in size:
         folder = path.partition("/")[0]
@@ -64,7 +66,7 @@ def dead(vm):
 
 
 def made(root, rng, points):
-    """A Vm of random pulls, of which some were removed: some of these a while ago, others just now."""
+    """Return a Vm of random pulls, of which some were removed: a while ago, or just now."""
     vm = Vm(root)
     vm.add_disk("vda", 1 * MIB + 1234)
     vm.add_disk("vdb", 100 * KIB)
@@ -101,7 +103,7 @@ def test_the_numbers_are_those_of_naive_models(tmp_path, seed, monkeypatch):
 
 
 def scattered(root, rng):
-    """A Vm with small frames, most of which newer points hide, and whose older points are gone."""
+    """Return a Vm with small frames, most of which newer points hide, and without its older points."""
     vm = Vm(root)
     vm.add_disk("vda", 100 * 4096)
     for _ in range(6):
@@ -130,7 +132,8 @@ def test_of_frames_that_were_moved(tmp_path, seed, monkeypatch):
 
 
 def test_of_two_branches_no_less_is_dead_than_is_told(tmp_path):
-    """Each shows what the other hides, and the point that both were read against is gone: it is a bound then."""
+    """Each shows what the other hides, and the point that both were read against is gone: the number is a bound
+    then."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 4 * 64 * KIB)
     noise = random.Random(1).randbytes(4 * 64 * KIB)
@@ -183,7 +186,7 @@ def test_a_table_of_each_domain_and_a_total(tmp_path, capsys):
 
 
 def test_every_line_has_at_most_80_characters(tmp_path, capsys, monkeypatch):
-    """With the largest numbers, and ids that are alike in their first 20 characters."""
+    """With the largest numbers, and ids that have their first 20 characters in common."""
     vm = daily(tmp_path / "store", 2)
     huge = usage.OfPoint(vm.points[0], *[1023 << 40] * 4)
     other = huge._replace(point=vm.points[1])

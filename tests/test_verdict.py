@@ -1,6 +1,6 @@
-"""Verdicts: a damage is on record until somebody has looked at its place, for every point that refers to the file.
+"""Verdicts: a damage stays recorded until its place was checked again, for every point that refers to the file.
 
-The damages are real, the verifications run by the command line, and what is told is what programs read.
+The damages are real, the verifications run on the command line, and the results are what programs read.
 """
 
 import json
@@ -40,13 +40,13 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 
 
 def run(capsys, *words):
-    """(exit code, result object) of a verify."""
+    """Return (exit code, result object) of a verify."""
     code = cli.main(["verify", *map(str, words), "--json"])
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def verified(vm):
-    """What list tells of each point, in their order; None for one that nobody looked at."""
+    """Return what list reports of each point, in order; None for one that was not checked."""
     return [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points]
 
 
@@ -55,12 +55,12 @@ def words(vm):
 
 
 def largest_chunk(vm, point, disk="vda"):
-    """Of those that the pull of the point made."""
+    """Return the largest chunk file that the pull of the point made."""
     return max((vm.folder / point.id).glob(f"{disk}.*.zst"), key=lambda path: path.stat().st_size)
 
 
 def referring(vm, path):
-    """Of each point, whether it refers to the file at that path; the store is sound."""
+    """Return for each point whether it refers to the file at that path; the store is sound."""
     return [str(path.relative_to(vm.folder)) in paths_of(vm, point) for point in vm.points]
 
 
@@ -74,7 +74,7 @@ def damaged_if(flags):
 
 
 def flip(path):
-    """Turn over a bit in the midst of a file; its bytes of before."""
+    """Flip a bit in the middle of a file; return its former bytes."""
     before = path.read_bytes()
     path.write_bytes(flipped(before, len(before) // 2))
     return before
@@ -123,7 +123,7 @@ def test_a_damage_of_a_point_that_was_not_looked_at_stays(vm, capsys):
 
 
 def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
-    """The files are what the manifest says, and a frame is not what the index says: a quick pass would see nothing."""
+    """The files are what the manifest says, but a frame is not what the index says: a quick run would not notice it."""
     vm, point = forged_store(tmp_path / "store")
     assert run(capsys, vm.root, "--quick")[0] == 0 and words(vm) == ["ok"]
     code, result = run(capsys, vm.root)
@@ -136,7 +136,7 @@ def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
 
 
 def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
-    """As their index broke, too: who mends that has not mended them."""
+    """Their index broke, too: repairing that does not repair them."""
     vm, point = forged_store(tmp_path / "store")
     assert run(capsys, vm.root)[0] == 11
     with damaged(index_of(vm, point, "vda"), b""):
@@ -146,7 +146,8 @@ def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
 
 
 def test_what_an_unread_directory_names_was_not_looked_at(vm, capsys):
-    """The run told the directory alone; who put that back had a point that was proved, and could not be restored."""
+    """The run reported only the directory; once that was repaired, the point counted as checked, and could not be
+    restored."""
     point = vm.points[1]
     directory, chunk = vm.folder / point.manifest.disk("vda").directory.path, largest_chunk(vm, point)
     others = damaged_if([point.id != each.id and refers for each, refers in zip(vm.points, referring(vm, chunk))])
@@ -163,7 +164,7 @@ def test_what_an_unread_directory_names_was_not_looked_at(vm, capsys):
 
 @pytest.mark.parametrize("how", [[], ["--shard", "1/1000000"], ["--oldest"]], ids=" ".join)
 def test_a_damage_that_an_unread_directory_hides_stays_on_record(vm, capsys, how):
-    """Its digest was not looked at: no directory names the file to that point."""
+    """Its digest was not checked: no directory names the file for that point."""
     point = vm.points[1]
     directory, chunk = vm.folder / point.manifest.disk("vda").directory.path, largest_chunk(vm, point)
     before = flip(chunk)
@@ -201,7 +202,8 @@ def test_a_lost_index_that_was_made_again(vm, capsys):
 
 
 def test_frames_that_an_unread_index_hides_were_not_looked_at(tmp_path, capsys):
-    """The run told the index alone; who put that back had a point that was proved, and could not be restored."""
+    """The run reported only the index; once that was repaired, the point counted as checked, and could not be
+    restored."""
     vm, point = forged_store(tmp_path / "store")
     with damaged(index_of(vm, point, "vda"), b""):
         assert run(capsys, vm.root)[0] == 11
@@ -211,7 +213,7 @@ def test_frames_that_an_unread_index_hides_were_not_looked_at(tmp_path, capsys):
 
 
 def test_more_damages_than_a_finding_tells(tmp_path, capsys, monkeypatch):
-    """Then a part cannot look at all of them again, and does not wipe what it did not see."""
+    """Then a partial run cannot check all of them again, and does not clear what it did not check."""
     vm, point = forged_store(tmp_path / "store")
     monkeypatch.setattr(evidence, "MAX_PLACES", 1)
     assert run(capsys, vm.root)[0] == 11
@@ -230,7 +232,7 @@ def test_more_damages_than_a_finding_tells(tmp_path, capsys, monkeypatch):
 
 
 def test_a_finding_of_an_earlier_version(vm, capsys):
-    """It tells how many damages there were, and not where: a pass over everything, as deep as that, settles it."""
+    """It has the number of damages, but not their places: a run over everything, at least as deep, settles it."""
     about = [{**findings.entry(point), "verdict": "damaged", "damages": 2} for point in vm.points[:1]]
     findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", points=about)
     assert words(vm) == ["damaged", None, None]
@@ -241,7 +243,7 @@ def test_a_finding_of_an_earlier_version(vm, capsys):
 
 
 def test_two_verifications_at_once(vm, capsys):
-    """One that began before a damage was found has not looked at it since, whichever ends first."""
+    """One that began before a damage was found has not checked it since, whichever ends first."""
     early = evidence.Evidence(vm.series, "frames", Part())
     looks = [early.look(point) for point in vm.points]
     flip(largest_chunk(vm, vm.points[0]))
@@ -254,7 +256,7 @@ def test_two_verifications_at_once(vm, capsys):
 
 @pytest.mark.parametrize("end", ["signal", "time"])
 def test_a_damage_that_was_seen_before_the_end(vm, monkeypatch, end):
-    """What ends it in the midst of a point does not end what is known of that."""
+    """Even if the run ends in the middle of a point, what it has found there is recorded."""
     flip(largest_chunk(vm, vm.points[0]))
     seen = []
 
@@ -278,7 +280,7 @@ def test_a_damage_that_was_seen_before_the_end(vm, monkeypatch, end):
 
 
 def test_a_finding_that_cannot_be_read(vm, capsys):
-    """It may have told of a damage."""
+    """It may have reported a damage."""
     run(capsys, vm.root)
     (path,) = vm.folder.glob("*.verify.json")
     path.write_bytes(flipped(path.read_bytes(), 300))
@@ -334,7 +336,7 @@ def test_a_later_part_leaves_the_date_of_the_whole(vm, capsys):
 
 
 def test_a_point_is_as_old_as_its_own_look(vm, capsys):
-    """Whatever was looked at for others since."""
+    """Whatever was checked for others since."""
     run(capsys, vm.root, "--point", vm.points[0].id)
     assert words(vm) == ["ok", None, None]
     run(capsys, vm.root, "--point", vm.points[2].id)
@@ -370,7 +372,7 @@ def test_a_damage_is_one_of_every_point_that_refers_to_it_and_told_once(vm, caps
 
 
 def test_a_damage_spreads_from_the_only_point_that_was_looked_at(vm, capsys):
-    """And is settled for all, once all were looked at."""
+    """It is settled for all once all were checked."""
     path = largest_chunk(vm, vm.points[0])
     assert referring(vm, path) == [True] * 3
     before = flip(path)
@@ -384,7 +386,7 @@ def test_a_damage_spreads_from_the_only_point_that_was_looked_at(vm, capsys):
 
 
 def test_a_damage_spreads_to_a_point_that_was_looked_at_without_it(vm, capsys):
-    """A part leaves the file out, but for the point of which it is on record."""
+    """A partial run leaves the file out, except for the point for which damage is recorded."""
     path = largest_chunk(vm, vm.points[0])
     name = str(path.relative_to(vm.folder))
     flip(path)
@@ -397,7 +399,7 @@ def test_a_damage_spreads_to_a_point_that_was_looked_at_without_it(vm, capsys):
 
 
 def test_a_bad_frame_spreads_to_those_that_show_it(tmp_path, capsys):
-    """Its file is what it should be: who refers to the file for other frames is well."""
+    """Its file has the right digest: points that refer to it for other frames are ok."""
     vm, first = forged_store(tmp_path / "store")
     vm.points = [first]
     kept = vm.pull()
@@ -446,7 +448,7 @@ def test_which_files_a_damage_on_record_is_of(place, told):
 
 
 def test_a_window_that_leads_nowhere_is_of_no_file_and_not_built_on(vm, capsys):
-    """All files are what was stored, and the directory lacks one of them: a pull finds nothing to leave out."""
+    """All files are what was stored, but the directory lacks one of them: a pull finds nothing to leave out."""
     [point, *_] = vm.points
     found, entry = directory_of(vm, point, "vda"), point.manifest.disk("vda")
     keep = [not layout.CHUNK_PATH.match(each.path) for each in found.files]
@@ -463,7 +465,7 @@ def test_a_window_that_leads_nowhere_is_of_no_file_and_not_built_on(vm, capsys):
 
 
 def test_a_damaged_file_of_the_domain(vm, tmp_path, capsys):
-    """A restore of the point proves it, too; of others it is none."""
+    """A restore of that point checks it, too; other points are not affected."""
     (vm.folder / vm.points[0].id / "domain.xml").write_bytes(b"x")
     assert run(capsys, vm.root)[0] == 11 and words(vm) == ["damaged", "ok", "ok"]
     assert cli.main(["restore", str(vm.root), "-o", str(tmp_path / "out"), "--point", vm.points[0].id]) == 11
@@ -486,8 +488,8 @@ def test_the_loss_of_a_parent_hurts_no_other_point(vm, capsys, what):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_verdict_flatters(tmp_path, capsys, seed):
-    """Files are damaged and mended and points looked at by chance. What was told to be damaged stays in the list of
-    each point that refers to it until that point was looked at again, and what nobody looked at is not well."""
+    """Files are damaged and repaired, and points checked, at random. What was reported as damaged stays in the list of
+    each point that refers to it until that point was checked again, and an unchecked point is not ok."""
     rng = random.Random(seed)
     vm = chain(tmp_path / "store", seed=seed, **SEVERAL)
     refer = {path: referring(vm, path) for path in files(vm.folder)
@@ -522,7 +524,7 @@ def test_no_verdict_flatters(tmp_path, capsys, seed):
 
 
 def shards_seen(vm, number):
-    """Whether the three shards together saw that point."""
+    """Return whether the three shards together checked that point."""
     about = [(document, each["point"]) for document in findings.load(vm.series) for each in document["points"]
              if each.get("complete", True)]  # fmt: skip
     return {document["shard"][0] for document, point in about
@@ -530,7 +532,7 @@ def shards_seen(vm, number):
 
 
 def test_a_finding_is_no_larger_than_its_reader_takes(vm, monkeypatch):
-    """A store that lost everything: what its finding cannot tell place by place, it tells as a whole."""
+    """In a store that lost everything, what the finding cannot list place by place, it records as a whole."""
     monkeypatch.setattr(evidence, "MAX_ALL_PLACES", 3)
     monkeypatch.setattr(evidence, "MAX_PROBLEM", 20)
     for path in files(vm.folder):
@@ -548,7 +550,7 @@ LATE = "2999-01-01T00:00:00.000+00:00"
 
 
 def after_now(vm, kind, *, of=lambda document: {}):
-    """As a run with a wrong clock would have kept its findings."""
+    """Keep findings as a run with a wrong clock would."""
     for path in vm.folder.glob(f"*.{kind}.json"):
         document = layout.unseal(path.read_bytes(), path.name)
         path.write_bytes(layout.seal({**document, "when": LATE, **of(document)}))
@@ -556,7 +558,7 @@ def after_now(vm, kind, *, of=lambda document: {}):
 
 @pytest.mark.parametrize("how", [[], ["--shard", "1/1"], ["--oldest"]], ids=" ".join)
 def test_a_clock_that_was_wrong_proves_nothing(vm, capsys, how):
-    """It would be the newest of all proofs for years: no run would come to these files again."""
+    """It would be the newest of all proofs for years: no run would check these files again."""
     assert run(capsys, vm.root, *how)[0] == 0
     late = {"files": LATE, "frames": LATE}
     after_now(vm, "verify")
@@ -596,7 +598,7 @@ def test_a_drill_after_now_is_none(vm):
 
 
 def test_findings_of_any_form_are_read(vm):
-    """Who can write to a store can write these: one that is not of the form is as if it were not there."""
+    """Anyone who can write to a store can write these: an invalid one counts as missing."""
     sound = {**findings.entry(vm.points[0]), "verdict": "damaged", "damages": 1}
     documents = [{"when": 5}, {"points": "abc"}, {"points": [5]}, {"points": [{}]}, {"level": None}, {"shard": [1]},
                  {"shard": "1/2"}, {"shard": ["1", 2]}, {"kind": ["verify"]}, {"kind": "drill"}, {"when": "yesterday"},

@@ -1,4 +1,4 @@
-"""Verify: where a damage is, what is one and what is not, and that a restore which meets it leaves nothing."""
+"""Verify: where a damage is, what counts as one, and that a restore which meets it leaves nothing."""
 
 import contextlib
 import itertools
@@ -42,13 +42,13 @@ from nbdpull.repository.seen_frames import SeenFrames
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
-    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it mend it."""
+    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it repair it."""
     return chain(tmp_path_factory.mktemp("verify") / "store", **SMALL)
 
 
 @pytest.fixture
 def own(vm, tmp_path):
-    """The same, to be changed for good."""
+    """A copy of it, for tests that do not repair it."""
     return vm.copy(tmp_path / "store")
 
 
@@ -70,7 +70,7 @@ def test_a_sound_store(vm):
 
 
 def frames_of(vm, *points):
-    """{(path, position): bytes} of the frames that the images of some points show."""
+    """Return {(path, position): bytes} of the frames that the images of some points show."""
     found = {}
     for directory in (directory_of(vm, point, disk) for point in points for disk in point.disks):
         for window in directory.windows():
@@ -82,7 +82,7 @@ def frames_of(vm, *points):
 
 
 def test_what_points_share_is_looked_at_once(tmp_path):
-    """However many they are, and whatever of a frame each of them shows."""
+    """However many there are, and whatever part of a frame each of them shows."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 2 * MIB)
     vm.write("vda", 0, os.urandom(2 * MIB))
@@ -101,7 +101,7 @@ def test_what_points_share_is_looked_at_once(tmp_path):
 
 
 def test_a_page_is_read_once_however_many_points_have_it(tmp_path, monkeypatch):
-    """And each stack of pages is proved once; nothing is laid over others for that."""
+    """And each stack of pages is checked once; nothing is laid over others for that."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, os.urandom(MIB))
@@ -122,7 +122,7 @@ def test_a_page_is_read_once_however_many_points_have_it(tmp_path, monkeypatch):
 
 
 def test_a_bad_frame_that_points_share_is_told_once(forged):
-    """Each range of the first point that shows it."""
+    """With each range of the first point that shows it."""
     vm, first = forged
     vm.points = [first]
     vm.write("vda", 40 * 64 * KIB + 1000, b"in the midst")
@@ -223,7 +223,7 @@ def test_the_range_of_a_damaged_frame_is_told(vm):
 
 
 def shown_by(vm, point, disk="vda"):
-    """(records of data that a point shows, paths that their chunk is the number of)"""
+    """Return (records of data that a point shows, paths that their chunk numbers refer to)."""
     directory = directory_of(vm, point, disk)
     [window] = directory.windows()
     records = window.flat()
@@ -241,7 +241,7 @@ def test_every_range_behind_a_cut_is_told(vm):
 
 
 def test_a_page_that_is_not_what_was_stored_is_told_once(tmp_path):
-    """With the window that it is of."""
+    """With its window."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 2 * MIB)
     vm.write("vda", 0, os.urandom(2 * MIB))
@@ -258,7 +258,7 @@ def test_a_page_that_is_not_what_was_stored_is_told_once(tmp_path):
 
 
 def test_a_directory_that_is_not_what_was_stored(own):
-    """It is one of its own point only."""
+    """It is a damage of its own point only."""
     directory = own.folder / own.points[1].manifest.disk("vda").directory.path
     for data in (flipped(directory.read_bytes(), 60), None):
         with damaged(directory, data):
@@ -272,7 +272,7 @@ def test_a_directory_that_is_not_what_was_stored(own):
 @pytest.mark.parametrize("level", ["files", "frames"])
 @pytest.mark.parametrize("what", ["lacks a file", "names another place"])
 def test_pages_that_another_point_has_prove_nothing_of_a_directory(tmp_path, level, what):
-    """It names the files that they point into, and where they are."""
+    """The directory names the files that its pages point into, and where they are."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, os.urandom(MIB))
@@ -307,7 +307,7 @@ def test_every_damage_is_told_not_only_the_first(vm):
 
 
 def test_a_parent_that_went_with_its_files(own):
-    """The point that refers to these lacks them; one that does not is well."""
+    """A point that refers to these files lacks them; one that does not is ok."""
     shutil.rmtree(own.folder / own.points[1].id)
     found = verify_store(own.root)
     assert {damage.point for damage in found.damages} == {own.points[2].id}
@@ -316,7 +316,7 @@ def test_a_parent_that_went_with_its_files(own):
 
 
 def test_a_parent_that_is_no_point_any_more(own, tmp_path):
-    """Or another one: it is a note."""
+    """Or is another one: it is only a note."""
     resealed(own, own.points[0], created="2030-01-01T00:00:00+00:00")
     assert problems(own) == []
     for point in own.points[:2]:
@@ -337,7 +337,7 @@ def later_format(vm, point):
 
 
 def test_a_point_of_a_later_format(own, tmp_path, capsys):
-    """It is no damage: verify and restore agree on the exit code, and what does not need it is as good as before."""
+    """It is no damage: verify and restore agree on the exit code, and what does not need it is unaffected."""
     later_format(own, own.points[2])
     found = verify_store(own.root)
     assert found.damages == [] and [each.point for each in found.too_new] == [own.points[2].id]
@@ -376,7 +376,7 @@ def test_a_store_of_a_format_that_was_never_released(own, tmp_path, capsys, verb
 
 
 def test_a_folder_of_another_name(own, capsys):
-    """Renamed: a pull finds it by the uuid. A copy beside it: no damage, but no pull goes on there."""
+    """Renamed: a pull finds it by the UUID. A copy beside it: no damage, but no pull continues there."""
     aside = own.folder.rename(own.root / "vm2")
     assert verify_store(own.root).warnings == []
     shutil.copytree(aside, own.folder)
@@ -414,7 +414,8 @@ def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
 
 
 def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
-    """Of a disk that is lost as a whole nobody reads a million lines; and an enemy can make any number of them."""
+    """Nobody reads a million lines about a disk that is lost as a whole; and an attacker can make any number of
+    them."""
     monkeypatch.setattr("nbdpull.repository.inspection.MAX_DAMAGES", 3)
     for path in files(own.folder / own.points[0].id):
         if path.suffix == ".zst":
@@ -427,7 +428,7 @@ def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def open_files(limit):
-    """Allow this process to open as many as one could that is started after `ulimit -n LIMIT`."""
+    """Let this process open as many files as one that is started after `ulimit -n LIMIT`."""
     taken = [int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
     free = (number for number in itertools.count() if number not in taken)
     [last] = itertools.islice(free, limit - 4, limit - 3)  # three are standard input, output and errors
@@ -441,7 +442,7 @@ def open_files(limit):
 
 @pytest.fixture(scope="module")
 def many_files(tmp_path_factory):
-    """A disk of 256 GB has a thousand chunk files, as many as a process may have open as a rule."""
+    """A disk of 256 GB has a thousand chunk files, usually as many as a process may have open."""
     vm = Vm(tmp_path_factory.mktemp("many") / "store")
     vm.add_disk("vda", 200 * KIB * 64)
     vm.write("vda", 0, os.urandom(200 * KIB * 64))
@@ -472,7 +473,7 @@ def test_open_files_are_as_few_with_many_disks(tmp_path, capsys):
 
 
 def test_open_files_are_as_few_with_many_domains(tmp_path, capsys):
-    """Each was looked at until the command ended, and a look holds a descriptor."""
+    """Each one was held until the command ended, with a descriptor."""
     for number in range(60):
         vm = Vm(tmp_path / "store", name=f"vm{number}", uuid=f"3e3fce45-4f53-4fa7-bb32-{number:012}")
         vm.add_disk("vda", 64 * KIB)

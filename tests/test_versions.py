@@ -1,4 +1,4 @@
-"""What doctor says of the versions of libvirt and QEMU."""
+"""What doctor reports about the versions of libvirt and QEMU."""
 
 import re
 

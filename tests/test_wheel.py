@@ -48,7 +48,7 @@ def test_its_schemas_are_installed(installed):
 
 
 def test_its_types_are_there_for_others(installed):
-    """PEP 561: without that file, mypy takes nothing of the annotations."""
+    """PEP 561: without that file, mypy ignores the annotations."""
     _, packages = installed
     assert (packages / "nbdpull/py.typed").read_bytes() == b""
 

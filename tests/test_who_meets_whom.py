@@ -1,10 +1,11 @@
-"""All interleavings of those that meet in a store (docs/design.md), on a small model: none loses a file that is needed.
+"""All interleavings of actors that meet in a store (docs/design.md), on a small model: none loses a file that is
+needed.
 
-Of each who works on a store the model has the steps that others can see, one call of a store each. All orders of them
-are tried, with time passing and one death anywhere. What protects is one of RULES; without any one of them the model
-finds a loss, so that it is known to look.
+For each actor in a store, the model has the steps that others can see, one call of the store each. All orders of them
+are tried, with time passing and one death anywhere. Each protection is one of RULES; without any one of them the model
+finds a loss, which shows that it searches.
 
-Pure: the package is not used. What the steps really are tests/store_play.py plays with.
+Pure: the package is not used. tests/store_play.py plays with the real steps.
 """
 
 from itertools import combinations_with_replacement
@@ -28,8 +29,8 @@ RULES = frozenset({
 
 
 class Store(NamedTuple):
-    """points: {(id, files that it refers to)}; removed: {(id, files, when)}; files: those that are there, each of the
-    point that it begins with; holder: of the lock."""
+    """The state. points: {(id, files that it refers to)}; removed: {(id, files, when)}; files: the existing ones, each
+    of the point that its name begins with; holder: of the lock."""
 
     points: frozenset
     removed: frozenset
@@ -38,13 +39,13 @@ class Store(NamedTuple):
     now: int = 0
 
     def lacks(self):
-        """Files that are needed and gone."""
+        """Return the files that are needed and gone."""
         late = [files for _, files, when in self.removed if self.now - when < GRACE]
         return frozenset().union(*(files for _, files in self.points), *late) - self.files
 
 
 def begun():
-    """Two points, the second one laid over the first: each has a directory and data of its own."""
+    """Return two points, the second one laid over the first: each has a directory and data of its own."""
     one, two = frozenset({"1d", "1x", "1y"}), frozenset({"2d", "2x", "1x"})
     return Store(frozenset({("1", one), ("2", two)}), frozenset(), one | two)
 
@@ -109,7 +110,7 @@ def swept(store, at, rules, target):
 
 
 def is_due(store, file, rules, target):
-    """Whether it is of a point that was removed so long ago, or has just to go."""
+    """Return whether it belongs to a point that was removed so long ago, or only has to be removed."""
     for point, _, when in store.removed:
         if file[0] == point:
             return store.now - when >= GRACE or "grace" not in rules
@@ -117,7 +118,7 @@ def is_due(store, file, rules, target):
 
 
 def clean_up(store, at, rules, name):
-    """What has no manifest is half a point, or left of one whose other name got lost; it goes with all that it has."""
+    """Remove what has no manifest: half a point, or the rest of one whose other name got lost; with all its files."""
     if at is None:
         return locked(store, rules, name, ("look",))
     elif at[0] == "look":
@@ -132,7 +133,7 @@ def clean_up(store, at, rules, name):
 
 
 def read(store, at, rules, name):
-    """Restore, serve, verify, diff: open the newest point, and take every file of it; LOST where one is not there."""
+    """Restore, serve, verify, diff: open the newest point, and read every file of it; LOST if one does not exist."""
     if at is None:
         if store.points:
             return store, ("read", max(store.points)[1], store.now)
@@ -149,7 +150,7 @@ def referred(store):
 
 
 def locked(store, rules, name, then):
-    """Busy ends a run."""
+    """Take the lock; Busy ends a run."""
     if "lock" in rules and store.holder not in (None, name):
         return store, END
     else:
@@ -161,7 +162,7 @@ def unlocked(store):
 
 
 def loss(who, rules, store):
-    """By which order a file is lost, and in how many states; see interleavings."""
+    """Return the order in which a file is lost, and the number of states; see interleavings."""
     return interleavings.loss(who, rules, store, Store.lacks, TICKS, died)
 
 
@@ -174,7 +175,8 @@ ALL = {**WHO, "remove 3": remove("3")}
 
 
 def named(words):
-    """The third point is that of the first pull; others are called by what they do, and their number."""
+    """Return the name of an actor: the third point is that of the first pull; others are named by what they do, and a
+    number."""
     return [(str(3 + number), ALL[word]) for number, word in enumerate(words)]
 
 
@@ -186,7 +188,7 @@ def test_no_interleaving_loses_a_file(words):
 
 
 def lost_manifest():
-    """What says that the first point was removed is lost from its directory; the second refers to a file in it."""
+    """The record that the first point was removed is lost from its directory; the second refers to a file in it."""
     store = begun()
     return store._replace(points=frozenset(point for point in store.points if point[0] == "2"))
 

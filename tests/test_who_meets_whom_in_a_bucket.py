@@ -1,11 +1,12 @@
-"""All interleavings of those that meet in a store without locks (docs/design.md), on a small model: no point that is
-there to stay lacks a file, and no number is there twice.
+"""All interleavings of actors that meet in a store without locks (docs/design.md), on a small model: no point that is
+there to stay lacks a file, and no number is used twice.
 
 As in test_who_meets_whom.py: each step is what others can see of one request, all orders are tried, and without any one
-of RULES the model finds a loss. Time passes between any two steps, as where a machine is saved and goes on days later;
-so who dies is as who never goes on. What is done besides, for readers or to spare work, has no rule here.
+of RULES the model finds a loss. Time passes between any two steps, as if a machine were suspended and continued days
+later; so an actor that dies is one that never continues. What is done besides, for readers or to save work, has no rule
+here.
 
-Pure: the package is not used. What the steps really are tests/test_lock_free.py looks at.
+Pure: the package is not used. tests/test_lock_free.py tests the real steps.
 """
 
 import sys
@@ -63,12 +64,12 @@ class Bucket(NamedTuple):
         return all(each[:2] in self.files or self.is_moved(each) for each in needed)
 
     def seems_to_have(self, needed):
-        """The same by a listing."""
+        """Return the same according to a listing."""
         led = {file for file, _, new, _ in self.tables if new in self.files}
         return {each[:2] for each in needed} <= self.files | led
 
     def is_moved(self, frame):
-        """Whether its table leads somewhere."""
+        """Return whether its table leads somewhere."""
         return any(file == frame[:2] and frame in moved and new in self.files for file, moved, new, _ in self.tables)
 
 
@@ -92,7 +93,7 @@ def files_of(name, bucket):
 
 
 def is_marked(bucket, name):
-    """Whether somebody may be removing files of a directory."""
+    """Return whether somebody may be removing files of a directory."""
     return any(marked == name and bucket.now - when < COUNTED_ON for marked, when in bucket.marks)
 
 
@@ -127,18 +128,18 @@ def pull(bucket, at, rules, name):
 
 
 def is_doomed(bucket, name):
-    """Whether files of a directory may be about to go: it was not removed just now, or somebody has begun."""
+    """Return whether files of a directory may be about to go: it was not removed just now, or somebody has begun."""
     young = any(each[0] == name and bucket.now - each[2] < COUNTED_ON for each in bucket.removed)
     return not young or is_marked(bucket, name)
 
 
 def is_going(bucket, name):
-    """The same of a point that another one counts on."""
+    """Return the same for a point that another one relies on."""
     return is_doomed(bucket, name) and (name not in ids(bucket) or is_marked(bucket, name))
 
 
 def proved(bucket, name, rules, is_over):
-    """The last step but one of who makes a point: it stays, or is about to go again."""
+    """Do the last step but one of an actor that makes a point: it stays, or is about to be withdrawn."""
     mine = [point for point in bucket.points if point[0] == name and not point[3]]
     if not mine:
         return bucket, END
@@ -156,7 +157,7 @@ def withdrawn(bucket, name):
 
 
 def copy(bucket, at, rules, name):
-    """Bring back the first point, by what is left of it."""
+    """Bring back the first point, from what is left of it."""
     point = "1", 1, FIRST
     removed = [each for each in bucket.removed if each[0] == "1"]
     if at is None:
@@ -175,7 +176,7 @@ def copy(bucket, at, rules, name):
 
 
 def copy_on(bucket, at, rules, name):
-    """Bring a point that refers to a file of the first one, which was there when its turn came."""
+    """Bring a point that refers to a file of the first one, which existed when its turn came."""
     if at is None:
         return bucket, ("write",) if "1" in ids(bucket) else END
     elif at[0] == "write":
@@ -191,7 +192,7 @@ def copy_on(bucket, at, rules, name):
 
 
 def copy_old(bucket, at, rules, name):
-    """Bring one that shows of a file what the others hide. The second point answers for the file."""
+    """Bring one that shows a part of a file that the others hide. The second point answers for the file."""
     if at is None:
         return bucket, ("write", "1x" in bucket.files) if "2" in ids(bucket) and bucket.has({"1xb"}) else END
     elif at[0] == "write":
@@ -208,14 +209,14 @@ def copy_old(bucket, at, rules, name):
 
 
 def is_endangered(bucket, file):
-    """Whether a sweep that goes on may remove a file although points refer to it."""
+    """Return whether a sweep that continues may remove a file although points refer to it."""
     begun = [when for marked, when in bucket.marks if marked == file[0] and is_marked(bucket, marked)]
     old = [when for each, _, _, when in bucket.tables if each == file]
     return file in bucket.files and any(made + GRACE <= when for made in old for when in begun)
 
 
 def repack(bucket, at, rules, name):
-    """Move what points show of the first point's file to another one, which a table leads to."""
+    """Move what points show of the first point's file to another one, to which a table leads."""
     new = chr(ord("A") + int(name))
     if at is None:
         shown = frozenset(each for each in needed(bucket, rules) if each[:2] == "1x")
@@ -231,13 +232,13 @@ def repack(bucket, at, rules, name):
 
 
 def needed(bucket, rules):
-    """What points refer to, also those that were removed just now."""
+    """Return what points refer to, including those that were removed just now."""
     late = [each for each in bucket.removed if bucket.now - each[2] < GRACE and "grace" in rules]
     return frozenset().union(*(point[2] for point in bucket.points), *(each[1] for each in late))
 
 
 def emptied(bucket, rules):
-    """Files of which all that points show is elsewhere by now."""
+    """Return the files of which everything that points show is elsewhere by now."""
     found = set()
     for file, moved, new, when in bucket.tables:
         shown = frozenset(each for each in needed(bucket, rules) if each[:2] == file)
@@ -317,7 +318,7 @@ def deleted(bucket, at):
 
 
 def clean_up(bucket, at, rules, name):
-    """What another machine's run left."""
+    """Remove what another machine's run left."""
     if at is None:
         dead = {half for half, when in bucket.half if bucket.now - when >= GRACE or "half points" not in rules}
         return bucket, ("delete", frozenset(file for file in bucket.files if file[0] in dead))
@@ -326,7 +327,7 @@ def clean_up(bucket, at, rules, name):
 
 @cache
 def loss(words, rules, bucket):
-    """By which order something is lost, and in how many states; see interleavings."""
+    """Return the order in which something is lost, and the number of states; see interleavings."""
     who = [(str(3 + number), ALL[word]) for number, word in enumerate(words)]
     return interleavings.loss(who, rules, bucket, Bucket.loss, TICKS)
 
@@ -338,7 +339,7 @@ ALL = {**WHO, "repack": repack, "copy old": copy_old}
 
 @pytest.fixture
 def fine_ticks(monkeypatch):
-    """Two where there is one else: a sweep may go on while another one begins."""
+    """Use two ticks instead of one: a sweep may continue while another one begins."""
     for name, ticks in (("COUNTED_ON", 2), ("GRACE", 3), ("TICKS", 5)):
         monkeypatch.setattr(sys.modules[__name__], name, ticks)
     loss.cache_clear()
@@ -348,7 +349,7 @@ def fine_ticks(monkeypatch):
 
 @pytest.fixture
 def many_ticks(monkeypatch):
-    """Enough for a file to be moved, and to be removed after that by a sweep that stands still."""
+    """Use enough ticks for a file to be moved, and then to be removed by a sweep that was suspended."""
     monkeypatch.setattr(sys.modules[__name__], "TICKS", 5)
     loss.cache_clear()
     yield
@@ -368,7 +369,7 @@ def test_no_interleaving_loses_a_file_or_a_number(words):
 
 
 def removed_long_ago():
-    """The first point, and the sweep of it has not begun."""
+    """The first point was removed, and its sweep has not begun."""
     bucket = begun()
     points = frozenset(point for point in bucket.points if point[0] == "2")
     return bucket._replace(points=points, removed=frozenset({("1", FIRST, 0)}), now=GRACE)
@@ -382,13 +383,13 @@ def all_removed_long_ago():
 
 
 def emptied_long_ago():
-    """What a copy left that died before it made a file, or a sweep of a point that none came after."""
+    """What is left by a copy that died before it made a file, or by a sweep of a point after which none came."""
     points = frozenset({("2", 2, frozenset({"2d"}), True)})
     return Bucket(points, frozenset({("1", frozenset(), 0)}), frozenset(), frozenset({"2d"}), GRACE)
 
 
 def moved_long_ago():
-    """Of the first point's file, which is there yet, all that the second point shows was moved."""
+    """Everything that the second point shows of the first point's file, which still exists, was moved."""
     bucket = removed_long_ago()
     return bucket._replace(
         removed=bucket.removed | {("A", frozenset(), 0)},
@@ -447,7 +448,7 @@ def test_no_sweep_of_what_was_moved_loses_what_a_point_shows(third):
 
 
 def test_what_was_moved_goes(many_ticks):
-    """Else the rules would be easy to keep."""
+    """Otherwise the rules would be easy to keep."""
     gone = []
 
     def look(bucket):

@@ -1,4 +1,4 @@
-"""A store is read where no libvirt and no libnbd is installed: on the machine that is left after the disaster.
+"""A store is read without libvirt and libnbd: on the machine that is left after the disaster.
 
 The bindings are blocked in a process of its own, so it does not matter whether this machine has them.
 """
@@ -95,7 +95,7 @@ def test_pull_says_what_is_missing(tmp_path, blocked, package):
 
 
 def test_a_pull_from_kubevirt_needs_neither(tmp_path):
-    """In a pod of the cluster there is no libvirt. Nobody listens there, which is found out by asking."""
+    """A pod of the cluster has no libvirt. Nothing listens there, which a request shows."""
     (tmp_path / "token").write_text("t")
     given = ["--http-map=http://127.0.0.1:1/exports/a/map", "--token-file", tmp_path / "token", "--type=full"]
     done = run(BOTH, "kubevirt:a/b", "-o", tmp_path / "new", *given, "--stall-timeout=0.1")

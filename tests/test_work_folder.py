@@ -1,4 +1,4 @@
-"""A folder for a time: who can find and use what is in it, and which a later process removes."""
+"""A temporary directory: who can find and use what is in it, and which ones a later process removes."""
 
 import os
 import stat
@@ -40,14 +40,14 @@ def test_a_place_where_none_can_be_made(tmp_path):
 
 
 def old(path):
-    """Of a process that was killed long ago, as far as its time tells."""
+    """The directory of a process that was killed long ago, according to its time."""
     path.mkdir()
     os.utime(path, (1, 1))
     return path
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    """But what is held is in use, what is young may be about to be held, and what is called otherwise is not ours."""
+    """But what is locked is in use, a young one may be about to be locked, and one with another name is not ours."""
     left, other = old(tmp_path / f"{PREFIX}left"), old(tmp_path / "nbdpull-other")
     young = tmp_path / f"{PREFIX}young"
     young.mkdir()
@@ -78,7 +78,7 @@ def test_a_parent_with_a_name_that_is_a_pattern(tmp_path):
 @AS_ROOT
 @pytest.mark.parametrize("user, mode, file_mode", [(65534, 0o700, 0o600), (None, 0o711, 0o666)])
 def test_what_is_given_away(tmp_path, user, mode, file_mode):
-    """None: as of an old libvirt, which does not tell QEMU's user; it has to work."""
+    """None: an old libvirt does not report QEMU's user; the directory has to work nevertheless."""
     for name in ("nbd.sock", "nvram"):
         (tmp_path / name).write_bytes(b"secret")
     work_folder.give(str(tmp_path), user)

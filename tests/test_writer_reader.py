@@ -1,4 +1,4 @@
-"""What the writer writes, the reader reads; and so does every other program that knows zstd, by its specification."""
+"""What the writer writes, the reader reads; and so does every other program that implements zstd's specification."""
 
 import io
 import itertools
@@ -27,14 +27,15 @@ from nbdpull.format.writer import ZERO_BLOCK
 
 
 def written(vm, point, disk="vda"):
-    """(FileEntry of a chunk file, Page of the records at its end) of each one that the pull of a point wrote."""
+    """Return (FileEntry of a chunk file, Page of the records at its end) for each one that the pull of a point
+    wrote."""
     for chunk in stores.chunks_of(vm, point, disk):
         if chunk.path.startswith(point.id):
             yield chunk, reader.chunk_records(vm.store, f"{vm.series.folder}/{chunk.path}", chunk.size, disk)
 
 
 def read_back(vm, point, disk="vda"):
-    """(bytes, bool array of those that any record tells of) that the chunk files of one point tell of a disk."""
+    """Return (bytes, bool array of those that any record has) of a disk, according to the chunk files of one point."""
     size = point.manifest.disk(disk).size
     content, told = bytearray(size), numpy.zeros(size, bool)
     for _, page in written(vm, point, disk):
@@ -49,7 +50,7 @@ def read_back(vm, point, disk="vda"):
 
 
 def one_disk(root, size, *writes, **how):
-    """A Vm with one full point of vda; writes: (offset, bytes)."""
+    """Return a Vm with one full point of vda; writes: (offset, bytes)."""
     vm = Vm(root)
     vm.add_disk("vda", size)
     for offset, data in writes:
@@ -247,7 +248,7 @@ def test_a_chunk_file_is_laid_out_as_specified(tmp_path):
 
 
 def test_chunk_files_tell_what_the_index_tells(tmp_path):
-    """Of a point that is laid over nothing it can be made again from them alone."""
+    """A point without a point below it can be rebuilt from them."""
     vm = chain(tmp_path, points=1, **ROLLING)
     point = vm.points[0]
     directory = stores.directory_of(vm, point, "vda")
@@ -260,7 +261,7 @@ def test_chunk_files_tell_what_the_index_tells(tmp_path):
 
 
 def stored_data(vm, point):
-    """The bytes of the data that the pull of a point stored, one after another."""
+    """Return the bytes of the data that the pull of a point stored, one after another."""
     image = vm.images[point.id]["vda"]
     return b"".join(image[o : o + n] for o, n, kind in records_as_kinds(vm, point) if kind == DATA)
 
@@ -291,7 +292,7 @@ def test_zstd_decompresses_an_index_and_a_directory(tmp_path, monkeypatch):
 
 
 def test_a_foreign_reader_seeks_in_a_chunk_file(tmp_path):
-    """pyzstd reads the seek table of the zstd seekable format, in code that has nothing of ours."""
+    """pyzstd reads the seek table of the zstd seekable format with none of our code."""
     import pyzstd
 
     vm = one_disk(tmp_path, 3 * MIB, *[(i * 100_000, b"%c" % (65 + i) * 50_000) for i in range(25)])
@@ -381,7 +382,7 @@ def test_a_lost_chunk_file(small):
 
 @pytest.mark.parametrize("how", NO_FRAMES)
 def test_a_frame_is_one_whole_frame(small, how):
-    """Also where its digest is that of what it decompresses to."""
+    """Even if its digest is that of what it decompresses to."""
     path, data = chunk_files(small, small.points[0])[0], random.Random(1).randbytes(1000) * 3
     with frame_reader(small) as frames:
         for frame, good in ((compressed(data), True), (NO_FRAMES[how](data), False)):
@@ -398,7 +399,7 @@ def test_a_frame_is_one_whole_frame(small, how):
 
 
 def ending(vm, payload):
-    """Let the only chunk file of a point end in other records; what a reader makes of that."""
+    """Replace the records at the end of a point's only chunk file; return what a reader makes of that."""
     frame = layout.skippable(layout.RECORDS_MAGIC, payload)
     path = stores.chunks_of(vm, vm.points[0], "vda")[0].path
     entry = stores.replaced(vm, path, frame + layout.seek_table([(len(frame), 0)]))
@@ -419,7 +420,7 @@ def test_records_of_a_chunk_file_that_are_refused(small):
 
 @pytest.mark.parametrize("count", [0, 1, 100, (1 << 32) - 1])
 def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count):
-    """A sparse file is as large as an enemy likes."""
+    """An attacker can make a sparse file of any size."""
     path = chunk_files(small, small.points[0])[0]
     footer = layout._SEEK_FOOTER.pack(count, 0, layout.SEEKABLE_MAGIC)
     with open(path, "r+b") as file:
@@ -462,7 +463,7 @@ def test_a_failed_fsync_of_a_chunk_file_ends_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("level", [1, 12, 13, 19])
 def test_random_bytes_are_stored_as_they_are_and_quickly(level):
-    """At level 19 zstd alone took 120 ms for each such MiB, and stored it raw all the same."""
+    """At level 19, zstd itself took 120 ms for each such MiB, and stored it raw nevertheless."""
     data = [random.Random(seed).randbytes(MIB) for seed in range(4)]
     batch = extents.of([(number * MIB, MIB, DATA) for number in range(4)])
     encoder = writer.Encoder(level)

@@ -27,7 +27,7 @@ def test_vectors(key, context, expected):
 
 
 def test_accumulated_random_vectors():
-    """10 000 of them, of which the specification tells the digest of all ciphertexts."""
+    """10,000 of them, of which the specification has the digest of all ciphertexts."""
     stream, at = hashlib.shake_128(b"").digest(1 << 22), 0
 
     def taken(count):

@@ -1,4 +1,4 @@
-"""XML comes out as it went in, but for what a definition never has, which is refused."""
+"""XML is written as it was read, except for what a definition never has, which is refused."""
 
 import random
 import xml.etree.ElementTree as ET
@@ -53,7 +53,7 @@ def test_any_tree_comes_out_as_it_went_in(seed):
 
 
 def some_xml(rng, depth):
-    """A random element, with prefixes, default namespaces, and characters that must be escaped."""
+    """Return a random element, with prefixes, default namespaces, and characters that must be escaped."""
     prefix = rng.choice(["", "", "a:", "b:"])
     tag = prefix + rng.choice(["x", "y"])
     attributes = "".join(f' {name}="{rng.choice(SOME_TEXT)}"' for name in rng.sample(["c", "a:d", "b:e"], 2))

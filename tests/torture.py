@@ -72,7 +72,7 @@ class Torture:
         self.killed_with = None  # the disks as they were when a run was killed last
 
     def run(self, seconds, points=0):
-        """Do deeds until the time is up and so many points are there, and prove all that was made."""
+        """Run operations until the time is up and there are so many points, and check everything that was made."""
         deeds = [(self.write, 30), (self.zero, 10), (self.discard, 8), (self.pull, 14), (self.kill_pull, 6),
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
@@ -123,7 +123,7 @@ class Torture:
         self.disks[disk][offset : offset + length] = bytes(length)
 
     def discard(self):
-        """Whole clusters: what a discard leaves of parts of them is the image's business."""
+        """Discard whole clusters: what a discard leaves of parts of them is up to the image."""
         disk, offset, length = self._range(CLUSTER)
         self.vm.discard(disk, offset, length)
         held = self.vm.content(disk)
@@ -169,7 +169,7 @@ class Torture:
         self._note(made["details"], self.killed_with if made["resumed"] else frozen)
 
     def kill_pull(self):
-        """SIGKILL, TERM or INT at a random instant. It may have been done by then."""
+        """Send SIGKILL, TERM or INT at a random instant. The pull may have ended by then."""
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before = set(self._listed())
         process = self.start(*self.words())
@@ -186,7 +186,8 @@ class Torture:
             self._require_nothing_left()
 
     def kill_offline(self):
-        """SIGKILL in the midst of a pull of a domain that is off: it may stand paused then, or its images be read."""
+        """Send SIGKILL in the middle of a pull of a domain that is off: it may be paused then, or its images are being
+        read."""
         self._stop()
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before = set(self._listed())
@@ -201,7 +202,7 @@ class Torture:
         self._start()
 
     def kill_in_a_phase(self):
-        """SIGKILL where a run is at a certain step, or in the midst of it."""
+        """Send SIGKILL when a run is at a certain step, or in the middle of it."""
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before, gate = set(self._listed()), self.folder / "gate"
         gate.unlink(missing_ok=True)
@@ -219,7 +220,7 @@ class Torture:
         self._reclaim()
 
     def break_store(self):
-        """The file system of the store fails under a pull, and is mended; or power is lost, nbdpull with it."""
+        """Let the file system of the store fail during a pull, and repair it; or cut the power, also of nbdpull."""
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before, how = set(self._listed()), self.random.choice(["unplug", "unplug", "fail", "power"])
         process = self.start(*self.words())
@@ -240,7 +241,7 @@ class Torture:
         self._require_nothing_left()
 
     def pull_since(self):
-        """Since any checkpoint that is there: one that no longer serves is refused, and nothing else is."""
+        """Pull since any existing checkpoint: one that can no longer be used is refused, and nothing else is."""
         names = self.vm.checkpoints()
         if not names:
             return
@@ -258,14 +259,14 @@ class Torture:
         self._require_nothing_left()
 
     def _note_new(self, before, frozen):
-        """Points that were committed before their run died."""
+        """Record points that were committed before their run died."""
         for point in self._listed().values():
             if point["id"] not in before:
                 self._note(point, frozen)
 
     def _reclaim(self):
-        """What a killed run leaves is removed by `cleanup`, or by the next pull, which may go on with it as well: then
-        the point holds what the disks held before."""
+        """Let `cleanup`, or the next pull, remove what a killed run leaves; the pull may resume it as well: then the
+        point holds what the disks held before."""
         if self.random.random() < 0.7:
             self.killed_with = {target: bytes(content) for target, content in self.disks.items()}
             for _ in range(self.random.randrange(3)):
@@ -286,7 +287,7 @@ class Torture:
         self._require_nothing_left()
 
     def _free_of_the_job(self):
-        """libvirt has lost it, as its daemon was killed while that began."""
+        """Free the domain of a job that libvirt has lost, because its daemon was killed during its start."""
         self.counts["job stuck"] += 1
         self._stop()
         self.bed.restart()
@@ -339,7 +340,7 @@ class Torture:
             self.pinned.add(point)
 
     def _going(self, *words):
-        """Points go, and perhaps files at once; or it is killed amid that. Whether it came to its end."""
+        """Remove points, and perhaps files at once; or be killed in the middle. Return whether it was completed."""
         words = [*words, *self.random.choice([(), ("--now",)])]
         process = self.start(sys.executable, "-m", "nbdpull", *words)
         if is_killed := self.random.random() < 0.3:
@@ -378,7 +379,8 @@ class Torture:
         shutil.rmtree(out)
 
     def _prove_onto(self, point, frozen):
-        """A point that holds only what changed, laid over images of the disks as they were; but for those in full."""
+        """Check a point that holds only what changed, laid over images of the disks as they were; except for disks in
+        full."""
         out, onto, whole = self.folder / "onto", [], []
         out.mkdir()
         for disk in point["disks"]:
@@ -401,7 +403,7 @@ class Torture:
         shutil.rmtree(out)
 
     def _at(self, checkpoint):
-        """The disks as they were at a checkpoint that no point is of: a foreign one, or that of a removed point."""
+        """Return the disks as of a checkpoint that no point has: a foreign one, or that of a removed point."""
         known = self.foreign.get(checkpoint)
         return self.removed[checkpoint.removeprefix("nbdpull-")] if known is None else known
 
@@ -434,7 +436,7 @@ class Torture:
         self._forget_live_disk()
 
     def _forget_live_disk(self):
-        """It goes with the QEMU that it was plugged into."""
+        """Forget the disk that was only plugged into a QEMU that has ended."""
         self.disks.pop(LIVE, None)
         self.vm.disks.pop(LIVE, None)
 
@@ -450,7 +452,7 @@ class Torture:
         self._start()
 
     def crash(self):
-        """What the guest was told to be written is flushed before: the model knows no lost writes."""
+        """Flush what the guest wrote before the crash: the model has no lost writes."""
         self.vm.flush()
         self.vm.kill()
         self._forget_live_disk()
@@ -460,7 +462,8 @@ class Torture:
         self.bed.restart(hard=self.random.random() < 0.5)
 
     def restart_daemon_amid(self):
-        """The pull ends well, or fails and leaves nothing that the next one does not remove."""
+        """Restart the daemon during a pull: it succeeds, or fails and leaves nothing that the next one does not
+        remove."""
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before = set(self._listed())
         process = self.start(*self.words("--max-rate", "4M"))
@@ -502,7 +505,8 @@ class Torture:
     # -- layers ---------------------------------------------------------------------------------------------------
 
     def _layered(self, some=True):
-        """Targets of disks that have layers of ours, or may get one more; not the live one: it goes with its QEMU."""
+        """Return the targets of disks that have layers of ours, or may get one more; not the live disk: it goes with
+        its QEMU."""
         return [target for target, disk in sorted(self.vm.disks.items())
                 if target != LIVE and (disk.below if some else len(disk.below) < 3)]  # fmt: skip
 
@@ -512,7 +516,7 @@ class Torture:
             self.vm.snapshot(target, f"layer{self.counts['snapshot']}")
 
     def commit(self):
-        """The lowest layer may be larger than those above: then the disk is so again."""
+        """Commit the layers. The lowest one may be larger than those above: then the disk is as large again."""
         for target in self._layered():
             self.vm.commit(target)
             held, content = self.vm.content(target), self.disks[target]
@@ -529,7 +533,7 @@ class Torture:
         self.vm.move(target, self.folder / "images" / f"moved-{self.counts['move']}.qcow2")
 
     def keep(self):
-        """An administrator copies the image of a domain that is off."""
+        """Copy the image of a domain that is off, as an administrator does."""
         self._stop()
         target = self.random.choice(sorted(self.vm.disks))
         disk = self.vm.disks[target]
@@ -540,7 +544,7 @@ class Torture:
         self._start()
 
     def roll_back(self):
-        """... and puts it back, with the bitmaps that it had."""
+        """Put such a copy back, with the bitmaps that it had."""
         for target, (path, copy, content) in self.kept.items():
             disk = self.vm.disks.get(target)
             if disk and disk.path == path and not disk.below:
@@ -564,7 +568,7 @@ class Torture:
         self.foreign[name] = {target: bytes(content) for target, content in self.disks.items()}
 
     def forget(self):
-        """libvirt loses a checkpoint of ours, as in a migration; or an administrator deletes it."""
+        """Lose a checkpoint of ours in libvirt, as in a migration; or delete it as an administrator."""
         ours = [name for name in self.vm.checkpoints() if name.startswith("nbdpull-")]
         if ours:
             try:
@@ -573,7 +577,7 @@ class Torture:
                 self.counts["deletion refused"] += 1
 
     def redefine(self):
-        """The domain is undefined, with its checkpoints, and defined again, as when it moves to another host."""
+        """Undefine the domain, with its checkpoints, and define it again, as when it moves to another host."""
         xml = self.vm.domain.XMLDesc(2 | 1)  # the one of the next start, with secrets
         self._stop()
         self.vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
@@ -587,14 +591,14 @@ class Torture:
         self._start()
 
     def replug(self):
-        """Another disk in the place of one: new image, other path."""
+        """Replace a disk by another one: new image, other path."""
         self.vm.detach_disk("sdc")
         disk = self._new_disk("replug")
         self.vm.attach_disk("sdc", disk)
         self.disks["sdc"] = bytearray(disk.size)
 
     def plug_live(self):
-        """A disk that no definition has comes, or goes."""
+        """Plug in or unplug a disk that no definition has."""
         if LIVE in self.disks:
             self.vm.detach_disk(LIVE, persistent=False)
             del self.disks[LIVE]
@@ -611,8 +615,8 @@ class Torture:
 
 
 def torture(bed, seed, minutes, log=print, keep=False, points=0):
-    """Run one seed; raises Wrong. Returns how often each deed was done, and each reason came up, and how many points
-    were made: so many at least."""
+    """Run one seed; raise Wrong if a promise is broken. Return how often each operation was done and each reason came
+    up, and how many points were made, which are at least so many."""
     folder = tempfile.mkdtemp(prefix="torture-", dir="/var/tmp")
     done = False
     run = Torture(bed, folder, seed, log)

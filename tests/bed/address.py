@@ -1,4 +1,4 @@
-"""Where servers are reached: a port that nobody else is given, and whether somebody listens. Knows no server."""
+"""The addresses of servers: a port that nothing else uses, and whether something listens there. Knows no server."""
 
 import socket
 
@@ -6,9 +6,9 @@ _reserved = []
 
 
 def free_port():
-    """A TCP port of 127.0.0.1 for a server to be started: the kernel gives it to nobody else while this process lives.
+    """Return a TCP port of 127.0.0.1 for a new server: the kernel assigns it to nobody else while this process lives.
 
-    A socket stays bound to it. That of a server may be bound to it, too, and listen: servers set SO_REUSEADDR.
+    A socket remains bound to it. The server's socket can be bound to it, too, and listen: servers set SO_REUSEADDR.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -18,7 +18,7 @@ def free_port():
 
 
 def is_listening(address):
-    """Whether a connection is taken. address: the path of a unix socket, or a port of 127.0.0.1."""
+    """Return whether a connection is accepted. address: the path of a Unix socket, or a port of 127.0.0.1."""
     unix = not isinstance(address, int)
     with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as client:
         return client.connect_ex(str(address) if unix else ("127.0.0.1", address)) == 0

@@ -1,6 +1,6 @@
-"""A small file system that fails when it is told to: an ext4 on a loop device. Needs root.
+"""A small file system that fails on request: an ext4 on a loop device. Needs root.
 
-What it is told only says when; what the kernel then does is the real thing. It must not know what the files are.
+The request only decides when; what the kernel then does is real. Must not know what the files are.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 
 
 class Device:
-    """Mounted at `folder` while it is open; its image is a sparse file in `below`."""
+    """A file system that is mounted at `folder` while this is open; its image is a sparse file in `below`."""
 
     def __init__(self, folder, below, size):
         self.folder = Path(folder)
@@ -33,19 +33,19 @@ class Device:
         run("mount", "-o", "errors=remount-ro", self._loop, self.folder)
 
     def unplug(self):
-        """From now on everything fails with EIO; what was not synced is lost, as it is when power is."""
+        """Let everything fail with EIO from now on; unsynced data is lost, as in a power failure."""
         descriptor = os.open(self.folder, os.O_RDONLY)
         fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         os.close(descriptor)
 
     def fail(self):
-        """The file system finds an error in itself, and lets nobody write any more."""
+        """Let the file system find an error in itself, and become read-only."""
         Path("/sys/fs/ext4", Path(self._loop).name, "trigger_fs_error").write_text("on order")
 
     def mend(self):
-        """Check and mount it anew, as an administrator would.
+        """Check it and mount it again, as an administrator would.
 
-        On another loop device: a mount namespace that somebody else made meanwhile still holds the mount of this one.
+        The loop device is another one: a mount namespace that another process created meanwhile still holds this mount.
         """
         run("umount", self.folder)
         run("losetup", "--detach", self._loop)
@@ -66,7 +66,7 @@ class Device:
 
 
 def run(*words, codes=(0,)):
-    """Run a program that may be where only root looks; its standard output."""
+    """Run a program, which may be where only root looks for programs; return its standard output."""
     environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
     done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True)
     if done.returncode not in codes:

@@ -1,7 +1,7 @@
 """A real Linux guest that boots in seconds: kernel, agent and busybox of Debian packages, an ext4 on vda.
 
-`build` makes its parts once in a cache folder: packages are fetched with apt's own metadata and unpacked, none is
-installed. It must not know what is tested with it.
+`build` makes its parts once, in a cache directory: packages are fetched with apt's own metadata and unpacked, not
+installed. Must not know what is tested with the guest.
 """
 
 import base64
@@ -41,7 +41,7 @@ COMMAND_LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_ch
 
 @dataclass(frozen=True)
 class Parts:
-    """Files a Guest is made of; disk is an ext4 in a qcow2, to be copied."""
+    """The files that a Guest is made of; disk is an ext4 in a qcow2, to be copied."""
 
     kernel: Path
     initrd: Path
@@ -49,10 +49,10 @@ class Parts:
 
 
 class Guest(Machine):
-    """`with Guest(bed, folder, build(cache_folder())) as vm: vm.wait_agent(); vm.run("ls /mnt")`.
+    """A guest: `with Guest(bed, folder, build(cache_folder())) as vm: vm.wait_agent(); vm.run("ls /mnt")`.
 
-    vda (an ext4, by default a copy of parts.disk) is mounted at /mnt, vdb at /mnt2 where it holds an ext4.
-    With writer=True it writes from boot on; kvm=True is for machines where KVM is known to boot Linux.
+    vda (an ext4, by default a copy of parts.disk) is mounted at /mnt, vdb at /mnt2 if it holds an ext4. With
+    writer=True, the guest writes from its boot on; kvm=True is for machines where KVM is known to boot Linux.
     """
 
     def __init__(self, bed, folder, parts, disks=None, name=None, writer=False, kvm=False, memory=128, iothreads=0):
@@ -71,7 +71,7 @@ class Guest(Machine):
 
     @property
     def console(self):
-        """The file that gets the guest's console."""
+        """The file that receives the guest's console output."""
         return self.folder / f"{self.name}.console"
 
     def wait_agent(self, seconds=100):
@@ -83,7 +83,8 @@ class Guest(Machine):
             raise BedError(f"{error}; the guest's console ends so:\n{tail}") from None
 
     def run(self, command, seconds=30, check=True):
-        """Run a shell command in the guest; its standard output. With check, a status other than 0 is an error."""
+        """Run a shell command in the guest; return its standard output. With check, a status other than 0 is an
+        error."""
         started = self.agent("guest-exec", path="/bin/sh", arg=["-c", command], **{"capture-output": True})
         status = {}
 
@@ -102,31 +103,30 @@ class Guest(Machine):
         return output
 
     def begin(self, command):
-        """Have a shell command begun, and wait for nothing: the guest may stand still, or its agent, before an answer
-        has come."""
+        """Start a shell command, and wait for nothing: the guest or its agent may be stopped before it answers."""
         with contextlib.suppress(libvirt.libvirtError):
             self.agent("guest-exec", path="/bin/sh", arg=["-c", command])
 
     def agent(self, command, **arguments):
-        """Send one command to the agent; what it returns."""
+        """Send one command to the agent; return its answer."""
         text = json.dumps({"execute": command, "arguments": arguments} if arguments else {"execute": command})
         return json.loads(libvirt_qemu.qemuAgentCommand(self.domain, text, 10, 0))["return"]
 
     def start_writer(self):
-        """Let files in /mnt/churn be written, rewritten and removed from now on."""
+        """Start writing, rewriting and removing files in /mnt/churn."""
         self.run("touch /run/write")
 
     def stop_writer(self):
-        """End the writing and bring what was written to the disk."""
+        """Stop the writing, and sync what was written."""
         self.run("rm -f /run/write; flock /run/writer true; sync")
 
     def start_ioping(self, disk, block=4096):
-        """Let blocks of a disk that is not mounted be written one after the other, at random places, past the guest's
-        page cache. What was there is lost."""
+        """Start writing blocks of an unmounted disk, one after the other, at random places, past the guest's page
+        cache. The disk's content is lost."""
         self.run(f"ioping -D -WWW -i 0 -s {block} /dev/{disk} >/run/ioping 2>&1 & echo $! >/run/ioping.pid")
 
     def stop_ioping(self):
-        """End that; the seconds that each write took."""
+        """Stop those writes; return the seconds that each took."""
         self.run("pid=$(cat /run/ioping.pid); kill -INT $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done")
         said = self.run("cat /run/ioping")
         times = [float(number) * UNITS[unit] for number, unit in re.findall(r"time=([\d.]+) (\w+)", said)]
@@ -135,7 +135,7 @@ class Guest(Machine):
         return times
 
     def shutdown(self, seconds=30):
-        """An orderly shutdown of the guest: its file systems are clean, QEMU stores its bitmaps."""
+        """Shut the guest down in an orderly way: its file systems are clean, and QEMU stores its bitmaps."""
         self.domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
         wait_for(lambda: not self.active, "end of the guest", seconds)
 
@@ -163,7 +163,7 @@ class Guest(Machine):
 
 
 def build(cache_dir):
-    """Make the guest's parts in a folder of cache_dir, or find them made by an earlier call."""
+    """Make the guest's parts in a directory of cache_dir, or find those that an earlier call made."""
     recipe = hashlib.sha256(INIT.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
     folder = Path(cache_dir) / f"guest-{recipe}"
     parts = Parts(folder / "vmlinuz", folder / "initrd", folder / "disk.qcow2")
@@ -180,7 +180,7 @@ def build(cache_dir):
 
 
 def ext4_image(path, size, source, label="bed"):
-    """Make an ext4 of `size` bytes that holds the files below source; no mount and no root is needed. qcow2 or raw."""
+    """Make an ext4 of `size` bytes that holds the files below source, as qcow2 or raw; needs no mount and no root."""
     path = Path(path)
     raw = path if path.suffix == ".raw" else path.with_suffix(".raw.part")
     with open(raw, "wb") as file:
@@ -203,7 +203,7 @@ def ext4_image(path, size, source, label="bed"):
 
 
 def sample_files(folder, limit=12 * MIB):
-    """Copy real files of this machine (Python's own library) into folder, about `limit` bytes of them."""
+    """Copy real files of this machine (Python's own library) into folder, about `limit` bytes."""
     source, total = Path(os.__file__).parent, 0
     for file in sorted(source.rglob("*.py")):
         if total >= limit:
@@ -258,7 +258,7 @@ def _make_initrd(root, kernel_root, tree, initrd):
 
 
 def _libraries(root, program):
-    """The shared libraries of an unpacked program, and the loader, as the unpacked loader itself resolves them."""
+    """Return the shared libraries of an unpacked program, and the loader, as the unpacked loader resolves them."""
     loader = _find(root, "ld-linux-x86-64.so.2")
     folders = ":".join(str(root / folder) for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
     listing = subprocess.run(
@@ -283,12 +283,13 @@ def _find(root, name):
 
 
 def _kernel_package():
-    """The package that the kernel's meta package stands for today."""
+    """Return the package that the kernel's meta package depends on today."""
     return next(name for name in _depends(KERNEL) if name.startswith("linux-image-"))
 
 
 def _with_libraries(name):
-    """A package and the packages of its libraries; not perl, dpkg and the like, which only installing it would need."""
+    """Return a package and the packages of its libraries, without perl, dpkg and the like, which only its installation
+    needs."""
     wanted, todo = [], [name]
     while todo:
         wanted += todo
@@ -302,7 +303,7 @@ def _depends(*names):
 
 
 def _fetch(name, packages):
-    """The package's file: downloaded into the folder, or found there from an earlier time."""
+    """Return the package's file, downloaded into the directory unless it is already there."""
     packages.mkdir(parents=True, exist_ok=True)
     found = list(packages.glob(f"{name}_*.deb"))
     if not found:

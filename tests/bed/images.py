@@ -1,4 +1,4 @@
-"""Images as others than nbdpull make, open, serve and read them: QEMU's programs, and loop devices."""
+"""Images as programs other than nbdpull make, open, serve and read them: QEMU's programs, and loop devices."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs block devices: run
 
 @contextlib.contextmanager
 def used_by_qemu(image, *words):
-    """A QEMU has the image open until the end of the block."""
+    """Have a QEMU keep the image open until the end of the block."""
     command = ["qemu-io", "-f", image.suffix[1:], *words, str(image)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         process.stdin.write(b"length\n")
@@ -23,7 +23,7 @@ def used_by_qemu(image, *words):
 
 @contextlib.contextmanager
 def exported(path, kind="raw", *options):
-    """The URI of an image served by qemu-nbd."""
+    """Give the URI of an image that qemu-nbd serves inside the block."""
     socket = f"{path}.sock"
     server = subprocess.Popen(["qemu-nbd", "-f", kind, "-t", "-e", "8", "-k", socket, *options, path])
     try:
@@ -47,7 +47,7 @@ def loop_device(path):
 
 
 def old_data(path, size, kind="raw"):
-    """An image full of what must not be there in the end."""
+    """Make an image full of data that must be gone in the end."""
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, str(size)], check=True)
     subprocess.run(["qemu-io", "-f", kind, "-c", f"write -q -P 0xee 0 {size}", path], check=True)
     return str(path)

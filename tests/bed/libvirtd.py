@@ -1,8 +1,8 @@
-"""A libvirt daemon of our own: its namespace or folders, its start, restart and certain end.
+"""A private libvirt daemon: its namespace or directories, its start, its restart and its certain end.
 
-As root it is a system daemon (qemu:///system) in a mount namespace that this very process enters, so that everything
-started from here on (virsh, qemu-img, the program under test) talks to it and to no other. Any other user gets a
-session daemon (qemu:///session) whose folders are elsewhere than the user's own. It must not know what runs on it.
+As root it is a system daemon (qemu:///system) in a mount namespace that this process enters, so that everything started
+from then on (virsh, qemu-img, the program under test) talks to it and to no other. For any other user it is a session
+daemon (qemu:///session) with directories apart from the user's own. Must not know what runs on it.
 """
 
 import ctypes
@@ -45,19 +45,20 @@ LIBVIRTD_LISTEN = "listen_tls = 0\n"
 
 
 def _display_ports():
-    """Of displays, so that no two daemons of this machine find the same one free at the same time."""
+    """Return a range of display ports of its own, so that two daemons of this machine do not choose the same free
+    one."""
     first = 6100 + os.getpid() % 500 * 50
     return f"remote_display_port_min = {first}\nremote_display_port_max = {first + 49}\n"
 
 
 def cache_folder():
-    """Where the bed keeps what is slow to make and safe to keep (QEMU's capabilities, the guest's kernel)."""
+    """Return where the bed keeps what is slow to make and safe to keep (QEMU's capabilities, the guest's kernel)."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("NBDPULL_BED_CACHE") or os.path.join(base, "nbdpull-bed"))
 
 
 def missing():
-    """What of the bed's software is not installed, as text; empty where all is there."""
+    """Return which of the bed's programs are not installed, as text; empty if none is missing."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     wanted = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon")
     absent = [name for name in wanted if not shutil.which(name, path=path)]
@@ -67,7 +68,7 @@ def missing():
 
 
 def version(program):
-    """Of "libvirt" or "qemu" here, as three numbers; None where it is not installed."""
+    """Return the installed version of "libvirt" or "qemu", as three numbers; None if it is not installed."""
     if program == "libvirt":
         number = libvirt.getVersion() if libvirt else 0
         return (number // 1_000_000, number // 1000 % 1000, number % 1000) if libvirt else None
@@ -84,7 +85,7 @@ _session_folder = None
 class PrivateLibvirt(Started):
     """One daemon for this process and its children; `with PrivateLibvirt() as bed:`.
 
-    As root this must be entered before the process has other threads: they would stay outside the namespace.
+    As root, enter this before the process starts other threads: these would stay outside the namespace.
     """
 
     def __init__(self, cache=None):
@@ -128,21 +129,22 @@ class PrivateLibvirt(Started):
         _copy_new(self.capabilities, self.cache)
 
     def stop_daemon(self, hard=False):
-        """End the daemon (SIGKILL if hard); the VMs go on without it."""
+        """End the daemon (with SIGKILL if hard); the VMs keep running."""
         self._order("kill" if hard else "term")
 
     @property
     def alive(self):
-        """Whether the daemon runs."""
+        """Return whether the daemon runs."""
         return self._order("alive") == "ok"
 
     def restart(self, hard=False):
-        """A daemon restart as in a package upgrade (or a crash, if hard): every connection breaks, the VMs go on."""
+        """Restart the daemon as in a package upgrade (or a crash, if hard): every connection breaks, the VMs keep
+        running."""
         self.stop_daemon(hard)
         self.start_daemon()
 
     def connection(self):
-        """A libvirt connection that works now: the one kept, or a new one after a restart of the daemon."""
+        """Return a libvirt connection that works now: the existing one, or a new one after a restart of the daemon."""
         try:
             self._connection.getLibVersion()
         except libvirt.libvirtError:
@@ -153,7 +155,7 @@ class PrivateLibvirt(Started):
         return (self.folder / "libvirtd.log").read_text(errors="replace")
 
     def virsh(self, *args, check=True):
-        """Run virsh on this libvirt; its standard output."""
+        """Run virsh on this libvirt; return its standard output."""
         done = subprocess.run(
             ["virsh", "-q", "-c", self.uri, *map(str, args)], stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
@@ -162,7 +164,7 @@ class PrivateLibvirt(Started):
         return done.stdout
 
     def end_domains(self):
-        """End and undefine every domain that there is; their names."""
+        """End and undefine every domain; return their names."""
         names = self.virsh("list", "--all", "--name").split()
         for name in names:
             self.virsh("destroy", name, check=False)
@@ -171,7 +173,7 @@ class PrivateLibvirt(Started):
         return names
 
     def qemu_pid(self, domain):
-        """Process id of the QEMU of the domain with this name; None where none runs."""
+        """Return the process id of the QEMU of the domain with this name; None if it does not run."""
         folder = self.run / "qemu" if self.root else self.run / "qemu/run"
         try:
             return int((folder / f"{domain}.pid").read_text())
@@ -179,13 +181,13 @@ class PrivateLibvirt(Started):
             return None
 
     def qemu_log(self, domain):
-        """Path of QEMU's log of the domain with this name."""
+        """Return the path of QEMU's log of the domain with this name."""
         return self.logs / f"{domain}.log"
 
     # -- set-up and end -----------------------------------------------------------------------------------------------
 
     def _make_folder(self):
-        """A fresh folder in /tmp and not in TMPDIR: a unix socket's path has at most 107 bytes."""
+        """Make a new directory in /tmp instead of TMPDIR: the path of a Unix socket has at most 107 bytes."""
         global _session_folder
         if not self.root and _session_folder:
             # libvirt's client reads XDG_RUNTIME_DIR once: a second bed of this process needs the same path
@@ -206,7 +208,8 @@ class PrivateLibvirt(Started):
             _checked(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, b"mode=0755"), f"mount {folder}")
 
     def _lay_out(self):
-        """Set the folders (self.run, self.logs, self.capabilities), the daemon's configuration and our environment."""
+        """Set the directories (self.run, self.logs, self.capabilities), the daemon's configuration and our
+        environment."""
         if self.root:
             self.run, config = Path("/run/libvirt"), Path("/etc/libvirt")
             self.logs, self.capabilities = Path("/var/log/libvirt/qemu"), Path("/var/cache/libvirt/qemu/capabilities")
@@ -261,7 +264,8 @@ class PrivateLibvirt(Started):
         return answer
 
     def close(self):
-        """End the daemon and every QEMU of it, remove the folder. Our namespace stays, with nothing mounted."""
+        """End the daemon and each of its QEMUs, and remove the directory. Our namespace remains, with nothing
+        mounted."""
         if self._supervisor:
             _copy_new(self.capabilities, self.cache)
             self._supervisor.stdin.close()
@@ -300,7 +304,7 @@ def _checked(result, what):
 
 
 def _copy_new(source, target):
-    """Copy the files that target lacks or has older; each appears whole or not at all."""
+    """Copy the files that target lacks or has in an older version; each appears whole or not at all."""
     if not source.is_dir():
         return
     target.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ SIZE = 4 * MIB  # of that disk
 
 
 def encrypted_image(path, kind="luks"):
-    """Make `path` an image of SIZE bytes; kind: "luks", which is raw within, or "qcow2". Its path as text."""
+    """Make `path` an image of SIZE bytes; kind: "luks", which is raw inside, or "qcow2". Return its path as text."""
     kept = cache_folder() / f"encrypted-{SIZE}.{kind}"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def encrypted_image(path, kind="luks"):
 
 
 def image_options(path, kind):
-    """Of a program of QEMU's that is to open such an image: what names it, and whose secret is "s"."""
+    """Return the image option with which a QEMU program opens such an image; the id of its secret is "s"."""
     inner = "encrypt.key-secret" if kind == "qcow2" else "key-secret"
     return ["--image-opts", f"driver={kind},{inner}=s,file.filename={path}"]
 
@@ -39,7 +39,7 @@ def secret_options(key):
 
 
 def define_secret(bed, passphrase=PASSPHRASE):
-    """Give libvirt a secret; the <encryption> of a disk that wants it."""
+    """Define a secret in libvirt; return the <encryption> of a disk that uses it."""
     name = str(uuid.uuid4())
     usage = f"<usage type='volume'><volume>/{name}</volume></usage>"
     about = f"<secret ephemeral='yes' private='no'><uuid>{name}</uuid>{usage}</secret>"
@@ -48,7 +48,7 @@ def define_secret(bed, passphrase=PASSPHRASE):
 
 
 def content(path, kind, key):
-    """All bytes of the disk in an image, read with the secret in the file `key`."""
+    """Return all bytes of the disk in an image, read with the secret in the file `key`."""
     raw = f"{path}.as-raw"
     words = ["qemu-img", "convert", "-U", *secret_options(key), *image_options(path, kind), "-O", "raw", raw]
     subprocess.run(list(map(str, words)), check=True)

@@ -1,7 +1,7 @@
-"""A throw-away VM without an operating system: its disks are written byte by byte, on order, through QEMU itself.
+"""A throw-away VM without an operating system: tests write its disks byte by byte, through QEMU itself.
 
-The writes go through the disk's own backend, as a guest's do: dirty bitmaps record them, a backup job sees them.
-It must not know what the writes are for, nor anything of the program under test.
+The writes go through the disk's own backend, as a guest's do: dirty bitmaps record them, a backup job sees them. Must
+not know what the writes are for, nor anything of the program under test.
 """
 
 import contextlib
@@ -55,9 +55,9 @@ _numbers = itertools.count(1)
 class Disk:
     """A disk to make: its size in bytes, qcow2 or raw, options for qemu-img create -o; or the path of an image.
 
-    data_file: of a qcow2 image, the raw file that its data are in, which the definition names (libvirt 10.10 or later).
-    extra: XML to put into its <disk>, such as <shareable/>; below: (path, format) of the layers that snapshots of ours
-    have put it on, the lowest first.
+    data_file: of a qcow2 image, the raw file with its data, which the definition names (libvirt 10.10 or later). extra:
+    XML for its <disk>, such as <shareable/>. below: (path, format) of the layers below it after `snapshot`, the lowest
+    first.
     """
 
     size: int = 0
@@ -70,12 +70,13 @@ class Disk:
 
 
 class Machine(Started):
-    """`with Machine(bed, folder, {"vda": 64 * MIB, "vdb": Disk(MIB, "raw")}) as vm:` - defined, started, and undefined
-    at the end. The images stay in folder. Targets vdX are virtio, sdX are SCSI (the ones that detach in an instant).
+    """A VM: `with Machine(bed, folder, {"vda": 64 * MIB, "vdb": Disk(MIB, "raw")}) as vm:`. It is defined, started, and
+    undefined at the end. The images remain in folder. Targets vdX are virtio, sdX are SCSI (which detach in an
+    instant).
 
     It is started paused: without an operating system there is nothing to run, and no CPU is spent on the firmware.
-    iothreads: how many threads of their own the disks are dealt out to. QEMU moves a virtio disk there while the CPUs
-    run, the SCSI ones, all of them into the first, from the start.
+    iothreads: over how many I/O threads the disks are distributed. QEMU moves a virtio disk there while the CPUs run;
+    SCSI disks are all in the first one, from the start.
     """
 
     def __init__(self, bed, folder, disks, name=None, paused=True, iothreads=0):
@@ -93,7 +94,7 @@ class Machine(Started):
 
     @classmethod
     def of(cls, bed, uuid, disks):
-        """A domain that somebody else has defined; disks: {target: Disk}."""
+        """Return the Machine of an existing domain; disks: {target: Disk}."""
         vm = object.__new__(cls)
         vm.bed, vm.uuid, vm.paused, vm._devices = bed, uuid, True, {}
         vm.name, vm.folder = vm.domain.name(), None
@@ -101,7 +102,7 @@ class Machine(Started):
         return vm
 
     def close(self):
-        """End it and forget it, with its checkpoints' metadata; the images stay."""
+        """End and undefine it, with the metadata of its checkpoints; the images remain."""
         try:
             domain = self.domain
         except libvirt.libvirtError as error:
@@ -122,12 +123,12 @@ class Machine(Started):
 
     @property
     def domain(self):
-        """The libvirt domain on a connection that works: do not keep it across a daemon restart."""
+        """The libvirt domain, on a connection that works: do not keep it across a daemon restart."""
         return self.bed.connection().lookupByUUIDString(self.uuid)
 
     @property
     def pid(self):
-        """QEMU's process id, None when it is shut off."""
+        """QEMU's process id; None while the domain is off."""
         return self.bed.qemu_pid(self.name)
 
     @property
@@ -143,19 +144,20 @@ class Machine(Started):
         self.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if self.paused else 0)
 
     def stop(self):
-        """End QEMU in an orderly way: it stores its bitmaps. (Without an operating system nobody hears a shutdown.)"""
+        """End QEMU in an orderly way: it stores its bitmaps. (Without an operating system, nothing reacts to a
+        shutdown.)"""
         self.domain.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
 
     def destroy(self):
         self.domain.destroy()
 
     def kill(self):
-        """SIGKILL to QEMU, as in a crash or power loss; returns when libvirt knows."""
+        """Send SIGKILL to QEMU, as in a crash or power loss; return when libvirt has noticed."""
         os.kill(self.pid, signal.SIGKILL)
         wait_for(lambda: not self.active, f"{self.name} shut off after SIGKILL")
 
     def rename(self, name):
-        """Of one that is off. Its images keep their paths."""
+        """Rename a domain that is off. Its images keep their paths."""
         self.domain.rename(name, 0)
         self.name = name
 
@@ -172,7 +174,7 @@ class Machine(Started):
         self._ranges(disk, f"write -q -P {pattern:#x}", offset, length)
 
     def write_zeroes(self, disk, offset, length, unmap=False):
-        """The guest's WRITE ZEROES; with unmap the image may deallocate."""
+        """Write zeroes as with the guest's WRITE ZEROES; with unmap, the image may deallocate."""
         self._ranges(disk, "write -q -z -u" if unmap else "write -q -z", offset, length)
 
     def discard(self, disk, offset, length):
@@ -183,7 +185,7 @@ class Machine(Started):
             self.qemu_io(target, "flush")
 
     def write_bytes(self, disk, offset, data):
-        """Write any content."""
+        """Write the given bytes."""
         # in the bed's own folder: a path inside an HMP command has to be free of quotes and blanks
         with tempfile.NamedTemporaryFile(dir=self.bed.folder) as file:
             file.write(data)
@@ -191,9 +193,10 @@ class Machine(Started):
             self.qemu_io(disk, f"write -q -s {file.name} {offset} {len(data)}")
 
     def write_offline(self, disk, commands):
-        """Feed qemu-io lines (`write -q -P 7 0 64k`) to the shut-off machine's image; persistent bitmaps record them.
+        """Apply qemu-io commands (`write -q -P 7 0 64k`) to the image while the domain is off; persistent bitmaps
+        record them.
 
-        Use -q in every line: what is printed is taken for an error. 0.1 ms a line, against 2 ms on the live disk.
+        Use -q in every line: any output counts as an error. This takes 0.1 ms a line, against 2 ms on the live disk.
         """
         image = self.disks[disk]
         done = subprocess.run(
@@ -209,7 +212,8 @@ class Machine(Started):
     def qemu_io(self, disk, command):
         """Run one quiet qemu-io command (-q) on the live disk.
 
-        QEMU answers with nothing, success or not, and prints an error on its own standard output: so its log is read.
+        QEMU's answer is empty, whether it succeeds or not, and an error is printed to QEMU's standard output: so its
+        log is read.
         """
         log = self.bed.qemu_log(self.name)
         before = log.read_bytes().rfind(b"\n") + 1  # QEMU may be in the middle of a line
@@ -222,11 +226,11 @@ class Machine(Started):
             raise BedError(f"{self.name}, {disk}: {command}: {answer or printed}")
 
     def hmp(self, command):
-        """Run a command of QEMU's human monitor; what it answers."""
+        """Run a command of QEMU's human monitor; return its answer."""
         return libvirt_qemu.qemuMonitorCommand(self.domain, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
 
     def qmp(self, command, **arguments):
-        """Run a QMP command; what it returns."""
+        """Run a QMP command; return its result."""
         text = json.dumps({"execute": command, "arguments": arguments})
         answer = json.loads(libvirt_qemu.qemuMonitorCommand(self.domain, text, 0))
         if "error" in answer:
@@ -236,7 +240,7 @@ class Machine(Started):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def freeze_copy(self, disk, to):
-        """Make `to` the raw copy of the disk as it is at this moment; a running machine stands still meanwhile."""
+        """Make `to` a raw copy of the disk as it is now; a running machine is paused meanwhile."""
         image, resume = self.disks[disk], False
         if self.active:
             resume = self.running
@@ -254,20 +258,20 @@ class Machine(Started):
         return Path(to)
 
     def content(self, disk):
-        """All bytes of a (small) disk as it is at this moment."""
+        """Return all bytes of a (small) disk as it is now."""
         with tempfile.NamedTemporaryFile(dir=self.bed.folder) as file:
             return self.freeze_copy(disk, file.name).read_bytes()
 
     # -- disks --------------------------------------------------------------------------------------------------------
 
     def attach_disk(self, target, disk, persistent=True):
-        """Add a disk, persistently and, on an active machine, at once; the path of its image."""
+        """Add a disk, persistently and, on an active machine, at once; return the path of its image."""
         self._make_image(target, disk)
         self.domain.attachDeviceFlags(self._disk_xml(target), self._live_and_config(persistent))
         return self.disks[target].path
 
     def detach_disk(self, target, persistent=True):
-        """Take a disk away, persistently and, on an active machine, at once."""
+        """Remove a disk, persistently and, on an active machine, at once."""
         xml = self._disk_xml(target)
         if self.active and target.startswith("vd"):
             # PCI unplug needs the guest's consent, which nobody here gives: a pending unplug completes in a reset.
@@ -295,7 +299,7 @@ class Machine(Started):
     # -- layers of a live disk ----------------------------------------------------------------------------------------
 
     def snapshot(self, target, name):
-        """An external one: a new layer above, and the bitmaps in it."""
+        """Take an external snapshot: a new layer on top, with the bitmaps in it."""
         image = self.disks[target]
         path = image.path.with_suffix(f".{name}")
         layer = f"<disk name='{target}' snapshot='external'><source file={quoteattr(str(path))}/></disk>"
@@ -308,19 +312,19 @@ class Machine(Started):
         image.path, image.format = path, "qcow2"
 
     def commit(self, target):
-        """All layers into the lowest one, which the disk is from then on."""
+        """Merge all layers into the lowest one, which is the disk from then on."""
         self.bed.virsh("blockcommit", self.name, target, "--active", "--pivot", "--wait")
         image = self.disks[target]
         image.path, image.format = image.below[0]
         image.below.clear()
 
     def flatten(self, target):
-        """All layers into the highest one (virsh blockpull)."""
+        """Merge all layers into the highest one (virsh blockpull)."""
         self.bed.virsh("blockpull", self.name, target, "--wait")
         self.disks[target].below.clear()
 
     def move(self, target, path):
-        """All layers into an image elsewhere, which the disk is from then on (virsh blockcopy)."""
+        """Copy all layers into an image elsewhere, which is the disk from then on (virsh blockcopy)."""
         self.bed.virsh("blockcopy", self.name, target, path, "--format", "qcow2", "--pivot", "--wait",
                        "--transient-job")  # fmt: skip
         image = self.disks[target]
@@ -330,7 +334,7 @@ class Machine(Started):
     # -- checkpoints and jobs -----------------------------------------------------------------------------------------
 
     def create_checkpoint(self, name, disks=None):
-        """Make a checkpoint with bitmaps on the named disks; without names, on all that can have one (not raw ones)."""
+        """Make a checkpoint with bitmaps on the named disks, by default on all that can have one (not on raw ones)."""
         if disks is None:
             disks = [target for target, disk in self.disks.items() if disk.format == "qcow2"]
         listed = "".join(f"<disk name='{target}' checkpoint='bitmap'/>" for target in disks)
@@ -342,16 +346,17 @@ class Machine(Started):
         self.domain.checkpointLookupByName(name).delete()
 
     def forget_checkpoint(self, name):
-        """As a migration does: the bitmaps stay in the images, libvirt knows nothing of the checkpoint."""
+        """Delete only the metadata of a checkpoint, as a migration does: the bitmaps remain in the images."""
         self.domain.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
     def checkpoints(self):
-        """Names of all checkpoints, parents first."""
+        """Return the names of all checkpoints, parents first."""
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
         return [checkpoint.getName() for checkpoint in self.domain.listAllCheckpoints(flags)]
 
     def bitmaps(self, disk):
-        """What QEMU says of each dirty bitmap of a live disk: {name: {"count": bytes dirty, "recording": ..., ...}}."""
+        """Return QEMU's description of each dirty bitmap of a live disk: {name: {"count": bytes dirty, "recording":
+        ..., ...}}."""
         device = self._device(disk)
         found = [block for block in self.qmp("query-block") if block.get("qdev") == device]
         if not found:  # QEMU names a virtio disk by its backend's path, a SCSI one by its id
@@ -359,7 +364,7 @@ class Machine(Started):
         return {bitmap["name"]: bitmap for bitmap in found[0]["inserted"].get("dirty-bitmaps", [])}
 
     def job_active(self):
-        """Whether any job (backup, migration, ...) of the domain is active."""
+        """Return whether the domain has an active job (backup, migration, ...)."""
         return self.active and self.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -407,7 +412,8 @@ class Machine(Started):
         return live | (libvirt.VIR_DOMAIN_AFFECT_CONFIG if persistent else 0)
 
     def _device(self, target):
-        """QOM path of a live disk's backend; the node name would bypass the filter that a backup job puts on top."""
+        """Return the QOM path of a live disk's backend; a node name would bypass the filter that a backup job inserts
+        on top."""
         if target not in self._devices:
             for disk in ET.fromstring(self.domain.XMLDesc()).iterfind("devices/disk"):
                 backend = "/virtio-backend" if disk.find("target").get("bus") == "virtio" else ""
@@ -422,7 +428,7 @@ class Machine(Started):
 
 
 def wait_for(condition, what, seconds=60):
-    """Look until condition() is true; BedError with `what` when the time is up."""
+    """Wait until condition() is true; raise BedError with `what` when the time is up."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

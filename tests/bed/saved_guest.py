@@ -1,7 +1,7 @@
-"""The Linux guest without its boot: saved once when its agent answers, and restored as often as one is wanted.
+"""The Linux guest without its boot: saved once when its agent answers, and restored for each test.
 
-A boot is 4 s of CPU, because QEMU translates every instruction; a restore is a tenth of that. libvirt restores a domain
-under no other name and UUID, so of one libvirt only one such guest runs at a time.
+A boot takes 4 s of CPU, because QEMU translates every instruction; a restore takes a tenth of that. libvirt restores a
+domain only under its own name and UUID, so a libvirt runs only one such guest at a time.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from bed.machine import Disk
 
 @dataclass(frozen=True)
 class Saved:
-    """libvirt's file of the memory, and a copy of vda of the same moment."""
+    """libvirt's file of the memory, and a copy of vda from the same moment."""
 
     state: Path
     disk: Path
@@ -25,7 +25,7 @@ class Saved:
 
 
 def save(guest, folder):
-    """Save a guest that has no disk but vda, and end its QEMU; the Saved."""
+    """Save a guest that has no disk but vda, and end its QEMU; return the Saved."""
     guest.run("sync")  # nothing that the boot has left comes to the disk later
     saved = Saved(Path(folder) / "state", Path(folder) / "vda.qcow2", guest.name, guest.uuid)
     guest.domain.save(str(saved.state))
@@ -34,7 +34,7 @@ def save(guest, folder):
 
 
 class SavedGuest(Guest):
-    """A Guest with the hardware of the one that was saved. Its first start is the restore; each later one is a boot."""
+    """A Guest with the hardware of the saved one. Its first start is the restore; each later one is a boot."""
 
     def __init__(self, bed, folder, parts, saved):
         self._saved = saved

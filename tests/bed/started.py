@@ -1,8 +1,8 @@
-"""What `with` does to all that the tests start."""
+"""The context manager of everything that the tests start."""
 
 
 class Started:
-    """Begins with `start`, and ends with `close`, also where the start fails."""
+    """Something that `with` starts with `start`, and ends with `close`, also if the start fails."""
 
     def __enter__(self):
         try:

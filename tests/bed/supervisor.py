@@ -1,14 +1,14 @@
-"""The parent of a bed's libvirtd and of its orphaned QEMUs; run as a program by libvirtd.py, imported by nobody.
+"""The parent of a bed's libvirtd and of its orphaned QEMUs; libvirtd.py runs it as a program, and nothing imports it.
 
     supervisor.py FOLDER COMMAND...
 
-Reads orders from standard input, one a line: `start`, `term`, `kill` (of the daemon), `alive`. Answers each with a
-line: `ok` when it is done, or `dead`. The end of the input is the end of the bed, however the process at the other end
-died: all that is below this process is killed and FOLDER removed.
+It reads requests from standard input, one a line: `start`, `term`, `kill` (of the daemon), `alive`. It answers each
+with a line: `ok` when it is done, or `dead`. The end of the input is the end of the bed, however the process at the
+other end died: everything below this process is killed, and FOLDER removed.
 
-It is a child subreaper for two reasons: everything that the daemon left behind is then found without pid files, and a
-QEMU that has ended is really gone at once. Where process 1 is slow to reap, libvirt takes the zombie for a living QEMU
-and every end of a VM takes seconds (measured: 1.8 s against 0.2 s).
+It is a child subreaper for two reasons: everything that the daemon left behind is found without pid files, and a QEMU
+that has ended is gone at once. If process 1 reaps slowly, libvirt takes the zombie for a running QEMU, and every end of
+a VM takes seconds (measured: 1.8 s against 0.2 s).
 """
 
 import ctypes
@@ -28,7 +28,7 @@ def children():
 
 
 def reap():
-    """Collect every child that has ended; returns their pids."""
+    """Collect every child that has ended; return their pids."""
     ended = set()
     while True:
         try:

@@ -1,14 +1,15 @@
-"""Make the golden store: a small store of format nbdpull/2 with every kind of record, and what its images must be.
+"""Make the golden store: a small store of format nbdpull/2 with every kind of record, and the expected content of its
+images.
 
     rm -r tests/data/golden tests/data/golden.json && python3 tests/data/make_golden.py
 
-and the same sealed, for one who has tests/data/identities/age1:
+and the same store, sealed for the identity tests/data/identities/age1:
 
     rm -r tests/data/golden-sealed && python3 tests/data/make_golden.py tests/data/golden-sealed age1
 
-It was made once and is committed, and every later version has to read it: making it again with the code of the day
-proves nothing about stores of yesterday. Only before the first release of a format may it be made again. A new format
-gets a golden store of its own beside this one.
+The store was made once and is committed, and every later version has to read it: a store that the current code makes
+proves nothing about stores of earlier versions. It may be made again only before the first release of its format. A new
+format gets a golden store of its own beside this one.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ ROLLING = {"chunk_size": 6 * KIB, "batch_size": 64 * KIB}
 
 
 def text(rng, length):
-    """Data that compresses, as most does."""
+    """Return data that compresses, as most does."""
     words = [rng.randbytes(6).hex() for _ in range(40)]
     return " ".join(rng.choice(words) for _ in range(length // 8)).encode().ljust(length, b".")[:length]
 
@@ -78,7 +79,7 @@ def main_domain(root, keys):
 
 
 def _rewrites(vm):
-    """Of a point whose vda got old data again: records that refer to parts of frames of the first point."""
+    """Make a point whose vda has old data again: its records refer to parts of frames of the first point."""
     first = vm.points[0]
     old = records_of(vm, first, "vda")
     frame = old[(old["kind"] == extents.DATA) & (old["raw"] >= 50 * KIB)][0]
@@ -96,7 +97,7 @@ def _rewrites(vm):
 
 
 def other_domain(root, keys):
-    """A domain whose name no folder can have."""
+    """Make a domain whose name cannot be the name of a directory."""
     vm = Vm(root, "vm/2 ü", uuid="00000000-0000-4000-8000-000000000002", keys=keys)
     vm.add_disk("sda", 65_536)
     vm.write("sda", 0, b"boot")
@@ -105,7 +106,7 @@ def other_domain(root, keys):
 
 
 def moved_domain(root, keys):
-    """vm3: of its first point, which was removed, a few frames are needed, and they were moved."""
+    """Make vm3: a few frames of its first point, which was removed, are needed, and were moved."""
     rng = random.Random(2027)
     vm = Vm(root, "vm3", uuid="00000000-0000-4000-8000-000000000003", keys=keys)
     vm.add_disk("vda", 5 * 64 * KIB)
@@ -131,7 +132,7 @@ def about(data):
 
 
 def sealed(root, identity):
-    """Make a sealed store in a new folder for one identity of tests/data/identities; return its keys."""
+    """Make a sealed store in a new directory for one identity of tests/data/identities; return its keys."""
     master = store_keys.new_master()
     keys = store_keys.of_master(master)
     wrapped = age.wrap(master, [identities.recipient(identity)])
@@ -140,7 +141,7 @@ def sealed(root, identity):
 
 
 def make(root, keys=None):
-    """Make the store in a new folder; return the file of the images' sizes and digests."""
+    """Make the store in a new directory; return the sizes and digests of the images, as the file that records them."""
     domains = [main_domain, other_domain, moved_domain]
     images = {vm.name: vm.images for vm in (domain(root, keys) for domain in domains)}
     told = {

@@ -1,8 +1,8 @@
-"""nbdpull, held where it reaches a phase: `held.py PHASE GATE ARGUMENTS…`. Says so on stdout, goes on when GATE exists.
-PHASE:N is its Nth time. No other thread passes the same place meanwhile, so that N times is what was done, and no more.
-PHASE+EVENT says so, too, each time that something else happens.
+"""nbdpull, held when it reaches a phase: `held.py PHASE GATE ARGUMENTS…`. It reports that on stdout, and continues when
+GATE exists. PHASE:N is the Nth time. No other thread passes the same place meanwhile, so exactly N of these steps were
+done. PHASE+EVENT also reports each time that something else happens.
 
-Everything else is the real program: the faults are done to it from outside while it stands there.
+Everything else is the real program: while it is held, the test causes the faults from outside.
 """
 
 import functools
@@ -42,7 +42,7 @@ _alarmed = []  # watches
 
 
 def is_newly_alarmed(_, watch):
-    """After a look: by then who asks the watch learns of it. The looks go on."""
+    """Return whether the watch has an error to report since this measurement. The measurements continue."""
     is_new = watch._error and watch not in _alarmed
     _alarmed.extend([watch] if is_new else [])
     return is_new
@@ -57,7 +57,7 @@ EVENTS = {
 
 
 def say(event):
-    """At once: another thread may be printing, which a second write would split."""
+    """Print in one write: another thread may be printing, and a second write would split the line."""
     os.write(1, f'{{"event": "{event}"}}\n'.encode())
 
 
@@ -99,7 +99,7 @@ def tell_of(event):
 
 
 def replace(path, function):
-    """Have a function of the package, "folder.module.Class.name", called through another one."""
+    """Replace a function of the package, "folder.module.Class.name", by another one that calls it."""
     folder, module, *owners, name = path.split(".")  # that verb's alone is imported: a restore does without libvirt
     owner = functools.reduce(getattr, owners, importlib.import_module(f"nbdpull.{folder}.{module}"))
     original = getattr(owner, name)

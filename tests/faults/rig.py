@@ -1,6 +1,6 @@
-"""A VM, a store, and faults in between: runs the real command line, holds it at a phase, and tells what is left of it.
+"""A VM, a store, and faults in between: runs the real command line, holds it at a phase, and reports what it leaves.
 
-Must not know: the package's inside. (held.py, which runs in the other process, does.)
+Must not know: the inside of the package. (held.py, which runs in the other process, does.)
 """
 
 import json
@@ -13,7 +13,7 @@ from command import HELD, nbdpull, start_nbdpull
 
 
 class Rig:
-    """One VM pulled into one store. `pull` is a good pull, `start` one that a fault will meet."""
+    """One VM that is pulled into one store. `pull` makes a good pull; `start` starts one that a fault will hit."""
 
     def __init__(self, vm, folder, scratch=None):
         self.vm, self.folder = vm, Path(folder)
@@ -40,14 +40,14 @@ class Rig:
         return nbdpull(*words, timeout=timeout, env=environment())
 
     def pull(self, *options):
-        """A pull that has to succeed; its result."""
+        """Pull, which has to succeed; return the result."""
         done = self.run(*self.words(*options))
         assert done.returncode == 0, done.stdout + done.stderr
         return result(done.stdout)
 
     def start(self, *options, phase=None, words=None, reached=True, child=False):
-        """A pull, or another command line, in the background, held where it reaches the phase until `release`; not
-        reached: it will not get there. child: of this process, which can leave it a zombie."""
+        """Start a pull, or another command line, in the background, held when it reaches the phase, until `release`. It
+        is an error if it ends before that. child: start it as a child of this process, which can leave it a zombie."""
         self.gate = self.folder / "gate"
         self.gate.unlink(missing_ok=True)
         program = [HELD, phase, self.gate] if phase else ["-m", "nbdpull"]
@@ -68,7 +68,7 @@ class Rig:
         self.gate.touch()
 
     def end(self, timeout=60):
-        """Release, and wait for the end of what was started: (exit code, its result object or None)."""
+        """Release what was started, and wait for its end; return (exit code, its result object or None)."""
         self.release()
         out, err = self.process.communicate(timeout=timeout)
         last = result(out) if out.strip() else None
@@ -81,7 +81,7 @@ class Rig:
     # Witnesses
 
     def points(self):
-        """[{"id", "checkpoint"}, …] of the committed points, oldest first, read from the files themselves."""
+        """Return [{"id", "checkpoint"}, …] of the committed points, oldest first, read from the files themselves."""
         found = [json.loads(path.read_text()) for path in self.store.glob("*/*/manifest.json")]
         return [
             {"id": each["point"], "checkpoint": (each["checkpoint"] or {}).get("name")}
@@ -89,7 +89,8 @@ class Rig:
         ]
 
     def assert_clean(self, checkpoints=None):
-        """No job, no file, no checkpoint but those of committed points, no folder but theirs; the guest as it was."""
+        """Require that there is no job, file, checkpoint or directory except those of committed points, and the guest
+        is as before."""
         points = self.points()
         self.assert_domain_clean([p["checkpoint"] for p in points][-1:] if checkpoints is None else checkpoints)
         folders = {path.name for path in self.store.glob("*/*") if path.is_dir()}
@@ -97,11 +98,11 @@ class Rig:
         assert not list(self.store.glob("*/*/run.json")) and self.journals() == []
 
     def journals(self):
-        """Paths of those that this machine keeps of the VM's runs."""
+        """Return the paths of the journals of the VM's runs on this machine."""
         return sorted(Path(os.environ["NBDPULL_STATE_DIR"], self.vm.uuid).glob("*"))
 
     def assert_domain_clean(self, checkpoints):
-        """The same of what is not in the store."""
+        """Require the same of everything outside the store."""
         assert not self.vm.job_active()
         assert os.listdir(self.scratch) == []
         assert self.vm.checkpoints() == checkpoints
@@ -109,8 +110,8 @@ class Rig:
             assert set(self.vm.bitmaps(disk)) <= set(checkpoints)
 
     def assert_next_is_right(self, *options, others=()):
-        """The next pull succeeds, everything verifies, and it restores to exactly the live disks. others: checkpoints
-        that are there beside that of the newest point."""
+        """Require that the next pull succeeds, everything verifies, and the point restores to exactly the live disks.
+        others: checkpoints that exist beside that of the newest point."""
         held = self.contents()
         made = self.pull(*options)
         self.assert_restores(held)
@@ -118,11 +119,11 @@ class Rig:
         return made
 
     def contents(self):
-        """{disk: its bytes as it is now}."""
+        """Return {disk: its current bytes}."""
         return {disk: self.vm.content(disk) for disk in self.vm.disks}
 
     def assert_restores(self, held, point="latest"):
-        """Everything verifies, and the point restores to exactly what its disks held."""
+        """Require that everything verifies, and that the point restores to exactly what its disks held."""
         done = self.run("verify", self.store)
         assert done.returncode == 0, done.stdout + done.stderr
         shutil.rmtree(self.out, ignore_errors=True)

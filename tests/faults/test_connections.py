@@ -21,7 +21,7 @@ def rig(machine, tmp_path):
 
 
 def test_many_disks_and_many_threads(rig):
-    """26 disks and 8 threads would be 234 connections, and QEMU lets the 101st wait without a word."""
+    """26 disks and 8 threads would make 234 connections, and QEMU lets the 101st wait without any error."""
     rig.start("--threads", "8", "--stall-timeout", "10")
     code, result, said = rig.end()
     assert code == 0, said
@@ -30,7 +30,7 @@ def test_many_disks_and_many_threads(rig):
 
 
 def test_the_job_is_ended_by_somebody_else(rig):
-    """Again and again, as soon as something is read: QEMU goes on, and nothing is left."""
+    """Repeatedly, as soon as something is read: QEMU keeps running, and nothing is left."""
     for _ in range(3):
         rig.start(phase="copying")
         rig.vm.domain.abortJob()
@@ -59,7 +59,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def test_nobody_takes_the_answers(private_libvirt, tmp_path):
-    """As when we are stopped amid our reads: QEMU pauses the guest, and lets it go on, at once."""
+    """If we are stopped in the middle of our reads, QEMU can still pause and resume the guest at once."""
     with Machine(private_libvirt, tmp_path / "images", {"vda": 16 * MIB}, paused=False) as vm:
         vm.write("vda", 0, 16 * MIB, 0x11)
         rig = Rig(vm, tmp_path)

@@ -47,7 +47,7 @@ def rig(machine, tmp_path):
     ],
 )
 def test_the_daemon_restarts(rig, phase, hard):
-    """The run goes on: what is read does not pass the daemon, and it is connected to again."""
+    """The run continues: the data does not pass through the daemon, and nbdpull reconnects to it."""
     rig.start(phase=phase)
     rig.vm.bed.restart(hard)
     rig.vm.write("vdb", 0, 65536, 0x33)
@@ -61,7 +61,8 @@ def test_the_daemon_restarts(rig, phase, hard):
 
 
 def test_the_daemon_is_killed_while_it_begins_the_job(rig):
-    """libvirt then holds the domain for a job that it knows nothing of. QEMU is stopped so that it is in the midst."""
+    """libvirt then holds the domain for a job that it no longer knows. QEMU is stopped, so that the start takes long
+    enough."""
     rig.start(phase="beginning")
     status = rig.vm.bed.run / f"qemu/{rig.vm.name}.xml"
     os.kill(rig.vm.pid, signal.SIGSTOP)
@@ -103,7 +104,8 @@ def daemon_pid(bed):
 
 @pytest.fixture
 def daemon_gone(rig):
-    """Factory: take the daemon away, for good or by letting it hang, until the test ends; tells it back at once."""
+    """Factory: take the daemon away, by killing it or by letting it hang, until the test ends; `daemon_gone.back()`
+    brings it back at once."""
     undo = []
 
     def take(how):
@@ -133,7 +135,7 @@ STALL = 5  # seconds
 )
 @pytest.mark.parametrize("phase", ["begun", "copying", "copied", "ending"])
 def test_the_daemon_is_gone_for_good(rig, daemon_gone, how, says, phase):
-    """That is found out once, within --stall-timeout: no further call waits."""
+    """This is noticed once, within --stall-timeout: no further call waits."""
     rig.start("--stall-timeout", STALL, phase=phase)
     daemon_gone(how)
     started = time.monotonic()
@@ -150,7 +152,7 @@ def test_the_daemon_is_gone_for_good(rig, daemon_gone, how, says, phase):
 
 
 def test_the_daemon_is_gone_while_much_is_still_to_be_read(rig, daemon_gone):
-    """The run does not go on for hours with what it could not end."""
+    """The run does not continue for hours with a job that it cannot end."""
     rig.start("--stall-timeout", 2, "--max-rate", "64K", "--full", phase="reading")
     daemon_gone("dead")
     started = time.monotonic()
@@ -186,7 +188,7 @@ def test_the_daemon_is_gone_under_a_plan(rig, daemon_gone):
 
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_daemon_restarts_under_a_pull_of_a_domain_that_is_off(rig, hard):
-    """It is ended all the same."""
+    """The domain is stopped nevertheless."""
     rig.vm.stop()
     rig.start(phase="copying")
     rig.vm.bed.restart(hard)
@@ -217,7 +219,7 @@ def test_qemu_is_killed(rig, phase):
 
 
 def test_the_guest_shuts_down(rig):
-    """The new checkpoint can be deleted only when the domain runs again: that is remembered."""
+    """The new checkpoint can be deleted only when the domain runs again: the journal keeps that."""
     rig.start(phase="copying")
     orphans = set(rig.vm.checkpoints())
     rig.vm.stop()
@@ -234,7 +236,8 @@ def test_the_guest_shuts_down(rig):
 
 
 def test_the_guest_itself_shuts_down(guest, tmp_path):
-    """A libvirt that can keeps it paused until the job's end; before 11.10 the job ends with it."""
+    """A libvirt that supports it keeps the guest paused until the end of the job; before 11.10 the job ends with the
+    guest."""
     rig = Rig(guest, tmp_path)
     guest.run("dd if=/dev/urandom of=/mnt/big bs=1M count=20 conv=fsync")
     rig.start("--quiesce=never", phase="copying")
@@ -251,7 +254,7 @@ def test_the_guest_itself_shuts_down(guest, tmp_path):
 
 
 def test_a_transient_domain_ends(rig):
-    """It is gone then, and libvirt does not tell why."""
+    """The domain is gone then, and libvirt does not say why."""
     xml = rig.vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     rig.vm.stop()
     rig.vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
@@ -340,7 +343,8 @@ def nbdkit(tmp_path):
 
 
 def test_a_bad_block_is_named(rig, nbdkit):
-    """QEMU breaks the connection at a read error in the middle: it is found by small reads that are each answered."""
+    """QEMU breaks the connection at a read error in the middle: small reads, each with an answer of its own, find the
+    block."""
     address, _ = nbdkit("eval", "get_size=echo 8M", f"pread={SERVED}", "pwrite=cat >/dev/null")
     rig.vm.domain.attachDevice(
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'>"
@@ -434,7 +438,7 @@ def test_a_signal_ends_the_wait_for_a_slow_server(nbdkit, tmp_path):
 
 @pytest.fixture
 def hang(tmp_path):
-    """Factory: from now on who opens a file in this folder waits for ever; what is open stays as it is."""
+    """Factory: from now on, anyone who opens a file in this directory waits forever; open files stay usable."""
     libc, mounted = ctypes.CDLL(None, use_errno=True), []
 
     def mount(folder):
@@ -450,7 +454,7 @@ def hang(tmp_path):
 
 
 def on_storage_of_its_own(vm, folder):
-    """Give a running machine one more disk, the image of which is in this folder."""
+    """Give a running machine one more disk, with its image in this directory."""
     folder.mkdir()
     image = folder / "vdc.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
@@ -486,7 +490,7 @@ def test_a_disk_that_hangs_ends_the_run(rig, hang, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hanging_server(tmp_path):
-    """(address, process) of an NBD server that stands still."""
+    """(address, process) of an NBD server that is stopped."""
     image, address = tmp_path / "served.raw", tmp_path / "served"
     image.write_bytes(bytes(MIB))
     server = subprocess.Popen(["qemu-nbd", "-t", "-e", "9", "-f", "raw", "-k", address, image])
@@ -498,7 +502,7 @@ def hanging_server(tmp_path):
 
 
 def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, monkeypatch):
-    """It happens after all, once the storage answers again: nobody else would end it."""
+    """The start happens later, once the storage answers again: only nbdpull would stop the domain then."""
     monkeypatch.setenv("HELD_DAEMON_WAIT", "1")
     address, server = hanging_server
     vm = rig.vm

@@ -1,6 +1,5 @@
-"""Disks in I/O threads: a QEMU before 9.0 aborts, and the guest is gone, when an NBD client of such a disk hangs up. So
-none may, however a run ends. The same QEMU has to run before and after everything here.
-"""
+"""Disks in I/O threads: a QEMU before 9.0 aborts, together with the guest, when an NBD client of such a disk
+disconnects. So no client may do that, however a run ends. The same QEMU has to run before and after each test."""
 
 import json
 import os
@@ -28,7 +27,7 @@ mended = pytest.mark.qemu_since("8.2.3")
 
 @pytest.fixture(scope="module")
 def rig(private_libvirt, tmp_path_factory):
-    """Of SCSI disks: QEMU has them in the thread also while the CPUs stand."""
+    """A rig with SCSI disks: QEMU has them in the thread even while the CPUs are paused."""
     folder = tmp_path_factory.mktemp("iothreads")
     disks = {"sda": 16 * MIB, "sdb": 4 * MIB}
     with Machine(private_libvirt, folder / "images", disks, iothreads=1) as vm:
@@ -51,20 +50,20 @@ def same_qemu(request):
 
 
 def guards(vm):
-    """Process ids of the guards of this domain."""
+    """Return the process ids of the guards of this domain."""
     return [int(pid) for pid in subprocess.run(["pgrep", "-f", f"socket_guard.py {vm.uuid}"], capture_output=True,
                                                text=True).stdout.split()]  # fmt: skip
 
 
 def change(rig, value):
-    """No `write -z`: QEMU 7.2's own qemu-io command asserts at it in an I/O thread."""
+    """Write without `write -z`: QEMU 7.2's own qemu-io command fails an assertion at it in an I/O thread."""
     rig.vm.write("sda", MIB, 5 * MIB, value)
     rig.vm.discard("sda", 2 * MIB, MIB)
     rig.vm.write("sdb", 65536 * (value % 16), 65536, value)
 
 
 def held(pid):
-    """How many sockets a guard has."""
+    """Return how many sockets a guard holds."""
     folder = f"/proc/{pid}/fd"
     return sum(os.readlink(f"{folder}/{each}").startswith("socket:") for each in os.listdir(folder))
 
@@ -74,7 +73,8 @@ def no_guard(rig):
 
 
 def ended_by_its_guard(rig):
-    """The guard is gone as soon as QEMU has hung up; libvirt hears of the job's end from QEMU, perhaps after that."""
+    """Wait until the guard has ended the job: it exits once QEMU has disconnected; libvirt may learn of the end a
+    little later."""
     no_guard(rig)
     wait_for(lambda: not rig.vm.job_active(), "end of the job")
 
@@ -114,7 +114,7 @@ def test_told_to_stop(rig, phase):
 @guarded
 @pytest.mark.parametrize("phase", PHASES)
 def test_killed(rig, phase):
-    """The guard ends the job; before there are connections there is nothing to guard, and the next run ends it."""
+    """The guard ends the job; before there are connections there is nothing to guard, and the next run ends the job."""
     change(rig, 0x41 + PHASES.index(phase))
     rig.start(phase=phase)
     rig.process.kill()
@@ -179,7 +179,7 @@ def test_the_guard_is_killed_and_we_come_to_the_end(rig):
 
 @guarded
 def test_killed_while_the_daemon_is_down(rig):
-    """The guard holds on until there is one that it can ask."""
+    """The guard holds the connections until there is a daemon that it can ask."""
     change(rig, 0x53)
     rig.start(phase="copying")
     rig.vm.bed.stop_daemon(hard=True)
@@ -212,7 +212,8 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @guarded
 def test_killed_with_answers_that_nobody_took(rig):
-    """QEMU waits for room in the sockets, and would stand still at the job's end, if the guard did not take them."""
+    """QEMU waits for room in the sockets, and would hang at the end of the job if the guard did not receive the
+    answers."""
     change(rig, 0x58)
     rig.gate = rig.folder / "gate"
     rig.process = subprocess.Popen([sys.executable, "-c", STANDING, *rig.words("--full")], stdout=subprocess.PIPE,
@@ -225,7 +226,7 @@ def test_killed_with_answers_that_nobody_took(rig):
 
 
 def test_the_store_is_full(rig):
-    """An error of ours, amid many reads that are under way."""
+    """Our own error, while many reads are in flight."""
     change(rig, 0x54)
     words = [sys.executable, "-c", FULL_STORE, *rig.words("--full")]
     done = subprocess.run(words, capture_output=True, text=True, env=environment())
@@ -282,7 +283,7 @@ def test_with_tls_it_is_refused(rig, tmp_path):
 
 
 def test_a_read_error(rig, tmp_path):
-    """At an error in the middle of an answer in pieces QEMU would hang up by itself, in the I/O thread."""
+    """At an error in the middle of an answer in several pieces, QEMU would disconnect by itself, in the I/O thread."""
     broken, socket = tmp_path / "broken", tmp_path / "nbd"
     nbdkit = subprocess.Popen(["nbdkit", "-f", "-U", socket, "--filter=error", "--filter=cow", "pattern", "2M",
                                "error-pread=EIO", "error-pread-rate=100%", f"error-file={broken}"])  # fmt: skip
@@ -321,7 +322,7 @@ def test_doctor_tells_of_a_disk_that_changes_its_thread(private_libvirt, tmp_pat
 
 
 def test_pull_and_plan_warn_of_a_pause_that_they_cannot_prevent(private_libvirt, tmp_path):
-    """Also with --quiet. A domain that is off stands still for its pull."""
+    """Even with --quiet. A domain that is off is paused for its pull."""
     expected = ["vda: QEMU"] * qemu_faults.pause(version("qemu"))
     with Machine(private_libvirt, tmp_path / "images", {"vda": MIB, "sda": MIB}, iothreads=1) as vm:
         rig = Rig(vm, tmp_path)
@@ -351,15 +352,15 @@ def test_twelve_disks_in_two_threads(private_libvirt, tmp_path):
 
 @pytest.fixture
 def busy(private_libvirt, guest_parts, tmp_path):
-    """A Linux guest that writes all the time, its disk in an I/O thread."""
+    """A Linux guest that writes all the time, with its disk in an I/O thread."""
     with Guest(private_libvirt, tmp_path / "guest", guest_parts, writer=True, iothreads=1) as vm:
         vm.wait_agent()
         yield Rig(vm, tmp_path)
 
 
 def test_a_busy_guest(busy):
-    """Pulled twice and killed: it runs on, and what is pulled last is right. No pause and no reset while it is read: at
-    that a QEMU before 8.2.3 may abort with virtio disks, whoever reads."""
+    """It is pulled twice, and the second pull is killed: the guest keeps running, and the last point is right. It is
+    neither paused nor reset during a read: then a QEMU before 8.2.3 may abort with virtio disks, whoever reads."""
     pid = busy.vm.pid
     assert busy.pull()["details"]["consistency"] == "frozen"
     assert busy.pull()["details"]["disks"][0]["mode"] == "incremental"

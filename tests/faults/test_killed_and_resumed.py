@@ -1,4 +1,4 @@
-"""A run is killed while its job goes on, and the next one goes on with it. The VM has no operating system."""
+"""A run is killed while its job continues, and the next one resumes it. The VM has no operating system."""
 
 import itertools
 import json
@@ -35,7 +35,8 @@ SEEDS = itertools.count(2)
 
 
 def change(rig):
-    """Data that does not compress, data that the parent holds already, zeroes; so much as takes many chunk files."""
+    """Write data that does not compress, data that the parent already holds, and zeroes: enough for many chunk
+    files."""
     seed = next(SEEDS)
     noise = random.Random(seed).randbytes(5 * MIB)
     rig.vm.write_bytes("vda", 0, NOISE[:MIB])
@@ -46,21 +47,21 @@ def change(rig):
 
 
 def journal(rig):
-    """(its path, the first line, the lines after it) of the journal of the only run that is not committed."""
+    """Return (path, first line, other lines) of the journal of the only uncommitted run."""
     (path,) = rig.journals()
     first, *lines = path.read_text().splitlines()
     return path, json.loads(first), [json.loads(line) for line in lines if line.strip()]
 
 
 def half_point(rig):
-    """The directory of the only point that is not committed."""
+    """Return the directory of the only uncommitted point."""
     (path,) = rig.store.glob("*/*/run.json")
     return path.parent
 
 
 def killed(rig, *options, sealed=2):
-    """Kill a pull that has made so many chunk files durable, and no more; give {name: (inode, time)} of all that there
-    are, those of the runs before it too."""
+    """Kill a pull that has made exactly this many chunk files durable; return {name: (inode, time)} of all chunk files,
+    including those of earlier runs."""
     rig.start(*SMALL_CHUNKS, *options, phase=f"sealed:{sealed}")
     rig.process.kill()
     rig.process.communicate()
@@ -98,7 +99,7 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
 
 
 def described(rig, point):
-    """Counts and records of the disks, but for where the frames are."""
+    """Return counts and records of the disks, without the places of frames."""
     counts = ("name", "size", "dirty_bytes", "zero_bytes", "read_bytes", "deduped_bytes")
     told = [{name: disk[name] for name in counts} for disk in point["disks"]]
     for disk in told:
@@ -127,7 +128,7 @@ def test_what_the_parent_holds_is_referred_to_across_the_kill(rig):
 
 
 def _reopen(rig):
-    """As if the kill had come just before the end of reading was written down."""
+    """Change the journal as if the kill had come just before the end of the reading was recorded."""
     path, _, _ = journal(rig)
     lines = path.read_text().splitlines(keepends=True)
     assert json.loads(lines[-1]) == {"event": "ending"}
@@ -148,7 +149,7 @@ def test_killed_again_and_again(rig):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_damage_of_the_base_that_is_found_before_or_after_the_kill(rig, when):
-    """What is read again is read by the run that knows of it, also where the one before had passed it."""
+    """The run that knows of the damage reads the data again, even where the earlier run had already read past it."""
     rig.vm.write_bytes("vda", 0, NOISE)
     old = rig.pull("--full", "--no-dedupe", *SMALL_CHUNKS)["details"]["id"]
     [victim] = rig.store.glob(f"*/{old}/vda.0001.zst")
@@ -186,14 +187,14 @@ def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
 
 
 def flipped(path):
-    """What a file holds, but for a bit in its middle."""
+    """Return the content of a file with one bit in its middle flipped."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     return data
 
 
 def assert_goes_on_behind(rig, first, frozen):
-    """Of what the dead run made, this chunk file alone is kept, and the point is right."""
+    """Require that only this chunk file of the dead run was kept, and that the point is right."""
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"] == first.stat().st_size
     rig.assert_restores(frozen, made["details"]["id"])
@@ -226,7 +227,7 @@ def test_a_file_made_again_by_a_run_that_is_killed_too_counts_once(rig):
 
 
 def test_a_journal_that_cannot_be_written_to(rig):
-    """As in a store that is full: the job is ended all the same, and nothing of it stays."""
+    """As in a full store: the job is ended nevertheless, and nothing of it remains."""
     change(rig)
     killed(rig)
     path, run, _ = journal(rig)
@@ -243,7 +244,7 @@ def test_a_journal_that_cannot_be_written_to(rig):
 
 
 def test_another_parent(rig):
-    """The point of the base goes between the runs: nothing may refer to what it held."""
+    """The point of the base is removed between the runs: nothing may refer to its data."""
     rig.pull(*SMALL_CHUNKS, "--full", "--checkpoint", "kept")
     parent = rig.points()[-1]["id"]
     rig.vm.write_bytes("vda", MIB, random.Random(99).randbytes(6 * MIB))
@@ -287,8 +288,8 @@ def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_pat
 
 @pytest.mark.parametrize("original", ["finished", "half", "away"])
 def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, original):
-    """It names another place, where it was finished, is half as well, or cannot be seen. What the point that was
-    finished needs of the domain stays."""
+    """The announcement names another place, where the point was completed, is half as well, or cannot be accessed. What
+    the completed point needs of the domain remains."""
     change(rig)
     killed(rig)
     run = journal(rig)[1]
@@ -315,7 +316,7 @@ def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, origin
 
 
 def test_whose_store_cannot_be_seen(rig, tmp_path):
-    """Nobody knows then whether a committed point needs the checkpoint of a run that died: it stays, with a warning."""
+    """It is unknown then whether a committed point needs the checkpoint of the dead run: it stays, with a warning."""
     change(rig)
     rig.start(*SMALL_CHUNKS, phase="committed")
     rig.process.kill()
@@ -335,7 +336,7 @@ def test_whose_store_cannot_be_seen(rig, tmp_path):
 
 @pytest.mark.parametrize("place", ["a copy", "shared"])
 def test_the_half_point_of_another_machine(rig, tmp_path, place):
-    """In a copy nobody lives. Where both machines see the same place, the run may live."""
+    """No run works in a copy. If both machines access the same place, the run may be alive."""
     change(rig)
     sealed = set(killed(rig))
     path, run, _ = journal(rig)
@@ -404,7 +405,7 @@ def test_what_does_not_match_begins_anew(rig, options, why):
 
 
 def test_that_a_point_was_resumed_is_told(rig):
-    """To those who hear of errors and warnings alone, and by list and show, for ever."""
+    """Even to users who see only errors and warnings, and in list and show, permanently."""
     change(rig)
     killed(rig)
     _older(rig, f"{datetime.now(timezone.utc) - timedelta(minutes=50):%FT%T+00:00}")

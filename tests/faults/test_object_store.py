@@ -1,5 +1,5 @@
-"""A domain that is pulled into an object store: what is there is what was read, whatever happens to the run, the server
-and what is between them. The VM has no operating system."""
+"""A domain is pulled into an object store: the store holds what was read, whatever happens to the run, the server and
+the network. The VM has no operating system."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytest.importorskip("libvirt")
 
 
 class ObjectRig(Rig):
-    """The same with its store in a place of an object store."""
+    """A Rig whose store is in an object store."""
 
     def __init__(self, vm, folder, place):
         super().__init__(vm, folder)
@@ -66,7 +66,7 @@ def change(rig):
 
 
 def test_each_point_restores_to_its_source(rig):
-    """Full, and twice what changed; then what is not kept goes, and all else restores as before."""
+    """A full point, and two of what changed; then points are pruned, and all others restore as before."""
     frozen = {rig.points()[-1]["id"]: rig.contents()}
     for _ in range(2):
         change(rig)
@@ -108,7 +108,7 @@ def test_killed(rig, phase):
 
 @pytest.fixture
 def locking_rig(private_libvirt, tmp_path, locking_store):
-    """Of another VM, whose points are immutable for 30 days."""
+    """A rig with another VM, whose points are immutable for 30 days."""
     with Machine(private_libvirt, tmp_path / "images", {"vda": 16 * MIB}) as vm:
         vm.write_bytes("vda", 0, random.Random(1).randbytes(6 * MIB))
         rig = ObjectRig(vm, tmp_path, locking_store)
@@ -117,8 +117,8 @@ def locking_rig(private_libvirt, tmp_path, locking_store):
 
 
 def test_killed_and_gone_on_with_where_points_are_immutable(locking_rig):
-    """What the dead run made is locked: what is kept of it gets the time of the point, though the policy has a longer
-    one by now, and what is made again takes a name whose old version nobody can remove."""
+    """What the dead run made is locked: what is kept of it gets the time of the point, although the policy has a longer
+    one by now; what is made again gets a name whose old version nobody can remove."""
     rig, frozen = locking_rig, locking_rig.contents()
     rig.start("--chunk-size", "1M", phase="sealed:3")
     rig.process.kill()
@@ -143,7 +143,7 @@ def versions(place, name):
 
 
 def days_locked(place, name):
-    """Of what shows; of any of its versions the server removes none before that."""
+    """Return for how long the current version is locked; the server removes none of its versions before that."""
     lock = place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))["Retention"]
     return (lock["RetainUntilDate"].timestamp() - time.time()) / 86400
 
@@ -184,7 +184,7 @@ def test_a_server_that_is_gone_for_a_while(rig, proxy):
 
 
 def test_a_server_that_is_gone_for_good(rig, proxy, monkeypatch):
-    """The job ends, nothing is committed, and the base is as it was; what was sent goes with the next pull."""
+    """The job ends, nothing is committed, and the base is unchanged; the next pull removes what was uploaded."""
     change(rig)
     before = rig.points()
     rig.start("--stall-timeout", "2", phase="copying")
@@ -223,7 +223,7 @@ def test_what_is_refused(rig, variables, place, code, told):
 
 
 def test_no_key_is_written_down(rig):
-    """Neither in a journal nor in what is in the store."""
+    """Neither in a journal nor in the store."""
     change(rig)
     rig.start(phase="copying")
     journals = [path.read_text() for path in rig.journals()]
@@ -254,7 +254,7 @@ def test_the_commands_of_the_manual(rig):
 
 @pytest.mark.usefixtures("nbdkit")
 def test_a_point_is_served(rig):
-    """Its bytes come by ranges."""
+    """Its bytes are read by ranges."""
     change(rig)
     rig.pull()
     process = rig.start(words=["serve", rig.store, "--json"])

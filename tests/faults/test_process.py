@@ -25,7 +25,7 @@ def rig(private_libvirt, tmp_path_factory):
 
 
 def change(rig, value):
-    """Writes, zeroes and discards, so much that a pull has several steps."""
+    """Write, zero and discard so much that a pull has several steps."""
     rig.vm.write("vda", MIB, 5 * MIB, value)
     rig.vm.write_zeroes("vda", 2 * MIB, MIB)
     rig.vm.discard("vda", 7 * MIB, 65536)
@@ -76,7 +76,7 @@ def test_told_to_stop(rig, phase, number):
 
 @pytest.mark.parametrize("phase", ["journaled", "begun", "copying"])
 def test_told_to_stop_while_the_domain_is_off(rig, phase):
-    """What was started paused for the pull is ended with it."""
+    """The domain, which was started paused for the pull, is stopped."""
     change(rig, 0x51 + list(PHASES).index(phase))
     rig.vm.stop()
     rig.start(phase=phase)
@@ -112,7 +112,7 @@ def test_cleanup_after_a_kill(rig, phase):
 
 
 def kill_unwaited(rig):
-    """As where the parent of the run has not asked for its exit code: it is a zombie."""
+    """Kill a run whose parent does not collect its exit code: it is a zombie."""
     rig.process.kill()
     os.waitid(os.P_PID, rig.process.pid, os.WEXITED | os.WNOWAIT)
 

@@ -1,4 +1,5 @@
-"""A real guest with its real agent: frozen for the begin and never longer, also where the agent or nbdpull fails."""
+"""A real guest with its real agent: frozen for the start of the job and never longer, even if the agent or nbdpull
+fails."""
 
 import json
 import os
@@ -42,7 +43,7 @@ def is_marked(guest):
 
 
 def guards(guest):
-    """The processes that guard this guest: others may pull other guests at the same time."""
+    """Return the processes that guard this guest: other tests may pull other guests at the same time."""
     found = subprocess.run(["pgrep", "-f", f"domain_thaw.py .*{guest.uuid}"], capture_output=True, text=True).stdout
     return [int(pid) for pid in found.split()]
 
@@ -53,7 +54,7 @@ def needs_recovery(image):
 
 
 def held(witness, *options):
-    """A pull that stands between the freeze and the begin, until `release`."""
+    """A pull that is held between the freeze and the start of the job, until `release`."""
     return start_held("frozen", witness.folder / "gate", *witness.words(*options))
 
 
@@ -111,7 +112,7 @@ def test_agent_hangs(guest, witness):
 
 
 def test_a_signal_ends_the_wait_for_an_agent_that_hangs(guest, witness):
-    """The freeze may yet come: then the guard thaws."""
+    """The freeze may still come: then the guard thaws."""
     pid = guest.run("pidof qemu-ga").split()[-1]
     told = "the agent stands still"
     guest.begin(f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
@@ -140,7 +141,7 @@ def test_guest_that_somebody_else_froze_stays_so(guest, witness):
 
 
 def test_a_guard_that_was_told_of_no_freeze_thaws_nothing(guest):
-    """nbdpull was killed before it froze; that the guest is frozen is another's work."""
+    """nbdpull was killed before its freeze; if the guest is frozen, somebody else did that."""
     guest.domain.fsFreeze()
     words = [sys.executable, PROJECT / "nbdpull/hypervisor/domain_thaw.py", guest.uuid, "30", "urn:x"]
     told = f"{guest.bed.uri}\n"
@@ -168,7 +169,7 @@ def test_killed_between_freeze_and_thaw(guest, witness):
 
 
 def test_killed_together_with_the_guard(guest, witness):
-    """As a service manager kills a group, or the kernel does where memory is short: the next run thaws."""
+    """As when a service manager kills a group, or the kernel is short of memory: the next run thaws."""
     process = held(witness)
     [guard] = guards(guest)
     assert guest.bed.uri.encode() not in Path(f"/proc/{guard}/cmdline").read_bytes()  # there may be a password in it

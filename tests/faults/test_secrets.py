@@ -13,7 +13,7 @@ GRAPHICS = f"<graphics type='vnc' passwd='{SECRET}'><listen type='none'/></graph
 
 
 def command_lines():
-    """Of every process that there is."""
+    """Return the command lines of all processes."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             yield path.read_bytes()

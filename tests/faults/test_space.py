@@ -1,4 +1,5 @@
-"""Space runs out: of the scratch, with a real guest writing, of the guest's own image, and of the store."""
+"""Space runs out: in the scratch directory, while a real guest writes, in the file system of the guest's image, and in
+the store."""
 
 import json
 import os
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a
 
 @pytest.fixture
 def small(tmp_path):
-    """Factory: a folder on a file system of so many MiB."""
+    """Factory: a directory on a file system of this many MiB."""
     mounted = []
 
     def make(name, size):
@@ -100,14 +101,14 @@ def test_a_guest_that_its_own_disk_paused_is_left_paused(private_libvirt, guest_
 
 @pytest.fixture
 def rig(machine, tmp_path, small):
-    """A machine without an operating system, with scratch on 24 MiB."""
+    """A machine without an operating system, with 24 MiB of scratch."""
     vm = machine({"vda": 64 * MIB})
     vm.write("vda", 0, 40 * MIB, 0x11)
     return Rig(vm, tmp_path, scratch=small("scratch", 24))
 
 
 def overwrite_at_once(rig):
-    """Between two looks at scratch: what it grows by from one to the next tells when it will be full."""
+    """Overwrite between two measurements of scratch: its growth from one to the next shows when it will be full."""
     rig.process.send_signal(signal.SIGSTOP)
     rig.vm.write("vda", 0, 20 * MIB, 0x22)
     rig.process.send_signal(signal.SIGCONT)
@@ -139,7 +140,7 @@ def test_scratch_limit(rig):
 
 
 def test_a_slow_pull_looks_at_the_scratch_while_it_waits_for_its_rate(rig):
-    """Sixteen threads that slept off their debt saw the limit after four minutes."""
+    """Sixteen threads that slept off their debt noticed the limit only after four minutes."""
     rig.start("--max-rate", "64K", "--threads", 16, "--scratch-limit", "2M", phase="reading")
     rig.release()
     rig.vm.write("vda", 0, 4 * MIB, 0x22)
@@ -192,7 +193,7 @@ def test_the_store_is_full(rig, small, options, when):
 
 
 def test_commit_that_fails_takes_its_checkpoint_along(machine, tmp_path, monkeypatch):
-    """The job has ended well by then: all that is left to undo is the new checkpoint."""
+    """The job has ended successfully by then: only the new checkpoint has to be removed."""
     vm = machine({"vda": 4 * MIB})
     request = pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)
     pull.pull(request)

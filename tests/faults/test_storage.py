@@ -1,6 +1,5 @@
-"""The file system below the store fails under a pull: unplugged, read-only, full below its surface, removed. And power
-is lost: what was not on stable storage is gone. All of it is done for real (bed.device).
-"""
+"""The file system below the store fails during a pull: unplugged, read-only, full without an error of write, or
+removed. Or power is lost: what was not on stable storage is gone. All of this is done for real (bed.device)."""
 
 import os
 import shutil
@@ -29,14 +28,15 @@ def device(rig, tmp_path):
 
 
 def pulled(rig):
-    """Make a point, and write; the checkpoints that there are then."""
+    """Make a point, and write; return the checkpoints."""
     rig.pull()
     rig.vm.write("vda", MIB, 5 * MIB, 0x22)
     return rig.vm.checkpoints()
 
 
 def assert_failed_well(rig, ended, *texts, kept, kind="output"):
-    """Told in one line, exit code 9; nothing is left in the domain, though the store may keep what it cannot remove."""
+    """Require one line and exit code 9; nothing is left in the domain, though the store may keep what cannot be
+    removed."""
     code, result, said = ended
     assert (code, result["code"], result["left_behind"]) == (9, kind, []), result
     assert all(text in result["message"] for text in (str(rig.store), *texts)), result["message"]
@@ -78,7 +78,7 @@ def test_it_has_failed_before(rig, device):
 
 
 def test_writes_whose_loss_only_fsync_tells(rig, tmp_path):
-    """The storage is thinner than it says, so that the write-back fails, and not the write."""
+    """The storage is thinner than it claims, so the write-back fails, not the write."""
     below = tmp_path / "below"
     below.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=12m", "none", below)
@@ -102,7 +102,8 @@ def test_writes_whose_loss_only_fsync_tells(rig, tmp_path):
 
 @pytest.mark.parametrize("phase", ["copying", "committing"])
 def test_the_store_is_removed(rig, phase):
-    """The next pull makes a new one. The checkpoint of the lost point stays: another store might have that point."""
+    """The next pull creates a new store. The checkpoint of the lost point remains: another store might have that
+    point."""
     kept = pulled(rig)
     rig.start(phase=phase)
     shutil.rmtree(rig.store)
@@ -113,7 +114,7 @@ def test_the_store_is_removed(rig, phase):
 
 @pytest.mark.parametrize("phase", ["copying", "committing", "committed"])
 def test_power_is_lost(rig, device, phase):
-    """Of the store's machine and of ours. A point is there whole, or not at all."""
+    """Of the store's machine and of ours. A point exists completely, or not at all."""
     pulled(rig)
     rig.start(phase=phase)
     device.unplug()

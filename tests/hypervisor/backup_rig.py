@@ -1,4 +1,4 @@
-"""What the tests of backup jobs ask for, and what must be so when one has ended. They are without readers."""
+"""What the tests of backup jobs request, and what must hold when a job has ended. These tests read no data."""
 
 import os
 

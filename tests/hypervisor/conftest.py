@@ -1,4 +1,4 @@
-"""The seam to libvirt against the real one: a machine that the tests of a module share, and leave as it was."""
+"""The interface to the real libvirt: a machine that the tests of a module share, and leave unchanged."""
 
 import pytest
 from bed.machine import MIB, Disk, Machine
@@ -6,7 +6,7 @@ from bed.machine import MIB, Disk, Machine
 
 @pytest.fixture(scope="module")
 def shared(private_libvirt, tmp_path_factory):
-    """A machine for the tests that leave it as it was."""
+    """A machine for the tests that leave it unchanged."""
     disks = {"vda": 8 * MIB, "vdb": Disk(MIB, "raw")}
     with Machine(private_libvirt, tmp_path_factory.mktemp("images"), disks) as machine:
         machine.create_checkpoint("foreign")

@@ -1,4 +1,4 @@
-"""A running backup from its begin to its end. A call is meddled with only where libvirt does not fail on demand."""
+"""A running backup from its start to its end. Calls are replaced only if libvirt does not fail on demand."""
 
 import errno
 import itertools
@@ -43,7 +43,8 @@ def test_begin_error_by_code(vm, scratch, code, number, kind):
 
 @pytest.mark.parametrize("version, flags", [(11_010_000, [2, 0]), (11_009_000, [0])])
 def test_a_guests_shutdown_is_to_wait(vm, scratch, version, flags):
-    """Asked for where libvirt may know it (11.10); the real one here does not, says so, and is asked without."""
+    """Requested where libvirt may support it (11.10); the real one here does not, says so, and is asked again without
+    it."""
     begin, asked = vm.dom.backupBegin, []
 
     def spy(*arguments):
@@ -120,7 +121,8 @@ def test_begin_that_cannot_store_the_checkpoint(machine, scratch, private_libvir
 
 
 def test_a_bitmap_of_unknown_origin_is_left_alone(machine, scratch):
-    """Its checkpoint's metadata is lost, and the user gave its name again: no proof that it is ours."""
+    """The metadata of its checkpoint is lost, and the user chose its name again: that does not prove that it is
+    ours."""
     made = machine({"vda": MIB})
     made.create_checkpoint("chk1")
     made.domain.checkpointLookupByName("chk1").delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
@@ -235,7 +237,7 @@ def test_interrupted_before_begin_returned(vm, scratch):
 
 
 class Interrupting:
-    """A libvirt object whose call of this number is done, and then interrupted."""
+    """A libvirt object that is interrupted after the call with this number."""
 
     def __init__(self, real, number):
         self._real, self._left = real, number
@@ -252,7 +254,7 @@ class Interrupting:
 
 
 def test_interrupted_after_any_call_of_begin(vm, scratch):
-    """By number and not by a timer: between two steps of Python an interrupt can hit what nothing protects."""
+    """By number, not by a timer: between two steps of Python, an interrupt can hit what nothing protects."""
     real = vm.dom
     for number in itertools.count(1):
         vm.dom = Interrupting(real, number)

@@ -1,4 +1,4 @@
-"""What a run leaves in a domain goes, and what does not is told."""
+"""What a run leaves in a domain is removed, and what cannot be removed is reported."""
 
 import os
 
@@ -11,7 +11,7 @@ from nbdpull.hypervisor import backup_traces
 
 
 def test_job_that_no_abort_finds(vm, scratch):
-    """A daemon can be left with a backup that is no job: only its block jobs can be ended then."""
+    """A daemon can be left with a backup that is no job: then only its block jobs can be ended."""
     real = vm.dom
     with pytest.raises(errors.SourceError), vm.backups.begun(plan(scratch)):
         vm.dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(error_of(55)))

@@ -1,4 +1,4 @@
-"""What must be so before a backup is begun, and where its socket goes."""
+"""What must hold before a backup is started, and where its socket is created."""
 
 import os
 from dataclasses import replace
@@ -83,7 +83,7 @@ def test_impossible_socket(vm, scratch, socket):
 
 @pytest.mark.parametrize("where", ["socket", "scratch_dir"])
 def test_a_path_that_no_xml_tells(vm, scratch, where):
-    """libvirt would write the tab as it is, where it reads as a space: the job was another than was asked for."""
+    """libvirt would write the tab unchanged, and read it as a space: the job was not the requested one."""
     asked = replace(plan(scratch), **{where: f"{scratch}/a\tb"})
     with (
         pytest.raises(errors.UsageError, match=r"a\\tb' cannot be written into libvirt's XML"),

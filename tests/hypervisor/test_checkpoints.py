@@ -1,4 +1,4 @@
-"""Checkpoints: their order, their bitmaps whole and broken, and their end."""
+"""Checkpoints: their order, their intact and broken bitmaps, and their deletion."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Opening a domain: what is there, what may be done, and the bindings by which it is."""
+"""Opening a domain: whether it exists, whether it may be used, and the bindings for that."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ def test_no_such_domain_names_those_that_exist(shared):
 
 
 def test_of_many_domains_some_are_named():
-    """A message is a line, also on a host of two hundred."""
+    """A message is one line, even on a host of two hundred."""
     names = [SimpleNamespace(name=lambda number=number: f"vm{number:03}") for number in range(200)]
     missing = raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))
     host = Meddled(None, lookupByName=missing, listAllDomains=lambda: names, getURI=lambda: "qemu:///system")

@@ -1,4 +1,4 @@
-"""What is known of a domain, against the real libvirt."""
+"""Facts about a domain, against the real libvirt."""
 
 import os
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_size_of_a_grown_disk(machine):
 
 
 def test_an_image_that_hangs_is_given_up(machine, tmp_path):
-    """A pipe without a writer stands for a file system that does not answer: who opens it waits for ever."""
+    """A pipe without a writer stands for a file system that does not answer: whoever opens it waits forever."""
     made, pipe = machine({"vda": MIB}), tmp_path / "pipe"
     os.mkfifo(pipe)
     with domain.open(made.name, stall_timeout=1) as vm:
@@ -71,7 +71,8 @@ def test_an_image_that_hangs_is_given_up(machine, tmp_path):
 
 
 def test_an_upgrade_does_not_hide_which_qemu_runs(machine, monkeypatch):
-    """On this host its executable tells, on another one QEMU itself; libvirt tells of what is installed."""
+    """On this host the running executable reports its version, on another one QEMU itself; libvirt reports the
+    installed one."""
     vm = machine({"vda": MIB})
     installed = vm.bed.connection().getVersion()
     running = (installed // 1_000_000, installed // 1000 % 1000, installed % 1000)

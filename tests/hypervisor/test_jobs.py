@@ -1,4 +1,4 @@
-"""Which jobs a domain has, whoever began them: they are named, and left alone."""
+"""The jobs of a domain, whoever started them: they are named, and left alone."""
 
 import time
 

@@ -10,7 +10,7 @@ from nbdpull.readiness import finding
 
 
 def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
-    """Neither started nor called off, by a pull, a plan or doctor, where another session's libvirt may run it."""
+    """If another session's libvirt may run it, a pull, a plan or doctor neither starts it nor says that it is off."""
     vm = machine({"vda": MIB})
     vm.stop()
     monkeypatch.setattr(domain.Domain, "other_session", "XDG_RUNTIME_DIR is not set")

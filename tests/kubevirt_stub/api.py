@@ -1,7 +1,8 @@
 """The Kubernetes API as HTTP: get, list, watch, create, delete, and changes of metadata, with a bearer token.
 
-Owns: paths and verbs, `Status` errors, admission (one backup a source at a time), what is noted as a complaint. What an
-object may hold is schema.py's. Only what a backup client needs is here; all else is refused and noted.
+Owns: paths and verbs, `Status` errors, admission (one backup a source at a time), what is noted as a complaint.
+schema.py owns what an object may contain. Only what a backup client needs is here; everything else is refused and
+noted.
 """
 
 import json
@@ -49,7 +50,7 @@ LONGEST_WATCH = 30
 
 @dataclass
 class Target:
-    """What a request is about."""
+    """The object or list that a request addresses."""
 
     group: str
     version: str
@@ -154,7 +155,7 @@ class ApiHandler(Handler):
         return verb
 
     def _review(self, body):
-        """What the account may do."""
+        """Answer what the account may do."""
         item = self._parsed(body, {"application/json"})
         schema.check_fields(item, REVIEW, "")
         wanted = item["spec"]["resourceAttributes"]
@@ -165,7 +166,7 @@ class ApiHandler(Handler):
         return 201, {**item, "status": {"allowed": allowed}}
 
     def _installed(self, body):
-        """KubeVirt itself, in whatever namespace it is."""
+        """Return the KubeVirt object itself, in whatever namespace."""
         if ("list", "kubevirts") in self.cluster.forbidden:
             raise Refused(403, "Forbidden", "kubevirts.kubevirt.io is forbidden: cannot list at the cluster scope")
         spec = {"configuration": {"developerConfiguration": {"featureGates": self.cluster.gates}}}
@@ -249,7 +250,7 @@ class ApiHandler(Handler):
             return 201, self.objects.create(target.resource, target.namespace, item)
 
     def _admit(self, item, target):
-        """KubeVirt's webhook, which comes before the API server finds that a name is taken."""
+        """Act as KubeVirt's webhook, which is called before the API server finds that a name is taken."""
         if GATE not in self.cluster.gates:
             self._deny(f"{GATE} feature gate not enabled")
         for other in self.objects.all(target.resource, target.namespace):
@@ -298,11 +299,11 @@ class ApiHandler(Handler):
 
 
 class Denied(Refused):
-    """By what is there, and not for what the request says: nothing to complain of."""
+    """A refusal because of the state of the cluster, not of the request: no reason for a complaint."""
 
 
 def merged(value, changes):
-    """RFC 7396."""
+    """Return the merge of two objects by RFC 7396."""
     if not isinstance(changes, dict):
         return changes
     value = dict(value) if isinstance(value, dict) else {}

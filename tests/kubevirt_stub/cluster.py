@@ -1,7 +1,7 @@
-"""A cluster that runs: its API server, its export servers, its VMs; and all that a test does to it.
+"""A running cluster: its API server, its export servers, its VMs; and everything that a test does to it.
 
-Owns: the ports and who can be reached on them. `reach`: "outside" (the proxy's long paths; in-cluster names are told
-too, and do not resolve here), or "inside" (an export server of its own, no route from outside).
+Owns: the ports and what can be reached on them. `reach`: "outside" (the proxy's long paths; in-cluster names are
+reported, too, and do not resolve here), or "inside" (an export server of its own, no route from outside).
 """
 
 import base64
@@ -41,7 +41,7 @@ current-context: stub
 
 class Cluster:
     def __init__(self, generation, folder, reach="outside", system_ca=False):
-        """folder: for the kubeconfig. system_ca: the external link's certificate is empty."""
+        """folder: for the kubeconfig. system_ca: the external link has an empty certificate."""
         self.generation, self.reach, self.system_ca = GENERATIONS[generation], reach, system_ca
         self.folder = folder
         self.namespaces = set()
@@ -76,7 +76,7 @@ class Cluster:
     # What a client finds
 
     def add_vm(self, namespace, name, sizes):
-        """A running VM with those disks {volume: bytes}; the namespace has a claim for scratch."""
+        """Add a running VM with these disks {volume: bytes}; the namespace gets a claim for scratch."""
         vm = Vm(namespace, name, sizes)
         self.namespaces.add(namespace)
         self.add_claim(namespace, SCRATCH)
@@ -99,7 +99,7 @@ class Cluster:
             self.create("PersistentVolumeClaim", namespace, name, spec=spec)
 
     def create(self, kind, namespace, name, **others):
-        """An object that nobody checks."""
+        """Create an object without any check."""
         (group, version, resource), _ = next(item for item in KINDS.items() if item[1][0] == kind)
         head = {"apiVersion": f"{group}/{version}".lstrip("/"), "kind": kind, "metadata": {"name": name}}
         self.objects.create(resource, namespace, {**head, **others})
@@ -111,14 +111,14 @@ class Cluster:
 
     @property
     def kubeconfig_of_files(self):
-        """One that names files, beside it."""
+        """Return a kubeconfig that names files beside it."""
         (self.folder / "ca.pem").write_text(self._pairs[0].bundle)
         (self.folder / "bearer").write_text(f"{self.bearer}\n")
         return self._kubeconfig("certificate-authority: ca.pem", "tokenFile: bearer")
 
     @property
     def kubeconfig_of_a_program(self):
-        """One that names the program `plugin` beside it, which gives the credentials."""
+        """Return a kubeconfig that names the program `plugin` beside it, which returns the credentials."""
         (self.folder / "ca.pem").write_text(self._pairs[0].bundle)
         program = {"apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin", "interactiveMode": "Never"}
         return self._kubeconfig("certificate-authority: ca.pem", f"exec: {json.dumps(program)}")
@@ -135,7 +135,7 @@ class Cluster:
 
     @property
     def ca_paths(self):
-        """Those of the API and of the exports, of their issuers."""
+        """Return the paths of the CA certificates of the API and of the exports."""
         return self._pairs[0].bundle_path, self._exports.pair.bundle_path
 
     # What a test asks
@@ -159,20 +159,21 @@ class Cluster:
         return (self.objects.get(BACKUPS, namespace, name) or {}).get("status") or {}
 
     def ready(self, namespace, name):
-        """(its type, the certificate, {volume: (URL of the map, URL of the data)}) of a backup, once they are told."""
+        """Wait until a backup reports its URLs; return (type, certificate, {volume: (URL of the map, URL of the
+        data)})."""
         self.wait(lambda: self.generation.is_ready(self.status(namespace, name)))
         return self.generation.told(self.status(namespace, name))
 
     @property
     def trackers(self):
-        """{name: the name of its latest checkpoint or None}."""
+        """Return {name of a tracker: the name of its latest checkpoint or None}."""
         return {item["metadata"]["name"]: item.get("status", {}).get("latestCheckpoint", {}).get("name")
                 for item in self.all(TRACKERS)}  # fmt: skip
 
     # What a test does
 
     def start_backup(self, namespace, name, source, kind="VirtualMachineBackupTracker", **others):
-        """Somebody else's backup begins. others: members of its spec."""
+        """Start a backup as another program would. others: members of its spec."""
         group = "kubevirt.io" if kind == "VirtualMachine" else "backup.kubevirt.io"
         spec = {"source": {"apiGroup": group, "kind": kind, "name": source}, "mode": "Pull", "pvcName": SCRATCH,
                 "tokenSecretRef": "theirs", **others}  # fmt: skip
@@ -185,12 +186,12 @@ class Cluster:
         self.wait(lambda: name not in self.backups)
 
     def foreign_backup(self, namespace, tracker, name="theirs"):
-        """Somebody else's whole backup, by our tracker."""
+        """Make a complete backup as another program would, with our tracker."""
         self.start_backup(namespace, name, tracker)
         self.end_backup(namespace, name)
 
     def recreate_export(self):
-        """Another export server takes over: another port, another certificate; what it was is gone."""
+        """Replace the export server: another port, another certificate; the old ones are gone."""
         old = self._exports
         self._open_exports(self._pairs[2])
         old.stop()
@@ -206,7 +207,7 @@ class Cluster:
         self._exports = tls.Server(ExportHandler, pair, self)
 
     def _urls(self, namespace, export, volume, outside):
-        """(URL without /map or /data, certificate), or None where there is no such way."""
+        """Return (URL without /map or /data, certificate), or None if there is no such route."""
         pair = self._exports.pair
         if outside and self.reach == "outside":
             base = f"{self._exports.url}/api/export.kubevirt.io/v1/namespaces/{namespace}/virtualmachineexports"

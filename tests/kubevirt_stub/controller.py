@@ -1,8 +1,8 @@
-"""How a backup goes on: KubeVirt's controller, with the job of QEMU that it drives.
+"""How a backup proceeds: KubeVirt's controller, with the QEMU job that it drives.
 
 Owns: `Vm` with its one job, and the steps from a new object to its end, one a tick. The trap is here: when a job ends
 without a failure, for whatever reason, the tracker's latestCheckpoint moves, although nobody may have read anything.
-Must not know: HTTP. It holds the objects' condition while it works.
+Must not know: HTTP. It holds the condition of the objects while it works.
 """
 
 import base64
@@ -65,7 +65,7 @@ class Vm:
 
 class Controller:
     def __init__(self, generation, objects, urls):
-        """urls(export, volume, outside): those of data and map; and the certificate: see Cluster."""
+        """urls(export, volume, outside) returns the URLs of data and map, and the certificate: see Cluster."""
         self.generation, self.objects, self.urls = generation, objects, urls
         self.vms = {}
         self.held = False  # no export becomes ready
@@ -86,7 +86,7 @@ class Controller:
             time.sleep(TICK)
 
     def _owns_a_job(self, backup):
-        """Those come last, as they take the job with them."""
+        """Return whether a backup owns a job: such backups come last, as they take the job with them."""
         return self.vm_of(backup["metadata"]["namespace"], backup["metadata"]["name"]) is not None
 
     # What a test does to a backup that is under way
@@ -96,7 +96,7 @@ class Controller:
                      if vm.namespace == namespace and vm.job and vm.job.backup == backup_name), None)  # fmt: skip
 
     def job(self):
-        """The one job that is under way."""
+        """The one running job."""
         with self.objects.changed:
             (found,) = [vm.job for vm in self.vms.values() if vm.job]
             return found
@@ -110,7 +110,7 @@ class Controller:
         self.job().ended = message
 
     def recreate_export(self):
-        """The export's object is deleted, and the controller makes another."""
+        """Delete the object of the export; the controller creates another one."""
         with self.objects.changed:
             job = self.job()
             old, job.export = job.export, None
@@ -148,7 +148,7 @@ class Controller:
             self._confuse(status, vm)
 
     def _source(self, backup):
-        """(the tracker or None, the name of the VM or None where the tracker is missing)."""
+        """Return (the tracker or None, the name of the VM or None if the tracker is missing)."""
         source = backup["spec"]["source"]
         if source["kind"] == "VirtualMachine":
             return None, source["name"]
@@ -174,7 +174,7 @@ class Controller:
         self._begin(backup, status, vm, tracker)
 
     def _obstacle(self, backup, vm, source):
-        """Why it cannot begin yet; empty where the controller only logs it; None."""
+        """Return why it cannot begin yet; "" if the controller only logs that; None if it can."""
         namespace, claim = backup["metadata"]["namespace"], backup["spec"]["pvcName"]
         found = self.objects.get("persistentvolumeclaims", namespace, claim)
         if vm is None:
@@ -250,13 +250,14 @@ class Controller:
         return {"cert": next(iter(found.values()))[1], "volumes": volumes}
 
     def _confuse(self, status, vm):
-        """The controller takes the job of another backup for this one's; its launcher refuses to export it."""
+        """Mistake the job of another backup for this one's, as the controller does; its launcher refuses to export
+        it."""
         if not status.get("includedVolumes"):
             self.generation.preparing(status)
             self.generation.included(status, vm.targets, vm.job.checkpoint, vm.job.quiesced)
 
     def _complete(self, backup, status, vm, tracker):
-        """The end of a job, also for those that were taken for its owners."""
+        """End a job, also for the backups that were taken for its owners."""
         job = vm.job
         failed = job.ended != "completed"
         if tracker and not failed:

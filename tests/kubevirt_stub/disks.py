@@ -1,7 +1,7 @@
 """A model VM's disks: bytes, allocation, and a dirty bitmap for each checkpoint; and a disk frozen for a backup.
 
-Owns: what QEMU would tell of them. Allocation is told in blocks of 4 KiB, changes in clusters of 64 KiB. A disk that
-grows gets clean bits and zeroes, one that shrinks loses its bits (as QEMU does). Must not know: HTTP, Kubernetes.
+Owns: what QEMU would report of them. Allocation is reported in blocks of 4 KiB, changes in clusters of 64 KiB. A disk
+that grows gets clean bits and zeroes, one that shrinks loses its bits (as with QEMU). Must not know: HTTP, Kubernetes.
 """
 
 import numpy
@@ -36,7 +36,7 @@ class Disk:
         self._mark(offset, len(data))
 
     def zero(self, offset, length, allocation=ZERO):
-        """What is written as zeroes. A block that is covered in part stays data."""
+        """Write zeroes. A block that is only partly covered remains data."""
         self.content[self._place(offset, length)] = 0
         stop = offset + length
         first, last = count(offset, BLOCK), count(stop, BLOCK) if stop == self.size else stop // BLOCK
@@ -47,7 +47,7 @@ class Disk:
         self.zero(offset, length, HOLE_ZERO)
 
     def as_a_hole(self, offset, length):
-        """A range that is told as a hole and not as zero: no allocation here, the bytes come from elsewhere."""
+        """Report a range as a hole and not as zero: it is not allocated here, and its bytes come from elsewhere."""
         self.allocation[offset // BLOCK : count(offset + length, BLOCK)] = HOLE
 
     def resize(self, size):
@@ -56,9 +56,9 @@ class Disk:
         self.bitmaps = {name: _resized(bits, count(size, CLUSTER), False) for name, bits in self.bitmaps.items()}
 
     def freeze(self, checkpoint, since, merged):
-        """An export of the disk as it is now; from now on changes are also counted since `checkpoint`.
+        """Return an export of the disk as it is now; from now on, changes are also recorded since `checkpoint`.
 
-        since: the checkpoint of an incremental backup. merged: whether its map tells the zeroes, too.
+        since: the checkpoint of an incremental backup. merged: whether its map reports the zeroes, too.
         """
         dirty = None if since is None else self.bitmaps[since].copy()
         self.bitmaps[checkpoint] = numpy.zeros(count(self.size, CLUSTER), bool)
@@ -79,7 +79,7 @@ def _resized(array, length, filler):
 
 
 class Frozen:
-    """What an export shows, whatever the guest writes meanwhile."""
+    """The state that an export shows, whatever the guest writes meanwhile."""
 
     def __init__(self, content, allocation, dirty, merged):
         self.content = content
@@ -94,7 +94,7 @@ class Frozen:
         return len(self.content)
 
     def extents(self, offset, stop):
-        """[(offset, length, type, description)] of the range, contiguous, no two neighbours of one type."""
+        """Return [(offset, length, type, description)] of the range, contiguous, with different types of neighbours."""
         first = offset // BLOCK
         types = self.types[first : count(stop, BLOCK)]
         at = [0, *(numpy.flatnonzero(types[1:] != types[:-1]) + 1)]

@@ -1,6 +1,6 @@
 """The export server: maps, data, /exportready; with the proxy in front that has the outside paths.
 
-Owns: their HTTP, as virt-exportserver and virt-exportproxy speak it. Must not know: how a backup came to be.
+Owns: their HTTP, as virt-exportserver and virt-exportproxy speak it. Must not know: how a backup was created.
 """
 
 import json
@@ -45,7 +45,7 @@ LIES = {
 
 
 class ExportHandler(Handler):
-    """Of the proxy where the cluster is reached from outside, of the pod itself otherwise."""
+    """The handler of the proxy if the cluster is reached from outside, otherwise of the pod itself."""
 
     def _any(self):
         cluster = self.server.cluster

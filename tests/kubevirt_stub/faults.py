@@ -1,8 +1,8 @@
-"""When what goes wrong.
+"""When which fault occurs.
 
 Owns: the counting of requests by kind, and the rules. Kinds are "map" and "data" of the export server, "ready" of its
 /exportready, and "VERB RESOURCE" of the API, such as "create virtualmachinebackups". An action is a word that the
-server of that kind understands, or a function that is called before the request is answered as always.
+server of that kind understands, or a function that is called before the request is answered as usual.
 """
 
 import threading
@@ -29,7 +29,7 @@ class Faults:
         self._lock = threading.Lock()
 
     def on(self, kind, action, *arguments, after=0, times=1):
-        """Do that to the requests of a kind, `after` more of them have been answered."""
+        """Do that to requests of a kind, once `after` more of them have been answered."""
         begin = self.seen[kind] + after
         self._rules.append(Rule(kind, action, arguments, begin, begin + times))
 
@@ -37,7 +37,7 @@ class Faults:
         self._rules.clear()
 
     def take(self, kind):
-        """Count a request: (action word or None, its arguments)."""
+        """Count a request; return (action word or None, its arguments)."""
         with self._lock:
             number = self.seen[kind]
             self.seen[kind] += 1

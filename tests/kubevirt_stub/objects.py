@@ -1,7 +1,7 @@
-"""What an API server keeps: objects by resource, namespace and name, their versions, and the events of a watch.
+"""What an API server stores: objects by resource, namespace and name, their versions, and the events of a watch.
 
-Owns: metadata (uid, resourceVersion, timestamps), finalizers, and the garbage collection of what an object owned.
-Must not know: HTTP, or what the objects mean. All is under one condition, which is notified at each change.
+Owns: metadata (uid, resourceVersion, timestamps), finalizers, and the garbage collection of what an object owned. Must
+not know: HTTP, or what the objects mean. One condition guards everything, and is notified at each change.
 """
 
 import copy
@@ -43,7 +43,7 @@ class Objects:
                     if kind == resource and namespace in (None, place)]  # fmt: skip
 
     def wait(self, since, seconds):
-        """(the events after that version, the version now), as soon as there are any."""
+        """Return (the events after that version, the current version), as soon as there are any events."""
         with self.changed:
             self.changed.wait_for(lambda: self.version > since, seconds)
             return [event for event in self.events if event.version > since], self.version
@@ -57,7 +57,7 @@ class Objects:
             return self._store(ADDED, resource, item)
 
     def update(self, resource, item):
-        """Store it anew. One that waited for its last finalizer goes."""
+        """Store a changed object. One whose last finalizer was removed is deleted."""
         with self.changed:
             metadata = item["metadata"]
             old = self._items.get((resource, metadata["namespace"], metadata["name"]))
@@ -68,7 +68,7 @@ class Objects:
             return self._store(CHANGED, resource, item)
 
     def delete(self, resource, namespace, name):
-        """What is left of it: the object while a finalizer holds it, else None."""
+        """Delete an object; return it while a finalizer holds it, else None."""
         with self.changed:
             item = copy.deepcopy(self._items[resource, namespace, name])
             if item["metadata"].get("finalizers"):

@@ -1,7 +1,7 @@
-"""What the API server and KubeVirt's webhooks refuse of an object that a client sends.
+"""What the API server and KubeVirt's webhooks refuse in an object that a client sends.
 
 Owns: the fields that each kind has, the rules of the CRDs (CEL), names and durations. A refusal is `Refused` with the
-HTTP status that the real one gives; unknown fields, which the real one prunes in silence, are 400 here.
+HTTP status of the real one; unknown fields, which the real one silently drops, are 400 here.
 """
 
 import base64
@@ -30,7 +30,7 @@ FIELDS = {
 
 
 class Refused(Exception):
-    """status: of HTTP; reason: Kubernetes' word for it."""
+    """A refusal. status: of HTTP; reason: Kubernetes' word for it."""
 
     def __init__(self, status, reason, message):
         super().__init__(message)
@@ -38,7 +38,7 @@ class Refused(Exception):
 
 
 def check(item, api_version, kind):
-    """A new object of that kind; raises Refused."""
+    """Check a new object of that kind; raise Refused."""
     if not isinstance(item, dict) or (item.get("apiVersion"), item.get("kind")) != (api_version, kind):
         raise Refused(400, "BadRequest", f"the object provided is unrecognized (must be {api_version}, {kind})")
     check_fields(item, FIELDS[kind], "")
@@ -129,5 +129,5 @@ CHECKS = {"Secret": _secret, "PersistentVolumeClaim": _claim, "VirtualMachineBac
 
 
 def seconds(duration):
-    """Of a duration as Go writes it."""
+    """Return the seconds of a duration as Go writes it."""
     return sum(float(number) * UNITS[unit] for number, unit in re.findall(STEP, duration))

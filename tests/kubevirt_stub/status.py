@@ -1,7 +1,7 @@
-"""What the status of a VirtualMachineBackup says, in each generation.
+"""The status of a VirtualMachineBackup, in each generation.
 
-Owns: conditions and their reasons, where URLs and certificates stand, and what a generation does otherwise. It changes
-the `status` that it is given, nothing else.
+Owns: conditions and their reasons, where URLs and certificates are, and other differences between generations. It
+changes the `status` that it is given, nothing else.
 """
 
 from .objects import now
@@ -17,7 +17,8 @@ FAILED = "Backup has failed: {}"
 
 
 def _set(status, condition):
-    """meta.SetStatusCondition: the time is that of the last change of `status`, not of the text."""
+    """Set a condition as meta.SetStatusCondition does: the time is that of the last change of `status`, not of the
+    text."""
     conditions = status.setdefault("conditions", [])
     old = next((each for each in conditions if each["type"] == condition["type"]), None)
     same = old is not None and old["status"] == condition["status"]
@@ -38,7 +39,7 @@ def _told(status, link):
 
 
 class V18:
-    """Own types of condition, whose reason is a text for people; a failure is `Done`, too."""
+    """Own types of conditions, whose reason is a text for people; a failure is `Done`, too."""
 
     name, release = "v1.8", "v1.8.4"
     merged = False  # an incremental map tells the dirty bitmap alone
@@ -101,7 +102,7 @@ class V18:
         return is_true(status, "Done")
 
     def told(self, status):
-        """(type, certificate, {volume: (map, data)}) of a status that is ready."""
+        """Return (type, certificate, {volume: (map, data)}) of a status that is ready."""
         return _told(status, {"cert": status["endpointCert"], "volumes": status["includedVolumes"]})
 
 
@@ -171,7 +172,8 @@ class V19(V18):
 
 
 class Later(V19):
-    """main after August 2026: URLs and certificates in `links`, and the export is no longer handed over by its uid."""
+    """main after August 2026: URLs and certificates are in `links`, and the export is no longer referred to by its
+    uid."""
 
     name, release = "main", "v1.10.0-alpha.0"
 
@@ -183,7 +185,7 @@ class Later(V19):
         status.pop("links", None)
 
     def export_sent(self, status, uid):
-        """Nothing is told of it."""
+        """Report nothing."""
 
     def ready(self, status, internal, external):
         self._progress(status, "ExportReady", READY)

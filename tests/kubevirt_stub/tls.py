@@ -1,7 +1,7 @@
 """Certificates, made once a process with openssl, and an HTTPS server whose certificate can change while it runs.
 
-A pair is told in two forms: `bundle`, the CA (what KubeVirt tells of its in-cluster service, a bundle), and `leaf`, the
-server's own certificate (what it tells of an Ingress: the certificate whose name matches, without its issuer).
+A pair is published in two forms: `bundle`, the CA (what KubeVirt publishes for its in-cluster service), and `leaf`, the
+server's own certificate (what it publishes for an Ingress: the certificate whose name matches, without its issuer).
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def _openssl(*words):
 
 @functools.cache
 def pairs():
-    """Of the API server, of the export server, and of an export server that was made anew."""
+    """Return the pairs of the API server, of the export server, and of a replaced export server."""
     folder = tempfile.TemporaryDirectory(prefix="kubevirt-stub-")
     made = [Pair(Path(folder.name), name) for name in ("api", "export", "export-anew")]
     return folder, made  # the folder lives as long as the process
@@ -75,7 +75,8 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self):
-        """By address: where no file has both of its addresses, localhost is asked of a name server, at its leisure."""
+        """The URL with an address: where no file has both addresses of localhost, that name is slowly resolved by a
+        name server."""
         return f"https://127.0.0.1:{self.server_port}"
 
     def finish_request(self, request, client_address):
@@ -100,7 +101,7 @@ class Server(ThreadingHTTPServer):
 
 
 def abort(connection):
-    """End a connection as a killed server does: no end of the body, no farewell of TLS."""
+    """End a connection as a killed server does: without the end of the body, and without closing TLS."""
     with contextlib.suppress(OSError):
         connection.shutdown(2)
 
@@ -110,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_):
-        """Silence."""
+        """Log nothing."""
 
     def answer(self, status, body=b"", kind=None, **headers):
         self.send_response(status)
