@@ -98,6 +98,12 @@ def test_ranges(text, status, part):
     assert body == volume.content[part] if part else headers["content-range"] == "bytes */1024"
 
 
+def test_the_rest_of_another_content_is_sent_whole():
+    volume = Memory(["data", "data"], "full")
+    asked = {"range": "bytes=100-", "if-range": '"of-another-backup"'}
+    assert over(volume)("GET", "/exports/vda/data", **asked)[::2] == (200, volume.content)
+
+
 @pytest.mark.parametrize("kind", ["map", "data"])
 @pytest.mark.parametrize(
     "query",

@@ -62,9 +62,9 @@ class Request:
 
     def range(self, size: int) -> Optional[tuple[int, int]]:
         """Return start and end of the single range in the Range header, None if there is none, or one in another
-        unit."""
+        unit, or if it depends on a validator: we send none, so the client has the rest from somewhere else."""
         text = self.headers.get("range", "")
-        if not text.startswith("bytes="):
+        if not text.startswith("bytes=") or "if-range" in self.headers:
             return None
         match = _RANGE.fullmatch(text)
         first, last = match.groups() if match else ("", "")
