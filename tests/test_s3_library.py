@@ -1,8 +1,12 @@
 """The settings of boto3 that a store needs."""
 
+import base64
+import hashlib
+import io
 import random
 from datetime import datetime, timezone
 
+import object_store as object_stores
 import pytest
 from botocore.utils import parse_timestamp
 
@@ -37,3 +41,23 @@ def test_so_is_what_no_server_is_known_to_write(told):
 def test_what_is_no_time_is_refused_as_by_botocore(told):
     with pytest.raises(ValueError):
         s3_library._time(told)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_is_signed_of_a_body(monkeypatch, scheme, is_known):
+    """Its digest, for which it is not read once more if it is known."""
+    for name, value in object_stores.environment(f"{scheme}://127.0.0.1:1").items():
+        monkeypatch.setenv(name, value)
+    known, sent = hashlib.sha256(b"known").digest(), []
+
+    def refused(request, **_):
+        sent.append(request.headers["X-Amz-Content-SHA256"].decode())
+        raise ConnectionError
+
+    client = s3_library.client(s3_library.library()[0], 1)
+    client.meta.events.register("before-send.s3.PutObject", refused)
+    told = {"ChecksumSHA256": base64.b64encode(known).decode()} if is_known else {}
+    with pytest.raises(ConnectionError):
+        client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"data"), ContentLength=4, **told)
+    assert sent == [known.hex() if is_known else hashlib.sha256(b"data").hexdigest()]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
-from typing import IO, Callable, NamedTuple, Optional, TypeVar, cast
+from typing import Callable, NamedTuple, Optional, TypeVar, Union, cast
 
 from ..core import errors, pipeline
 from ..core.errors import Check
@@ -23,7 +23,7 @@ from .cache import Cache
 from .probed import Probed
 from .proving import Proving
 from .read_ahead import ReadAhead
-from .s3_client import PATIENCE, Bucket, Found, Lock
+from .s3_client import PATIENCE, Body, Bucket, Found, Lock
 from .s3_failure import Absent, Exists
 from .s3_file import S3Reader, S3Writer
 from .s3_listed import Listed
@@ -394,7 +394,13 @@ class S3Store:
         return S3Writer(path, self.path(path), partial(self._put, path, fresh, protection))
 
     def _put(
-        self, path: str, fresh: bool, protection: Optional[Protection], body: IO[bytes], size: int, digest: bytes
+        self,
+        path: str,
+        fresh: bool,
+        protection: Optional[Protection],
+        body: Union[bytes, Body],
+        size: int,
+        digest: bytes,
     ) -> None:
         """Create a file with the data of body. fresh: OutputExists if the file exists."""
         lock = _lock(protection) if protection else None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import IO, Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Protocol, Union
 
 from ..core import ending, errors
 from . import s3_failure, s3_library, s3_waiting
@@ -24,6 +24,16 @@ PATIENCE = 60.0  # seconds that a server may be unreachable
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
 _MAY_BE_LEFT = 8 << 20  # bytes from which on an object may be left half sent when the process has to end
 _PORTS = {"http": ":80", "https": ":443"}  # the default ports
+
+
+class Body(Protocol):
+    """The data of an object, to be sent."""
+
+    def read(self, size: int) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0) -> int: ...
+
+    def tell(self) -> int: ...
 
 
 class Found(NamedTuple):
@@ -114,7 +124,7 @@ class Bucket:
     def put(
         self,
         key: str,
-        body: Union[bytes, IO[bytes]],
+        body: Union[bytes, Body],
         size: int,
         sha256: bytes,
         fresh: bool,
@@ -340,7 +350,7 @@ class Bucket:
         return f"{scheme}://{host.removesuffix(_PORTS.get(scheme, ''))}/{path}".rstrip("/")
 
     def _connected(self) -> Any:
-        """Return the client of boto3, which is created on first use: that takes a tenth of a second."""
+        """Return the client of boto3, which is created on first use: that takes 50 ms."""
         with self._lock:
             if self._client is None:
                 self._client = s3_library.client(self._sdk, self._patience)

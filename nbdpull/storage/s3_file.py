@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from typing import IO, Callable, Optional
+from typing import IO, Callable, Optional, Union
 
 from ..core import errors
 from .base import Closing, Sealing
+from .s3_client import Body
 
-Put = Callable[[IO[bytes], int, bytes], None]  # (the data to send, their size, their SHA-256)
+Put = Callable[[Union[bytes, Body], int, bytes], None]  # (the data to send, their size, their SHA-256)
 
 _IN_MEMORY = 8 << 20  # bytes of a file being written; a larger one waits in an unnamed temporary file
+_AT_ONCE = 64 << 10  # bytes of a file that is sent without asking first (Expect: 100-continue), which is a round trip
+_BLOCK = 1 << 20  # bytes that are sent by one system call
 
 
 class S3Reader(Closing):
@@ -30,6 +33,24 @@ class S3Reader(Closing):
 
     def close(self) -> None:
         pass
+
+
+class _Blocks:
+    """A file to be sent, in large blocks: urllib3 asks for 16 KiB each time, and for each Python's lock changes hands
+    twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """Return the next block, which may have more bytes than asked for; b"" at the end."""
+        return self._file.read(max(size, _BLOCK))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 class S3Writer(Sealing):
@@ -65,7 +86,8 @@ class S3Writer(Sealing):
 
     def seal(self) -> None:
         try:
-            self._put(self._opened(), self.size, self._sha256.digest())
+            body = self._opened()
+            self._put(_Blocks(body) if self.size > _AT_ONCE else _all(body), self.size, self._sha256.digest())
         finally:
             self.close()
 
@@ -73,3 +95,8 @@ class S3Writer(Sealing):
         if self._body is not None:
             self._body.close()
             self._body = None
+
+
+def _all(body: IO[bytes]) -> bytes:
+    body.seek(0)
+    return body.read()

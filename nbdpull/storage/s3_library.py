@@ -7,6 +7,7 @@ requested, what an answer means.
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
 import re
@@ -23,6 +24,7 @@ from . import s3_waiting
 _CONNECTIONS = 32
 _MISSING = "s3://… needs the library boto3 from 1.36 on: pip install 'nbdpull[s3]'"
 _ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set names the server
+_SIGNATURE = "s3v4"  # botocore's name of the usual one
 _PASSWORD = re.compile(r"""//[^/\s"']*@""")  # in a URL, in a message of botocore
 
 
@@ -82,7 +84,22 @@ def _made(boto3: Any, patience: float) -> Any:
     )
     made = session.client("s3", endpoint_url=endpoint or None, config=how)
     made.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
+    _sign_with_known_digests()
     return made
+
+
+def _sign_with_known_digests() -> None:
+    """Let botocore, in this process, sign a request with the SHA-256 that a header tells of its body. It would
+    otherwise read the body once more to compute it."""
+    from botocore import auth
+
+    class Signer(auth.S3SigV4Auth):  # type: ignore[misc]
+        def payload(self, request: Any) -> str:
+            known = request.headers.get("x-amz-checksum-sha256")
+            return base64.b64decode(known).hex() if known else str(super().payload(request))
+
+    if auth.AUTH_TYPE_MAPS.get(_SIGNATURE) is auth.S3SigV4Auth:
+        auth.AUTH_TYPE_MAPS[_SIGNATURE] = Signer
 
 
 def _time(told: Any) -> Any:
