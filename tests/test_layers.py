@@ -21,7 +21,6 @@ LIBRARIES = {
         "hypervisor.domain_thaw",
         "hypervisor.socket_guard",
     },
-    "boto3": {"storage.s3_library"},
     "botocore": {"storage.s3_library"},
     "libvirt_qemu": {"hypervisor.bindings"},
     "cheroot": {"serving.http.server"},

@@ -391,14 +391,14 @@ def test_many_objects_come_page_by_page(through, object_store):
 def test_a_library_that_is_missing(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
     with pytest.raises(errors.MissingSoftware, match=r"needs the library boto3 from 1.36 on: pip install"):
         Bucket("bucket")
 
 
 def test_a_library_that_is_too_old(monkeypatch):
-    import boto3
+    import botocore
 
-    monkeypatch.setattr(boto3, "__version__", "1.26.27")
+    monkeypatch.setattr(botocore, "__version__", "1.26.27")
     with pytest.raises(errors.MissingSoftware, match=r"1.36 on: .* \(this one is 1.26.27\)"):
         Bucket("bucket")

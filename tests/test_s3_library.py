@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 import object_store as object_stores
 import pytest
+from botocore.loaders import Loader
 from botocore.utils import parse_timestamp
 
 from nbdpull.storage import s3_library
@@ -61,3 +62,11 @@ def test_what_is_signed_of_a_body(monkeypatch, scheme, is_known):
     with pytest.raises(ConnectionError):
         client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"data"), ContentLength=4, **told)
     assert sent == [known.hex() if is_known else hashlib.sha256(b"data").hexdigest()]
+
+
+@pytest.mark.parametrize("name", ["endpoints", "s3/2006-03-01/service-2", "s3/2006-03-01/endpoint-rule-set-1"])
+def test_models_are_read_as_by_botocore(name):
+    theirs = Loader()
+    ours = Loader(file_loader=s3_library._Models())
+    assert ours.load_data(name) == theirs.load_data(name)
+    assert ours.list_api_versions("s3", "service-2") == theirs.list_api_versions("s3", "service-2")

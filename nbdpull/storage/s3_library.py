@@ -1,21 +1,24 @@
 """boto3: its import, and its configuration for a store.
 
-Owns: which of the user's settings count, which are ours, and the messages about those that boto3 rejects. Credentials
-are left to boto3: it reads them from its usual places, and nbdpull shows them nowhere. Must not know: what is
-requested, what an answer means.
+Of boto3 only botocore is used, which makes all requests: boto3's own start would add 13 ms. Owns: which of the user's
+settings count, which are ours, and the messages about those that boto3 rejects. Credentials are left to boto3: it reads
+them from its usual places, and nbdpull shows them nowhere. Must not know: what is requested, what an answer means.
 """
 
 from __future__ import annotations
 
 import base64
 import gc
+import gzip
+import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Callable
 
 from ..core import errors
 from ..core.choices import S3_ENDPOINT
@@ -25,6 +28,7 @@ _CONNECTIONS = 32
 _MISSING = "s3://… needs the library boto3 from 1.36 on: pip install 'nbdpull[s3]'"
 _ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set names the server
 _SIGNATURE = "s3v4"  # botocore's name of the usual one
+_UNUSED = "urllib3.contrib.pyopenssl"  # botocore imports it for a name that urllib3 has, too; it takes 25 ms
 _PASSWORD = re.compile(r"""//[^/\s"']*@""")  # in a URL, in a message of botocore
 
 
@@ -38,34 +42,47 @@ def silence(patience: float) -> float:
 
 
 def library() -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return boto3, and the classes of the exceptions that its calls raise; MissingSoftware."""
+    """Return botocore, and the classes of the exceptions that its calls raise; MissingSoftware."""
     try:
-        with _uncollected():
-            import boto3
+        with _uncollected(), _without(_UNUSED):
+            import botocore.session
             from botocore import exceptions
             from urllib3.exceptions import HTTPError
     except ImportError:
         raise errors.MissingSoftware(_MISSING) from None
-    if tuple(map(int, boto3.__version__.split(".")[:2])) < (1, 36):
-        raise errors.MissingSoftware(f"{_MISSING} (this one is {boto3.__version__})")
-    return boto3, (exceptions.ClientError, exceptions.BotoCoreError, HTTPError, s3_waiting.Unanswered)
+    if tuple(map(int, botocore.__version__.split(".")[:2])) < (1, 36):
+        raise errors.MissingSoftware(f"{_MISSING} (this one is {botocore.__version__})")
+    return botocore, (exceptions.ClientError, exceptions.BotoCoreError, HTTPError, s3_waiting.Unanswered)
 
 
-def client(boto3: Any, patience: float) -> Any:
-    """Return a client of boto3, as the environment and boto3's files configure it; UsageError if these settings are
-    invalid. The client tries each request once: retries are up to s3_client.py, which knows what may have been done."""
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let imports of a module fail inside this block, unless it is imported already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+def client(botocore: Any, patience: float) -> Any:
+    """Return a client, as the environment and boto3's files configure it; UsageError if these settings are invalid. The
+    client tries each request once: retries are up to s3_client.py, which knows what may have been done."""
     try:
         with _uncollected():
-            return _made(boto3, patience)
+            return _made(botocore, patience)
     except ValueError as error:
         raise errors.UsageError(f"{_of_setting(error)}: {without_password(str(error))}") from None
 
 
-def _made(boto3: Any, patience: float) -> Any:
+def _made(botocore: Any, patience: float) -> Any:
     from botocore.config import Config
 
-    session = boto3.session.Session()
-    config = session._session
+    config = botocore.session.Session()
+    config.get_component("data_loader").file_loader = _Models()
     config.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
     told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
     own = dict(told.get("s3") or {})
@@ -82,10 +99,27 @@ def _made(boto3: Any, patience: float) -> Any:
         retries={"total_max_attempts": 1},
         s3=own or None,
     )
-    made = session.client("s3", endpoint_url=endpoint or None, config=how)
+    made = config.create_client("s3", endpoint_url=endpoint or None, config=how)
     made.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
     _sign_with_known_digests()
     return made
+
+
+class _Models:
+    """Reads botocore's models of services. botocore reads them into OrderedDicts, which takes twice as long."""
+
+    _KINDS: Mapping[str, Callable[..., Any]] = {".json": open, ".json.gz": gzip.open}
+
+    def exists(self, path: str) -> bool:
+        return any(os.path.isfile(path + kind) for kind in self._KINDS)
+
+    def load_file(self, path: str) -> Any:
+        """Return what a file has, None if it does not exist. path: without its ending."""
+        for kind, opened in self._KINDS.items():
+            if os.path.isfile(path + kind):
+                with opened(path + kind, "rb") as file:
+                    return json.loads(file.read())
+        return None
 
 
 def _sign_with_known_digests() -> None:
