@@ -56,7 +56,7 @@ examples:
   nbdpull serve dir/                   the same over NBD, read-only, without a restore
   nbdpull drill dir/                   does the newest point boot?
   nbdpull verify dir/                  does everything match what was stored?
-  nbdpull status dir/ --max-age 26h    has each domain a sound point of the last day?
+  nbdpull status dir/ --max-age 26h    does each domain have a sound point of the last day?
 
 The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
 """
@@ -197,7 +197,7 @@ Pull-mode incremental backups of libvirt/QEMU virtual machines.
 
 
 def add_store(parser: Parser, of: type) -> None:
-    add(parser, of, "store", metavar="DIR")
+    add(parser, of, "store", metavar="DIR", help="the store: a directory, or s3://BUCKET/PREFIX")
 
 
 def add_group(parser: Parser, of: type) -> None:
@@ -226,7 +226,7 @@ def add_named_point(parser: Parser, of: type) -> None:
 
 
 def add_domain_of_store(parser: Parser, of: type) -> None:
-    add(parser, of, "--domain", metavar="D", help="its name or UUID, if DIR holds more than one")
+    add(parser, of, "--domain", metavar="D", help="name or UUID of the domain, if DIR holds more than one")
 
 
 def add_connect(parser: Parser, of: type, what: str = "libvirt to connect to") -> None:

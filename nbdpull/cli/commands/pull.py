@@ -43,7 +43,7 @@ def add(parser: usage.Parser) -> None:
     _add_files(parser)
     _add_limits(parser)
     usage.add(parser, Options, "--prune", action="store_true",
-              help="then remove the points of the domain that no policy keeps: see nbdpull policy")  # fmt: skip
+              help="after that, remove the points of the domain that no policy keeps: see nbdpull policy")  # fmt: skip
     usage.add_group(parser, Options)
     _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
     usage.add_identities(parser, Options)

@@ -9,7 +9,7 @@ from ...operations.options.points import RemoveOptions as Options
 from .. import removed, usage
 from ..output import Outcome
 
-SUMMARY = "remove points, whatever builds on them"
+SUMMARY = "remove points; all others still restore"
 EXAMPLE = "remove dir/ 20261122T194500Z-7f3a9c04"
 
 

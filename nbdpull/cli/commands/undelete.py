@@ -17,7 +17,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "points", metavar="POINT", nargs="+", help="id or its beginning; with --as-of also all")
     usage.add(parser, Options, "--as-of", metavar="TIME",
-              help="bring back what there was at this time (default: each point as it was made)")  # fmt: skip
+              help="bring back what existed at this time (default: each point as it was made)")  # fmt: skip
     usage.add_domain_of_store(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
