@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 class Delta:
-    """One disk: a nbdpull.DiskSink."""
+    """One disk: an nbdpull.DiskSink."""
 
     def __init__(self, folder: Path, disk: nbdpull.Disk) -> None:
         self.raw = (folder / f"{disk.name}.raw").open("wb")
@@ -37,7 +37,7 @@ class Delta:
 
 
 class Deltas:
-    """All of them: a nbdpull.Sink."""
+    """All disks: an nbdpull.Sink."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.new, self.done = root, root / "new", sorted(root.glob("[0-9]*"))

@@ -1,8 +1,8 @@
 """The demo: a small Linux guest on a libvirt of its own is backed up three times, restored, and compared.
 
-Run by scripts/demo. With --iothread the guest's disk is in an I/O thread of QEMU. It is a plain program that uses
-nbdpull as you would: by its command line. The test bed (tests/bed) gives the VM; `freeze_copy` is the witness of what
-the disk held, made by qemu-img and not by nbdpull.
+Run by scripts/demo. With --iothread, the guest's disk is in an I/O thread of QEMU. It is a plain program that uses
+nbdpull as you would: on the command line. The test bed (tests/bed) provides the VM; `freeze_copy` is the witness of
+what the disk held, made by qemu-img and not by nbdpull.
 """
 
 import json
@@ -23,7 +23,7 @@ from bed.libvirtd import PrivateLibvirt, cache_folder  # noqa: E402
 
 
 class Failed(Exception):
-    """Something is not as it should be."""
+    """A step of the demo failed."""
 
 
 def main():
@@ -83,7 +83,7 @@ def tell_the_story(vm, folder):
 def pull(vm, folder, copy, command):
     """Pull while the guest writes, and copy what the disk held at the very instant that is backed up.
 
-    For that the guest stands still until QEMU has begun the backup: only so anybody but QEMU can know what the frozen
+    For that the guest is paused until QEMU has begun the backup: only then can anybody but QEMU know what the frozen
     image holds. It writes again while nbdpull reads. A backup without a witness needs neither pause nor copy.
     """
     show(command)
@@ -97,7 +97,7 @@ def pull(vm, folder, copy, command):
 
 
 def points(folder):
-    """The ids of the points in the store, oldest first."""
+    """Return the ids of the points in the store, oldest first."""
     process = start(folder, "nbdpull list store --json", stdout=subprocess.PIPE)
     return [point["id"] for point in json.loads(process.communicate()[0])]
 

@@ -1,4 +1,4 @@
-"""Boots of the Linux guest over one disk, until its agent answers. Must not know: where the disk comes from."""
+"""Boots of the Linux guest from one disk, until its agent answers. Must not know: where the disk comes from."""
 
 import subprocess
 import time
@@ -10,7 +10,7 @@ from bed.machine import Disk
 
 
 def until_agent(setting, parts, kind, backing, started):
-    """Boot over a new overlay; the cost from `started` on."""
+    """Boot from a new overlay; return the cost since `started`."""
     folder = setting.fresh("guest")
     folder.mkdir()
     overlay = Path(folder) / "overlay.qcow2"

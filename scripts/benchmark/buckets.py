@@ -1,7 +1,8 @@
-"""What a bucket costs against a directory, and sealing against none: the figures that are wanted, one scenario.
+"""The cost of a bucket compared with a directory, and of sealing compared with none: the figures with a goal, one
+scenario.
 
-Owns: what is measured for each, and what it may come to. Must not know: how a table is printed. The server is the
-tests' SeaweedFS, a process of its own: its CPU time is in no figure.
+Owns: what is measured for each, and its limit. Must not know: how a table is printed. The server is the tests'
+SeaweedFS, a process of its own: its CPU time is in no figure.
 """
 
 import os
@@ -50,7 +51,7 @@ def _pulls(setting, vm, place, folder):
 
 
 def _restores(setting, place, folder):
-    """What decompressing and writing cost, the restore from the directory costs, too."""
+    """The restore from the directory has the cost of decompressing and writing, too."""
     words = ("--output", setting.folder / "restored", "--format", "raw", "--quiet", *setting.options)
     costs = []
     for store in (folder, place.url):
@@ -66,7 +67,7 @@ def _restores(setting, place, folder):
 
 
 def _first_byte(place):
-    """The processor's time, and that of the requests, one after the other, from a server that is far."""
+    """The processor's time, and that of the requests, one after the other, from a remote server."""
     running = []
     command = (tools.nbdpull("serve", place.url, "--json"), None)
     with serving.server(command, tools.environment(), running.append) as uri:

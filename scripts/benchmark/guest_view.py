@@ -1,8 +1,10 @@
-"""What a writer inside a Linux guest feels while something else works on its disk. Must not know: which tool that is.
+"""What a writer inside a Linux guest experiences while something else works on its disk. Must not know: which tool that
+is.
 
 The writer is ioping in the guest: 4 KiB past the page cache, one after the other, at random places of a disk that is
-not mounted. The guest's own clock takes the time of each write, so that all is in it: the guest's kernel, its processor
-that waits for a core of the host, QEMU, and what a backup job copies to scratch before it lets the write pass.
+not mounted. The guest's own clock measures each write, so the time includes everything: the guest's kernel, its
+processor that waits for a core of the host, QEMU, and what a backup job copies to scratch before it lets the write
+pass.
 """
 
 import os
@@ -18,9 +20,7 @@ LOOK_INTERVAL = 0.1  # seconds between looks at scratch
 @dataclass(frozen=True)
 class View:
     """Milliseconds of one write at the median and in the tail, writes a second; how long the work took, in seconds.
-
-    growth: [(seconds since the work began, bytes that scratch takes), …]
-    """
+    growth: [(seconds since the work began, bytes of scratch), …]"""
 
     p50: float
     p99: float
@@ -32,7 +32,7 @@ class View:
 
 
 def during(vm, disk, work):
-    """Let the guest write while work() runs, and tell what it felt."""
+    """Let the guest write while work() runs; return the View."""
     vm.start_ioping(disk)
     began = time.monotonic()
     with _scratch_growth(vm.pid) as growth:
@@ -42,7 +42,7 @@ def during(vm, disk, work):
 
 
 def of_times(times, seconds, growth=()):
-    """The View of the seconds that each write took."""
+    """Return the View of the seconds that each write took."""
     ordered = sorted(times)
     at = [1000 * ordered[min(int(len(ordered) * part), len(ordered) - 1)] for part in (0.5, 0.99, 0.999)]
     return View(*at, rate=len(times) / sum(times), count=len(times), seconds=seconds, growth=list(growth))
@@ -50,7 +50,7 @@ def of_times(times, seconds, growth=()):
 
 @contextmanager
 def _scratch_growth(pid):
-    """A list that grows while the block runs: what the files take that QEMU has opened since."""
+    """Give a list that grows while the block runs: the size of the files that QEMU has opened since."""
     before, growth, stopped = set(_files_of(pid)), [], threading.Event()
 
     def look():
@@ -69,7 +69,7 @@ def _scratch_growth(pid):
 
 
 def _files_of(pid):
-    """{identity of a regular file that a process has open: bytes that it takes}"""
+    """Return {identity of a regular file that a process has open: its size in bytes}."""
     found = {}
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with suppress(OSError):  # closed meanwhile

@@ -1,4 +1,4 @@
-"""What this machine could do at best, measured in the same run. Must not know: nbdpull's engine, or the peers."""
+"""The best that this machine could do, measured in the same run. Must not know: nbdpull's engine, or the peers."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ AROUND_THE_COPY = 0.4  # seconds granted to an incremental pull for all but its 
 
 
 class Spent(NamedTuple):
-    """Seconds of CPU, of one thread: what the frames of a store take, without reading the disk."""
+    """Seconds of CPU, of one thread: what the frames of a store cost, without reading the disk."""
 
     zstd: float
     digests: float
@@ -31,12 +31,12 @@ class Spent(NamedTuple):
 
 
 def packing(setting, read):
-    """Two limits of a full pull at the default level; read: the Cost of nbdcopy to nothing. What was stored is the
-    newest store of the setting.
+    """Return two limits of a full pull at the default level; read: the Cost of nbdcopy to nothing. The frames are those
+    of the newest store of the setting.
 
-    No pull takes less than the CPU time of libzstd over the frames that were stored and of reading them, shared by all
-    cores. None whose result is proved and durable takes less than that, digests and writing; or than the disk takes for
-    what was stored, where that is longer.
+    No pull takes less than the CPU time of libzstd for the stored frames and of reading, shared by all cores. No pull
+    whose result is proved and durable takes less than that with digests and writing; or than the disk takes to write
+    what was stored, if that is longer.
     """
     copy, again = setting.fresh("copy"), setting.fresh("again")
     took = spent(sorted((setting.folder / "store").rglob("*.zst")), copy)
@@ -49,13 +49,13 @@ def packing(setting, read):
 
 
 def _shared(cpu, qemu_cpu, wall=0.0):
-    """The Cost of that much work on all cores, which takes so long at least."""
+    """Return the Cost of that much work on all cores, which takes at least that long."""
     return measure.Cost(max((cpu + qemu_cpu) / os.cpu_count(), wall), cpu, qemu_cpu, peak_mib=0, size=0)
 
 
 def spent(chunks, copy):
-    """What it takes to make the frames of chunk files again in this thread: by the linked libzstd, with BLAKE3 of what
-    is in a frame and SHA-256 of the frame, and to write them to the file `copy`."""
+    """Return the cost of making the frames of chunk files again in this thread: by the linked libzstd, with BLAKE3 of
+    the content of a frame and SHA-256 of the frame, and of writing them to the file `copy`."""
     freed_memory.keep()  # as a pull does
     zstd, unpack = zstandard.ZstdCompressor(level=PullOptions.level, write_checksum=True), zstandard.ZstdDecompressor()
     sha256, sums = hashlib.sha256(), [0.0, 0.0, 0.0]
@@ -74,7 +74,7 @@ def spent(chunks, copy):
 
 
 def _frames(chunks):
-    """The frames of chunk files, but for the skippable ones."""
+    """Yield the frames of chunk files, except the skippable ones."""
     for path in chunks:
         data, at = path.read_bytes(), 0
         for stored, raw in layout.parse_seek_table(data):
@@ -84,7 +84,7 @@ def _frames(chunks):
 
 
 def same_reads(setting, vm, base):
-    """An incremental pull's reads to nothing, on one connection, 8 in flight; and 0.4 s for what is around them."""
+    """Do an incremental pull's reads to nothing, on one connection, 8 in flight; and add 0.4 s for everything else."""
     with setting.export(vm, base) as job:
         export = job.exports["vda"]
         with source.Source(job.socket, export.name, export.bitmap) as opened:
@@ -97,7 +97,7 @@ def same_reads(setting, vm, base):
 
 
 def read(uri, ranges):
-    """Read [(offset, length), …] and drop the bytes; the number of bytes read."""
+    """Read [(offset, length), …] and drop the bytes; return their number."""
     handle, under_way, total = nbd.NBD(), deque(), 0
     handle.connect_uri(uri)
     for offset, length in ranges:
@@ -112,6 +112,6 @@ def read(uri, ranges):
 
 
 def _finish(handle, request):
-    """Wait for a request's end; nbd.Error where it failed."""
+    """Wait for the end of a request; raise nbd.Error if it failed."""
     while not handle.aio_command_completed(request):
         handle.poll(-1)

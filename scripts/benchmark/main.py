@@ -71,7 +71,7 @@ def _arguments():
 
 
 def _named(name):
-    """Scenarios: that one, or all whose names begin so."""
+    """Return the scenario with this name, or all whose names begin so."""
     return [name] if name in SCENARIOS else [each for each in SCENARIOS if each.startswith(f"{name}-")]
 
 

@@ -1,4 +1,4 @@
-"""Runs one command and tells what it cost. Must not know: which tool it is, or what is compared."""
+"""Runs one command and measures its cost. Must not know: which tool it is, or what is compared."""
 
 import os
 import subprocess
@@ -16,10 +16,8 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of wall clock and of CPU (the command's and QEMU's), MiB of peak memory, bytes of what it left.
-
-    data: bytes of guest data that it went through, 0 where that is not what is measured.
-    """
+    """Seconds of wall clock and of CPU (the command's and QEMU's), MiB of peak memory, bytes of the result. data: bytes
+    of guest data that were processed, 0 if that is not measured."""
 
     wall: float
     cpu: float
@@ -30,7 +28,7 @@ class Cost:
 
 
 def run(command, qemu_pid=None, output=None, log=None, env=None):
-    """Run a command to its end; output: a folder or file whose size is its result. Failed unless it exits with 0."""
+    """Run a command to its end; output: a directory or file whose size is its result. Failed unless it exits with 0."""
     before, start = cpu_of(qemu_pid), time.monotonic()
     with open(log, "wb") as sink:
         process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
@@ -51,9 +49,9 @@ def run(command, qemu_pid=None, output=None, log=None, env=None):
 
 
 def _watch(pid):
-    """Wait for a process's end; its status, its rusage, and the peak memory in MiB of it and what it started.
+    """Wait for the end of a process; return its status, its rusage, and the peak memory in MiB of it and its children.
 
-    ru_maxrss is of no use: the memory of whoever forked the process counts into it. VmHWM begins anew at exec.
+    ru_maxrss is of no use: it includes the memory of the process that forked. VmHWM starts again at exec.
     """
     peak = 0
     while True:
@@ -65,7 +63,7 @@ def _watch(pid):
 
 
 def _tree(pid):
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     found = [pid]
     for parent in found:
         with suppress(OSError):  # it ended meanwhile
@@ -82,7 +80,7 @@ def _peak_kib(pid):
 
 
 def cpu_of(pid):
-    """Seconds of CPU that a process has used, all of its threads."""
+    """Return the seconds of CPU that a process has used, with all of its threads."""
     if pid is None:
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -90,11 +88,11 @@ def cpu_of(pid):
 
 
 def cpu_of_all(pid):
-    """The same of it and of what it started that still runs."""
+    """Return the same for it and its children that still run."""
     return sum(map(cpu_of, _tree(pid)))
 
 
 def size_of(path):
-    """Bytes allocated on disk by a file or by all files of a folder."""
+    """Return the bytes allocated on disk by a file or by all files of a directory."""
     files = [path] if Path(path).is_file() else [file for file in Path(path).rglob("*") if file.is_file()]
     return sum(os.stat(file).st_blocks * 512 for file in files)

@@ -1,4 +1,5 @@
-"""Results as one SVG: bars of wall time and of size, a group a scenario. Written by hand: a chart needs no library.
+"""Results as one SVG: bars of wall time and of size, a group for each scenario. Written by hand: a chart needs no
+library.
 
 Must not know: how anything was measured.
 """
@@ -11,7 +12,7 @@ OTHER, LIMIT = "#ff7f0e", "#999999"
 
 
 def svg(results):
-    """results: {scenario: {tool: {"wall": s, "size": bytes, …}}}; return the text of an SVG file."""
+    """Return the text of an SVG file; results: {scenario: {tool: {"wall": s, "size": bytes, …}}}."""
     parts, y = [], GAP
     for scenario, rows in results.items():
         costs = {tool: row for tool, row in rows.items() if "wall" in row}

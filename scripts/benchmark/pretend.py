@@ -28,8 +28,8 @@ STORING = Storing(frame_size=1 << 20, chunk_size=256 << 20, level=Level(1))  # t
 
 
 class Disk:
-    """A disk of `size` bytes in blocks, each told by how often it was written: 0, and it is a hole. Every state of a
-    block is unlike all others, and zstd makes `noise` of its size of it."""
+    """A disk of `size` bytes in blocks, each described by how often it was written: 0 is a hole. Each state of a block
+    differs from all others, and zstd compresses it to `noise` of its size."""
 
     def __init__(self, size, noise=0.5):
         self.size = size
@@ -57,7 +57,7 @@ class Disk:
         return b"".join(map(self.block, range(offset // BLOCK, (offset + length) // BLOCK)))
 
     def save(self, path):
-        """As a sparse file."""
+        """Save it as a sparse file."""
         with open(path, "wb") as file:
             for number in numpy.flatnonzero(self.versions).tolist():
                 file.seek(number * BLOCK)
@@ -65,7 +65,7 @@ class Disk:
             file.truncate(self.size)
 
     def changed(self, everything):
-        """Extents since the last call, in runs of blocks; everything: of the whole disk."""
+        """Return the extents since the last call, in runs of blocks; everything: of the whole disk."""
         told = self._dirty | everything
         self._dirty[:] = False
         state = numpy.where(told, numpy.where(self.versions > 0, extents.DATA, extents.ZERO), 255)
@@ -76,8 +76,8 @@ class Disk:
 
 
 class Days:
-    """What a guest writes in a day: a share of its blocks, two thirds of it in runs in a tenth of the disk that is hot,
-    one third wherever it may be."""
+    """What a guest writes in a day: a share of its blocks, two thirds of it in runs in a hot tenth of the disk, one
+    third at random."""
 
     def __init__(self, disk, share, seed=1):
         self._disk, self._chance = disk, numpy.random.default_rng(seed)
@@ -92,7 +92,7 @@ class Days:
 
 
 class _Source:
-    """What a DiskCopy reads: see there."""
+    """The source that a DiskCopy reads: see there."""
 
     presumed = 0
 
@@ -116,7 +116,7 @@ class _Source:
 
 
 class Series:
-    """The points of one Disk, vda of a domain that libvirt need not know."""
+    """The points of one Disk, vda of a domain that libvirt need not have."""
 
     def __init__(self, root, disk, name=NAME, uuid=UUID, storing=STORING, source="/images/vda.qcow2"):
         self.store = marker.open_or_create(str(root))
@@ -164,7 +164,8 @@ class Series:
 
 
 def history(root, disk, points, share, **how):
-    """A Series of so many points, a day apart and the last one of TODAY, of a disk that was full at the first."""
+    """Return a Series of that many points, a day apart and the last one of TODAY, of a disk that was full at the
+    first."""
     made, days = Series(root, disk, **how), Days(disk, share)
     disk.fill()
     for number in range(points):
@@ -175,7 +176,7 @@ def history(root, disk, points, share, **how):
 
 
 def cloned(made, name, uuid):
-    """The same points once more as those of another domain. The files are links, as none is ever written to."""
+    """Make the same points again as those of another domain. The files are links, because none is ever written to."""
     other = series.Series(made.store, name)
     made.store.make_folder(other.folder)
     above = None

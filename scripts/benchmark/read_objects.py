@@ -1,6 +1,6 @@
-"""All objects of a bucket below a prefix, read by boto3 alone, as a program: `read_objects.py BUCKET PREFIX`.
+"""Reads all objects of a bucket below a prefix, with nothing but boto3, as a program: `read_objects.py BUCKET PREFIX`.
 
-What nbdpull's reading is measured by: requests of 8 MiB, and nothing done with what they bring.
+nbdpull's reading is compared with it: requests of 8 MiB, whose answers are dropped.
 """
 
 import sys

@@ -4,10 +4,10 @@ import statistics
 
 
 def medians(measured):
-    """{tool: [dataclass of figures, …]} as {tool: {figure: median, "spread": [least, most]}}.
+    """Return {tool: [dataclass of figures, …]} as {tool: {figure: median, "spread": [least, most]}}.
 
-    The spread is that of the wall time, of what a writer felt at p99, or of a figure. What is no number is the last
-    round's.
+    The spread is that of the wall time, of a writer's p99, or of a figure. What is not a number is that of the last
+    round.
     """
     return {tool: _median(each) for tool, each in measured.items()}
 
@@ -27,7 +27,7 @@ def table(scenario, rows):
 
 
 def figure_table(scenario, rows):
-    """Figures, and what they may come to."""
+    """Return figures and their limits as text."""
     lines = [scenario, f"  {'':26}{'median':>9}   {'spread':>17}  wanted"]
     for what, row in rows.items():
         least, most = (f"{each:.3g}" for each in row["spread"])
@@ -42,13 +42,13 @@ def _wanted(row):
 
 
 def is_missed(row):
-    """Whether a figure is more than is wanted."""
+    """Return whether a figure exceeds its limit."""
     return row.get("at_most") is not None and row["value"] > row["at_most"]
 
 
 def view_table(scenario, rows):
-    """What a writer felt, in milliseconds of a write, p99 also as a ratio of what it was without a backup; and what
-    scratch took after each quarter of the time."""
+    """Return what a writer experienced, in milliseconds of a write, p99 also as a ratio to that without a backup; and
+    the size of scratch after each quarter of the time."""
     lines = [scenario, f"  {'':26}{'p50 ms':>8}{'p99 ms':>8}{'spread':>15}{'p99 ratio':>11}{'p99.9 ms':>10}"
              f"{'writes/s':>10}{'writes':>8}{'took s':>8}  scratch, MiB after each quarter"]  # fmt: skip
     for tool, row in rows.items():
@@ -62,7 +62,7 @@ def view_table(scenario, rows):
 
 
 def _quarters(growth):
-    """The most of [(seconds, bytes), …] up to a quarter, a half, three quarters and the end, in MiB."""
+    """Return the maximum of [(seconds, bytes), …] up to a quarter, a half, three quarters and the end, in MiB."""
     sizes = [size >> 20 for _, size in growth]
     if not any(sizes):
         return ""
@@ -71,7 +71,7 @@ def _quarters(growth):
 
 
 def cost_table(scenario, rows, ours="nbdpull"):
-    """One scenario as text: medians, and our times and size as a ratio of each other tool's."""
+    """Return one scenario as text: medians, and our times and size as a ratio to each other tool's."""
     lines = [f"{scenario}", f"  {'':26}{'wall s':>8}{'spread':>15}{'cpu s':>8}{'qemu s':>8}"
              f"{'MiB peak':>10}{'MB':>8}{'GB/s':>7}{'wall ratio':>12}{'cpu ratio':>11}{'size ratio':>12}"]  # fmt: skip
     for tool, row in rows.items():
@@ -89,7 +89,7 @@ def _rate(row):
 
 
 def _ratios(ours, theirs):
-    """As of the columns that they stand in; blank where there is nothing to compare."""
+    """Return the ratios in the columns of their figures; blank if there is nothing to compare."""
     columns = (("wall", 12), ("cpu", 11), ("size", 12))
     return "".join(
         f"{ours[name] / theirs[name]:{width}.2f}" if theirs[name] and ours[name] else " " * width
@@ -98,9 +98,9 @@ def _ratios(ours, theirs):
 
 
 def regressions(now, before, allowed=0.15):
-    """Lines that say where nbdpull's wall time, as a ratio of another tool's in the same run, grew too much.
+    """Return lines that say where nbdpull's wall time, as a ratio to another tool's in the same run, grew too much.
 
-    Ratios, because two runs are never on the same machine; where there is no other tool, the plain wall time.
+    Ratios, because two runs are never on the same machine; without another tool, the plain wall time.
     """
     found = []
     for scenario, rows in now.items():

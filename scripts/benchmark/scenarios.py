@@ -2,7 +2,7 @@
 
 Owns: the scenarios by name, and what each compares. Must not know: how a table is printed.
 
-A scenario yields (tool, Cost). "limit …" rows are no tools: they say what this machine could do at best. Those of
+A scenario yields (tool, Cost). "limit …" rows are not tools: they say what this machine could do at best. Those of
 years.py and buckets.py yield (what, Figure).
 """
 
@@ -37,14 +37,14 @@ BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, nam
 
 
 def fresh(path):
-    """The path, with nothing there."""
+    """Return the path, with nothing there."""
     shutil.rmtree(path, ignore_errors=True)
     path.unlink(missing_ok=True)
     return path
 
 
 class Setting:
-    """The bed, a folder for the runs, and how large the disks are."""
+    """The bed, a directory for the runs, and the size of the disks."""
 
     def __init__(self, bed, folder, scale, threads=None):
         self.bed, self.folder, self.scale = bed, Path(folder), scale
@@ -63,7 +63,7 @@ class Setting:
         shutil.rmtree(folder)
 
     def files_disk(self):
-        """A private copy of the disk of real files."""
+        """Make a private copy of the disk of real files."""
         return disks.copy(disks.real_files(self.cache, self.size, self.content), self.fresh("vda.qcow2"))
 
     def fresh(self, name):
@@ -74,7 +74,7 @@ class Setting:
         return measure.run(command, vm and vm.pid, output, self.log, tools.environment())
 
     def pull(self, vm, *options, output=None):
-        """Cost of one nbdpull into a new store."""
+        """Return the Cost of one nbdpull into a new store."""
         output = output or self.fresh("store")
         return self.run(self.pull_command(vm, output, *options), vm, output)
 
@@ -83,14 +83,14 @@ class Setting:
 
     @contextmanager
     def export(self, vm, base=None, disk="vda"):
-        """A backup job of our own making, for tools that read an export."""
+        """Give a backup job of our own, for tools that read an export."""
         plan = backup_spec.BackupSpec(run_id=f"bench-{os.getpid()}", disks={disk: base})
         with domain.open(vm.name, self.bed.uri) as opened, opened.backups.begun(plan) as job:
             yield job
             job.finish()
 
     def read_export(self, vm, command, *output):
-        """Cost of a tool that reads the export of vda; command(URI, the output if there is one)."""
+        """Return the Cost of a tool that reads the export of vda; command(URI, the output if there is one)."""
         with self.export(vm) as job:
             return self.run(command(tools.export_uri(job.socket, job.exports["vda"].name), *output), vm, *output)
 
@@ -105,7 +105,7 @@ def full(setting, rounds):
 
 
 def _other_readers(setting, vm):
-    """Programs that read an export, and the limits; the newest store must be that of a full pull."""
+    """Measure programs that read an export, and the limits; the newest store must be that of a full pull."""
     read = setting.read_export(vm, tools.nbdcopy_to_null)
     yield "limit: nbdcopy to null", read
     yield from limits.packing(setting, read)
@@ -123,9 +123,9 @@ def _full_rounds(setting, vm, rounds):
 
 @contextmanager
 def _dirty(setting, lines=(), image=None):
-    """A machine (of real files, or of `image`) on which the qemu-io lines were written since the checkpoint BASE.
+    """Give a machine (of real files, or of `image`) on which the qemu-io lines were written since the checkpoint BASE.
 
-    Where the peer is measured its own full backup makes that checkpoint: it refuses to run beside any other.
+    If the peer is measured, its own full backup makes that checkpoint: it refuses to run beside any other.
     """
     with setting.machine(image or setting.files_disk()) as vm:
         if tools.has_peer():
@@ -139,7 +139,7 @@ def _dirty(setting, lines=(), image=None):
 
 
 def _incremental(setting, rounds, lines=(), image=None, limit=False):
-    """limit: whether the same reads to nothing are measured, too."""
+    """Measure an incremental pull. limit: whether to measure the same reads to nothing, too."""
     with _dirty(setting, lines, image) as vm:
         for tool, cost in _incremental_rounds(setting, vm, rounds):
             yield tool, cost
@@ -148,7 +148,7 @@ def _incremental(setting, rounds, lines=(), image=None, limit=False):
 
 
 def _incremental_rounds(setting, vm, rounds):
-    """The same dirty blocks again and again: the checkpoint that a run makes is deleted after it."""
+    """Pull the same dirty blocks repeatedly: the checkpoint that a run makes is deleted after it."""
     for _ in range(rounds):
         yield "nbdpull", setting.pull(vm, "--since", BASE, "--no-checkpoint")
         if tools.has_peer():
@@ -213,7 +213,7 @@ def _write_limit(setting, store, image):
 
 
 def _unpacked(setting, store):
-    """Cost of `zstd -d` over all frames of a store, with one thread."""
+    """Return the Cost of `zstd -d` over all frames of a store, with one thread."""
     return setting.run(["sh", "-c", f"exec zstd -q -dc {' '.join(map(str, Path(store).rglob('*.zst')))} > /dev/null"])
 
 
@@ -338,7 +338,7 @@ def serve_random(setting, rounds):
 
 
 def _served(setting, rounds, use, kinds=serving.KINDS):
-    """What is in the folder of _to_serve, each behind its server."""
+    """Serve everything in the directory of _to_serve, each with its server."""
     folder = _to_serve(setting)
     for _ in range(rounds):
         for tool, command in serving.commands(folder).items():
@@ -350,7 +350,8 @@ def _served(setting, rounds, use, kinds=serving.KINDS):
 
 
 def _to_serve(setting):
-    """A folder with a chain of 30, a full pull of the same content, and images of it; made once for all scenarios."""
+    """Return a directory with a chain of 30, a full pull of the same content, and images of it; made once for all
+    scenarios."""
     folder = setting.folder / "served"
     if folder.exists():
         return folder
@@ -401,7 +402,7 @@ def harm(setting, rounds):
 
 
 def _felt(setting, rounds, stores):
-    """stores: the folder where backups are written."""
+    """Measure what a writer experiences during each backup. stores: the directory where backups are written."""
     parts = build(cache_folder())
     with Guest(setting.bed, setting.fresh("guest"), parts, {"vdb": Disk(path=setting.files_disk())}) as vm:
         vm.wait_agent()
@@ -416,20 +417,20 @@ def _felt(setting, rounds, stores):
 
 
 def _job_without_reader(setting, vm):
-    """What QEMU's copying before each first write costs by itself: no tool that pulls can do without it."""
+    """Measure the cost of QEMU's copying before each first write: no tool that pulls can avoid it."""
     with setting.export(vm, disk="vdb"):
         time.sleep(IDLE)
 
 
 def _only_read(setting, vm):
-    """In the place of a peer: what reading alone costs the guest."""
+    """Measure what only reading costs the guest, in the place of a peer."""
     with setting.export(vm, disk="vdb") as job:
         setting.run(tools.nbdcopy_to_null(tools.export_uri(job.socket, job.exports["vdb"].name)))
 
 
 def _backups(setting, vm, stores):
-    """(tool, its full backup as a function) of each, to a folder that is made anew. The peer leaves what it wrote to be
-    written later, which the guest feels then: so once more with a sync, as nbdpull has its own."""
+    """Return (tool, its full backup as a function) of each, to a new directory. The peer leaves its writes in the page
+    cache, which the guest feels later: so it is measured again with a sync, which nbdpull does itself."""
     for tool, options in (("nbdpull", []), ("nbdpull --gentle", ["--gentle"])):
         command = setting.pull_command(vm, fresh(stores / "store"), "--full", "--no-checkpoint", *options)
         yield tool, partial(setting.run, command)

@@ -1,6 +1,6 @@
-"""Servers of one disk's content, and clients that read from them. Must not know: how the content came to be.
+"""Servers of one disk's content, and clients that read from them. Must not know: how the content was made.
 
-A server's command ends with the socket that it makes, or tells its URI on a line of JSON.
+A server's command ends with the socket that it creates, or prints its URI in a line of JSON.
 """
 
 import json
@@ -23,7 +23,8 @@ READS, READ_SIZE = 1000, 4096
 
 
 def commands(folder):
-    """{tool: (command, URI or None where it tells it itself)} of what is in the folder: stores and images."""
+    """Return {tool: (command, URI or None if the tool prints it)} for everything in the directory: stores and
+    images."""
     chained, full, socket = folder / "chained", folder / "full", folder / "nbd.sock"
     raw, qcow2 = folder / "raw" / "vda.raw", folder / "qcow2" / "vda.qcow2"
     uri = f"nbd+unix:///?socket={socket}"
@@ -37,7 +38,7 @@ def commands(folder):
 
 @contextmanager
 def server(command, environment, started=lambda pid: None):
-    """Run a server while the block runs; give its URI when it can be connected to. started(pid): told of it."""
+    """Run a server while the block runs; give its URI when clients can connect. started(pid) is called once it runs."""
     words, uri = command
     output = subprocess.DEVNULL if uri else subprocess.PIPE
     process = subprocess.Popen(list(map(str, words)), stdout=output, env=environment)
@@ -58,7 +59,8 @@ def server(command, environment, started=lambda pid: None):
 
 @contextmanager
 def exposed(vm, setting):
-    """Run `nbdpull expose` while the block runs; yield a command that reads vda from it, its pid, QEMU's URI of vda."""
+    """Run `nbdpull expose` while the block runs; give a command that reads vda from it, its pid, and QEMU's URI of
+    vda."""
     secret, header = setting.fresh("secret"), setting.fresh("header")
     secret.touch(0o600)
     header.write_text(f"{auth.NAME}: of-the-benchmark")
@@ -77,7 +79,7 @@ def exposed(vm, setting):
 
 
 def connected(uri):
-    """A libnbd handle, as soon as the server listens."""
+    """Return a connected libnbd handle, as soon as the server listens."""
     deadline = time.monotonic() + 10
     while True:
         handle = nbd.NBD()
@@ -96,13 +98,13 @@ def first_byte(uri, started):
 
 
 def sequential(uri, log, data):
-    """data: bytes of the disk that are no holes, which nbdcopy does not ask for."""
+    """Read sequentially. data: bytes of the disk that are not holes, which nbdcopy does not request."""
     connected(uri).shutdown()
     return replace(measure.run(["nbdcopy", uri, "null:"], log=log), data=data)
 
 
 def at_random(uri, size):
-    """The same offsets for each server, in the first half: there the files are."""
+    """Read at the same offsets for each server, in the first half, where the files are."""
     handle, offsets = connected(uri), random.Random(1)
     started = time.monotonic()
     for _ in range(READS):

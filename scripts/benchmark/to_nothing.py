@@ -1,8 +1,8 @@
-"""A whole backup whose bytes nobody keeps, as a program: by the API with a sink that drops them, or by `pull`.
+"""A whole backup whose bytes are dropped, as a program: by the API with a sink that drops them, or by `pull`.
 
 `to_nothing.py api DOMAIN URI`, or `to_nothing.py pull` and the arguments of nbdpull. The pull neither digests nor
-compresses, and so stores frames of no bytes, in a store that is good for nothing else: what is left of it is what the
-API does, too. Must not know: what is measured.
+compresses, and so stores empty frames, in a store that cannot be used: it does only what the API does, too. Must not
+know: what is measured.
 """
 
 import sys
@@ -11,7 +11,7 @@ import nbdpull
 
 
 class Dropped:
-    """A sink, and that of each of its disks."""
+    """A sink, which is also that of each of its disks."""
 
     size = 0
 

@@ -13,12 +13,13 @@ def nbdpull(*arguments):
 
 
 def to_nothing(*arguments):
-    """A backup that nobody keeps: see to_nothing.py."""
+    """Return the command of a backup that is dropped: see to_nothing.py."""
     return [sys.executable, PROJECT / "scripts" / "benchmark" / "to_nothing.py", *arguments]
 
 
 def environment():
-    """What the commands need to find the project's own package, its modules compiled once as where it is installed."""
+    """Return an environment in which the commands find the project's own package, with compiled modules as if it were
+    installed."""
     return {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": ""}
 
 
@@ -27,7 +28,7 @@ def has_peer():
 
 
 def peer_backup(vm, level, folder):
-    """virtnbdbackup with its own compression."""
+    """Return the command of virtnbdbackup with its own compression."""
     return ["virtnbdbackup", "-U", vm.bed.uri, "-d", vm.name, "-l", level, "-o", folder, "-z", "-n"]
 
 

@@ -1,10 +1,10 @@
-"""What keeping for years costs: the rows of the figures that are wanted, each a scenario.
+"""The cost of keeping backups for years: the rows of the figures with a goal, each a scenario.
 
-Owns: what is measured for each, and what it may come to. Must not know: how a table is printed.
+Owns: what is measured for each, and its limit. Must not know: how a table is printed.
 
-A row yields (what, Figure). Where it takes a VM, the VM is a real one and so are the pulls that are measured; points
-behind them, and what only looks at a store, come from pretend.py, by the package's own engine. Under load the ratios of
-CPU times are to be trusted most.
+A row yields (what, Figure). If it needs a VM, the VM is a real one, and so are the measured pulls; older points, and
+what only reads a store, come from pretend.py, made by the package's own engine. Under load, trust the ratios of CPU
+times most.
 """
 
 import os
@@ -37,7 +37,7 @@ KEPT = 23  # points, at most
 
 @dataclass(frozen=True)
 class Figure:
-    """at_most: what is wanted, None where the figure only explains another."""
+    """A measured figure. at_most: its limit, None if the figure only explains another."""
 
     value: float
     unit: str
@@ -45,7 +45,7 @@ class Figure:
 
 
 def _ratios(cost, against, at_most):
-    """Of two Costs of one round."""
+    """Return the ratios of two Costs of one round."""
     yield "CPU, against that", Figure(cost.cpu / against.cpu, "x", at_most)
     yield "time, against that", Figure(cost.wall / against.wall, "x")
     yield "CPU", Figure(cost.cpu, "s")
@@ -60,7 +60,7 @@ def _size(setting, most):
 
 
 def _bytes(path):
-    """Of all files in a folder."""
+    """Return the size of all files in a directory, in bytes."""
     return sum(
         {each.st_ino: each.st_size for each in map(os.stat, filter(Path.is_file, Path(path).rglob("*")))}.values()
     )
@@ -83,7 +83,7 @@ def pull(setting, rounds):
 
 
 def _behind(setting, opened, most):
-    """A VM whose disk has so many points in a store, the newest one pulled with a checkpoint; and that store."""
+    """Give a VM whose disk has that many points in a store, the newest one pulled with a checkpoint; and that store."""
     folder, store = setting.fresh(f"vm-{most}"), setting.fresh(f"store-{most}")
     folder.mkdir()
     disk, image = pretend.Disk(_size(setting, 512 * MIB)), folder / "vda.qcow2"
@@ -126,7 +126,7 @@ def index(setting, rounds):
 
 
 def _newest_index(store):
-    """Paths of the index and the directory that the newest point's pull wrote."""
+    """Return the paths of the index and the directory that the newest point's pull wrote."""
     [only] = series_choice.all_series(marker.open_store(str(store)))
     folder = Path(store, only.folder, only.point().id)
     return [folder / name for name in ("vda.index", "vda.directory") if (folder / name).exists()]
@@ -180,7 +180,7 @@ def _first_byte(store):
 
 
 def _two_stores(setting):
-    """Stores of one content, with many points behind it and with none; made once."""
+    """Return stores of one content, one with many older points and one without; made once."""
     many, one = setting.folder / "years-many", setting.folder / "years-one"
     if not many.exists():
         disk = pretend.Disk(_size(setting, 2 << 30))
@@ -210,7 +210,7 @@ def quick(setting, rounds):
 
 
 def _small(setting, most=BEHIND):
-    """A store of so many small points, made once."""
+    """Return a store of that many small points, made once."""
     store = setting.folder / f"years-small-{most}"
     if not store.exists():
         pretend.history(store, pretend.Disk(_size(setting, 64 * MIB)), _many(setting, most), 0.002)
@@ -218,7 +218,7 @@ def _small(setting, most=BEHIND):
 
 
 def _hundred(setting):
-    """A store of 100 domains with 100 points each, made once."""
+    """Return a store of 100 domains with 100 points each, made once."""
     store = setting.folder / "years-hundred"
     if not store.exists():
         disk, count = pretend.Disk(_size(setting, 16 * MIB)), _many(setting, 100)
@@ -264,7 +264,7 @@ def _points(store):
 
 
 def _live(made):
-    """Bytes of the distinct frames that the points of a pretend.Series show."""
+    """Return the bytes of the distinct frames that the points of a pretend.Series show."""
     frames = {}
     for point in made.series.points():
         directory = made.series.directory(point, "vda")
