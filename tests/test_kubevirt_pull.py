@@ -418,7 +418,7 @@ def test_the_token_is_in_no_log_and_no_message(exports, token, tmp_path, capfd):
         (["--http-map=http://h/exports/root/map?x-kubevirt-export-token=1", "--token-file=T", "--type=full"], "secret"),
         (["--http-map=http://h/exports/root/map", "--token-file=NONE", "--type=full"], "cannot be read"),
         (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--since=c"], "--since is for"),
-        (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--uuid=1"], "no UUID"),
+        (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--uuid=1"], "not a UUID"),
         (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--ca=T"], "certificates"),
         (["--socket=/x"], "--socket is not for kubevirt:"),
         (["--no-checkpoint"], "--no-checkpoint is not for kubevirt:"),

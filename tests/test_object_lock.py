@@ -180,7 +180,7 @@ def test_a_server_that_ignores_locks_is_refused(place, monkeypatch, capsys):
         ("", {}) if call == "delete_object" and "BypassGovernanceRetention" not in what else real(bucket, call, **what)
     ))  # fmt: skip
     code, _, complaint = answered(capsys, "init", place.url, "--immutable-for", "30d")
-    assert code == 10 and "the server takes locks, and ignores them" in complaint
+    assert code == 10 and "the server accepts locks, but ignores them" in complaint
 
 
 def test_it_is_changed_by_policy(place, capsys):
