@@ -281,6 +281,8 @@ def test_bad_input(bootable, private_libvirt, capsys):
 
     assert code() == 2  # no agent, and no --expect
     assert code("--expect", "(") == 2
+    for everything in ("", ".*", "^", "x?|y"):  # found before the guest ran: any point passed
+        assert code("--expect", everything) == 2
     assert code("--expect", "x", "--point", "20200101T000000Z-aaaaaa") == 10
     assert code("--expect", "x", "--work-dir", "/nowhere") == 9
     assert code("--expect", "x", "-c", "qemu+unix:///system?socket=/nowhere") == 6

@@ -121,10 +121,15 @@ def _definition(target: Series, point: Point) -> tuple[str, list[str]]:
 
 
 def _pattern(text: Optional[str]) -> Optional[re.Pattern[str]]:
+    if text is None:
+        return None
     try:
-        return re.compile(text, re.MULTILINE) if text is not None else None
+        pattern = re.compile(text, re.MULTILINE)
     except re.error as error:
         raise errors.UsageError(f"--expect {text!r} is not a regular expression: {error}") from error
+    if pattern.search(""):  # it would be found before the guest has printed anything
+        raise errors.UsageError(f"--expect {text!r} also matches an empty console: give a text that the guest prints")
+    return pattern
 
 
 def _seen(run: _Run) -> _Seen:
@@ -172,13 +177,17 @@ def _adapted(run: _Run, folder: str, images: dict[str, str], console: str, offer
 
 
 def _missing(run: _Run, boot: Boot, server: Server, console: str, started: float) -> str:
-    """Wait until the guest is up; return why it did not come up, "" if it did."""
+    """Wait until the guest is up; return why it did not come up, "" if it did.
+
+    A guest that is up in spite of data that could not be read is no proof of the point.
+    """
     while True:
         run.check()
-        if run.expect.search(_read(console)) if run.expect else boot.agent_answers():
-            return ""
+        is_up = run.expect.search(_read(console)) if run.expect else boot.agent_answers()
         for trouble in server.troubles():
             return f"the point cannot be read: {trouble}"
+        if is_up:
+            return ""
         if not boot.active:
             return "the guest ended before it was up"
         if time.monotonic() - started > run.options.timeout:
