@@ -237,6 +237,18 @@ def test_replace_the_definition_of_the_same_domain(private_libvirt, pulled, tmp_
     assert stores.seen_by(vm.domain.XMLDesc()) == then
 
 
+def test_a_saved_state_that_would_undo_the_restore(private_libvirt, pulled, tmp_path):
+    """virsh start went on from it, with the old disks, whatever the new definition said."""
+    vm, store = pulled
+    vm.domain.managedSave()
+    words = ["restore", store, "-o", tmp_path / "out", "--define", "--force", "-c", private_libvirt.uri]
+    done = nbdpull(*words)
+    assert done.returncode == 3 and f"virsh managedsave-remove {vm.name}" in done.stderr
+    assert not (tmp_path / "out").exists()
+    vm.domain.managedSaveRemove()
+    assert result_of(nbdpull(*words, "--json"))["defined"]["uuid"] == vm.uuid
+
+
 def test_another_name_is_in_a_file_and_nowhere_else(private_libvirt, pulled, tmp_path):
     _, store = pulled
     result = result_of(nbdpull("restore", store, "-o", tmp_path / "out", "--name", "other", "--json"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
@@ -110,6 +111,12 @@ def _require_free(connection: Any, xml: str, force: bool) -> None:
         raise errors.DomainExists(
             f"domain '{name}' exists at {where}: use --force to replace its definition, or --name N --new-uuid"
         )
+    if by_name and by_name.hasManagedSaveImage(0):  # virsh start would go on from it, with the disks of that time
+        raise errors.DomainExists(
+            f"domain '{name}' at {where} has a saved state (managedsave), from which its next start would continue "
+            f"instead of the restored disks: remove it with virsh managedsave-remove {shlex.quote(name)}, or use "
+            "--name N --new-uuid"
+        )
 
 
 def _named_by(connection: Any, name: str, uuid: Optional[str]) -> Iterable[host_reach.Reach]:
@@ -120,13 +127,27 @@ def _named_by(connection: Any, name: str, uuid: Optional[str]) -> Iterable[host_
     return host_reach.reaches(definition.parse(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
 
 
-def define(xml: str, uri: Optional[str], restored: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Define the domain, and put the restored files of its TPM in place; return ({"name", "uuid", "uri"}, warnings)."""
+def define(
+    xml: str, uri: Optional[str], restored: Mapping[str, str], autostart: bool = False
+) -> tuple[dict[str, str], list[str]]:
+    """Define the domain, and put the restored files of its TPM in place; return ({"name", "uuid", "uri"}, warnings).
+
+    autostart: let it start with its host; if not, a definition that is replaced keeps its own setting.
+    """
     name, _ = definition.identity(xml)
     with connected(uri) as connection, translated(f"cannot define domain '{name}'"):
         defined = connection.defineXML(xml)
         told = {"name": defined.name(), "uuid": defined.UUIDString(), "uri": connection.getURI()}
-    return told, domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)
+        warnings = _autostarted(defined) if autostart else []
+    return told, [*warnings, *domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)]
+
+
+def _autostarted(dom: Any) -> list[str]:
+    try:
+        dom.setAutostart(1)
+    except libvirt.libvirtError as error:
+        return [f"the domain started with its host, and libvirt refuses that here: {' '.join(str(error).split())}"]
+    return []
 
 
 def _found(look_up: Callable[[str], Any], key: str) -> Any:
