@@ -502,9 +502,10 @@ def test_the_members_of_a_manifest(tmp_path):
     sealed = {row[0].strip("`") for row in table(section(FORMAT, "4. Sealed JSON"))}
     assert sealed == {"format", "requires", "digest"}
     document = {name: value for name, value in document.items() if name not in sealed}
-    assert not {"locked", "origin"} & set(document), "only what is locked in a bucket, or copied under another seal"
+    rare = {"locked", "autostart", "origin"}  # what is locked in a bucket, autostarts, or was copied under another seal
+    assert not rare & set(document)
     document["locked"] = asdict(manifest.LockedEntry("2026-11-22T19:44:00+00:00", "compliance", ["1.age"]))
-    document["origin"] = vm.points[1].sha256
+    document["autostart"], document["origin"] = True, vm.points[1].sha256
     assert_documented(table(section(FORMAT, "6. manifest.json")), document, containers=True)
     marker = json.loads((vm.root / layout.MARKER).read_bytes())
     rows = {code(row[0])[0] for row in table(section(FORMAT, "5. nbdpull.json"))}

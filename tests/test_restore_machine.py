@@ -398,6 +398,34 @@ def test_a_device_that_libvirt_cannot_judge_by_words_is_no_obstacle(private_libv
     dom.undefine()
 
 
+# -- what no definition contains --------------------------------------------------------------------------------------
+
+
+def test_a_domain_that_started_with_its_host_does_so_again(private_libvirt, machine, tmp_path):
+    """And a copy does not, nor a domain that did not."""
+    vm, store, uri = machine({"vda": MIB}), tmp_path / "store", private_libvirt.uri
+    for autostart in (0, 1):
+        vm.domain.setAutostart(autostart)
+        result_of("pull", vm.name, "-o", store, uri=uri)
+    first, _ = json.loads(nbdpull("list", store, "--json").stdout)
+    vm.stop()
+    vm.domain.undefineFlags(CHECKPOINTS_METADATA)
+
+    def back(out, *words):
+        result = result_of("restore", store, "-o", tmp_path / out, *words, uri=uri)
+        return result["warnings"], private_libvirt.connection().lookupByUUIDString(result["defined"]["uuid"])
+
+    told, copy = back("copy", "--define", "--name", "copy", "--new-uuid")
+    assert (told, copy.autostart()) == ([], 0)
+    copy.undefine()
+    told, dom = back("before", "--define", "--point", first["id"])
+    assert (told, dom.autostart()) == ([], 0)
+    dom.undefine()
+    told, dom = back("again", "--define")
+    assert (told, dom.autostart(), dom.UUIDString()) == ([], 1, vm.uuid)
+    assert "virsh autostart" in nbdpull("restore", store, "-o", tmp_path / "plain").stderr
+
+
 # -- passwords --------------------------------------------------------------------------------------------------------
 
 

@@ -107,6 +107,7 @@ class Manifest:
     as_of: Optional[str] = None  # likewise
     passwords: list[str] = field(default_factory=list)  # likewise; types of graphics with a password, which is not kept
     locked: Optional[LockedEntry] = None  # likewise; not written either if nothing is locked
+    autostart: Optional[bool] = None  # likewise; whether libvirt started the domain with its host
     origin: Optional[str] = None  # likewise; SHA-256 of the first manifest of a point copied under another seal
 
     def disk(self, name: str) -> Optional[DiskEntry]:
@@ -132,7 +133,7 @@ def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
     return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **told}, seal.mac)
 
 
-_RARE = ("locked", "origin")  # members that are not written if they are None
+_RARE = ("locked", "autostart", "origin")  # members that are not written if they are None
 
 
 class Head(NamedTuple):

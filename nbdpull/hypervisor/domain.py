@@ -204,6 +204,12 @@ class Domain(Handle):
         with self.seam("read the live definition"):
             return str(self.dom.XMLDesc(0)) if self.active else None
 
+    @property
+    def autostart(self) -> bool:
+        """Whether libvirt starts the domain with its host; no definition contains that."""
+        with self.seam("check whether it starts with its host"):
+            return bool(self.dom.autostart())
+
     def passwords(self) -> list[str]:
         """Return the types of the graphics devices that have a password now, or will at the next start.
 

@@ -339,7 +339,8 @@ def _members(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added, a
     cut = Cut(as_of, checkpoint, job.freeze.consistency, job.freeze.reason)
     whose = Whose(run.vm.name, run.vm.uuid)
     versions = {"libnbd": libnbd.library_version(), **run.vm.versions}
-    return account.members(run.held, whose, prepared.choice, cut, run.laps, versions, added.passwords)
+    about = versions, added.passwords, run.vm.autostart
+    return account.members(run.held, whose, prepared.choice, cut, run.laps, *about)
 
 
 def _age(as_of: str) -> str:

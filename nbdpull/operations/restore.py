@@ -248,4 +248,4 @@ def _define(
 ) -> Optional[belongings.Defined]:
     if not (options.define and planned.xml and subject.where.folder):  # --define without them was refused before
         return None
-    return belongings.defined(planned.xml, options.uri, beside, subject.where.folder)
+    return belongings.defined(planned, options.uri, beside, subject.where.folder)

@@ -62,11 +62,12 @@ def members(
     laps: Laps,
     versions: Mapping[str, str] = {},  # noqa: B006
     passwords: Iterable[str] = (),
+    autostart: bool = False,
 ) -> dict[str, Any]:
     """Return the members of a manifest that describe the run.
 
     versions: of the programs and libraries that were used to read, except nbdpull's own; passwords: types of the
-    displays that have one.
+    displays that have one; autostart: whether the domain starts with its host.
     """
     parent = choice.parent
     return {
@@ -78,6 +79,7 @@ def members(
         **whose._asdict(),
         **cut._asdict(),
         "passwords": list(passwords),
+        "autostart": autostart or None,
         "versions": {"nbdpull": __version__, **versions},
         "seconds": laps.seconds,
     }

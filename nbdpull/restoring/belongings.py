@@ -66,16 +66,22 @@ class Asked:
     force: bool
     trusted: bool
 
+    def is_copy_of(self, xml: str) -> bool:
+        """Return whether the restored domain may exist beside the one of that definition."""
+        return self.new_uuid or self.name not in (None, definition.identity(xml)[0])
+
     @property
     def is_any(self) -> bool:
         return bool(self.define or self.name or self.new_uuid)
 
 
 class Planned(NamedTuple):
-    """xml: the definition to write, None if it is unchanged or there is none."""
+    """xml: the definition to write, None if it is unchanged or there is none; autostart: whether the domain, once it is
+    defined, should start with its host."""
 
     xml: Optional[str]
     warnings: list[str]
+    autostart: bool = False
 
 
 class Written(NamedTuple):
@@ -140,9 +146,12 @@ def planned(
     told = [*_of_the_running_domain(known), *adapted]
     if not asked.define and any(name.startswith(layout.TPM_PREFIX) for name in paths):
         told.append("the TPM's state is in the directory, where libvirt does not look: --define moves it")
+    autostart = bool(point.manifest.autostart) and not asked.is_copy_of(known.xml)
+    if autostart and not asked.define:
+        told.append("the domain started with its host: after virsh define, virsh autostart makes it do so again")
     own = [source.path for source in sources.values()] + list(nameable.values())
     xml, more = _for_libvirt(xml, known.xml, own, asked) if asked.define else _for_a_folder(xml, own)
-    return Planned(xml, told + more)
+    return Planned(xml, told + more, autostart)
 
 
 def _unadapted(series: Series, point: Point, asked: Asked) -> list[str]:
@@ -232,12 +241,12 @@ def _disks(xml: Optional[str]) -> dict[str, domain_xml.Disk]:
     return {disk.target: disk for disk in domain_xml.parse_disks(xml)} if xml else {}
 
 
-def defined(xml: str, uri: Optional[str], paths: Mapping[str, str], folder: str) -> Defined:
+def defined(planned: Planned, uri: Optional[str], paths: Mapping[str, str], folder: str) -> Defined:
     """Have libvirt define the domain, with everything restored in that folder."""
     from ..hypervisor import domain_define
 
     try:
-        return Defined(*domain_define.define(xml, uri, paths))
+        return Defined(*domain_define.define(cast(str, planned.xml), uri, paths, planned.autostart))
     except errors.NbdpullError as error:
         where = f"everything is restored in {folder}: correct its domain.xml, then run virsh define"
         raise type(error)(f"{error}; {where}") from error
