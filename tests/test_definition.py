@@ -111,6 +111,15 @@ def test_the_original_keeps_what_is_its_own():
 # -- displays that had a password -------------------------------------------------------------------------------------
 
 
+def test_the_secret_of_a_tpm_is_not_in_the_point():
+    """Without it the state is of no use, and libvirt said so only at the start."""
+    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'>{}</backend></tpm>"
+    root, told = adapted(of(devices=tpm.format("<encryption secret='5a7f'/>")))
+    assert root.find("devices/tpm/backend/encryption") is not None
+    assert [text[:63] for text in told] == ["the TPM's state is encrypted with libvirt's secret 5a7f, which "]
+    assert adapted(of(devices=tpm.format("")))[1] == []
+
+
 @pytest.mark.parametrize("before, after", [
     ("<graphics type='vnc' listen='0.0.0.0'><listen type='address' address='0.0.0.0'/></graphics>",
      "<graphics type='vnc'><listen type='address' address='127.0.0.1'/></graphics>"),

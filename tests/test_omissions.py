@@ -29,6 +29,8 @@ DEVICES = {
     "<filesystem type='ram'><source usage='10'/><target dir='r'/></filesystem>": None,
     "<memory model='dimm'><target><size>1</size></target></memory>": None,
     "<tpm><backend type='emulator' version='2.0'/></tpm>": None,
+    "<tpm><backend type='emulator' version='2.0'><encryption secret='5a7f'/></backend></tpm>":
+        ("secret 5a7f", "opens the TPM's state, and only libvirt has it", None, True),
     "<interface type='hostdev'><source><address type='pci'/></source></interface>": None,
     DISK.format(device="disk", name="vdx", inside="<readonly/>"): ("disk vdx", "is read-only", "/i/vdx", False),
     DISK.format(device="cdrom", name="sda", inside="<readonly/>"): ("cdrom sda", "is a CD-ROM drive", "/i/sda", False),

@@ -74,6 +74,12 @@ def tpm_folder(xml: str) -> Optional[str]:
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
 
 
+def tpm_secret(tpm: ET.Element) -> Optional[str]:
+    """Return the UUID of the libvirt secret that opens the state of an emulated TPM; None if it is not encrypted."""
+    encryption = tpm.find("backend[@type='emulator']/encryption")
+    return None if encryption is None else encryption.get("secret")
+
+
 def has_variables(root: ET.Element) -> bool:
     """Return whether the firmware of a <domain> keeps variables in a file, as UEFI does, even if no file is named."""
     loader = root.find("os/loader")
@@ -150,6 +156,7 @@ def adapted(
         if element.tag in BOOT_FILES and element.tag in files:
             element.text = files[element.tag]
     _nvram(root, files.get("nvram"), copy)
+    warnings += [_sealed(secret) for secret in map(tpm_secret, root.iterfind("devices/tpm")) if secret]
     if copy:
         warnings += _own(root)
     warnings += [told for graphics in root.iterfind("devices/graphics") for told in _closed(graphics, passwords)]
@@ -209,6 +216,13 @@ def _nvram(root: ET.Element, path: Optional[str], copy: bool) -> None:
         element.remove(child)
     element.attrib.pop("type", None)  # the format remains: a point has the bytes unchanged
     element.text = path
+
+
+def _sealed(secret: str) -> str:
+    return (
+        f"the TPM's state is encrypted with libvirt's secret {secret}, which is not in the point: without it the "
+        "domain does not start (virsh secret-define, secret-set-value)"
+    )
 
 
 def _own(root: ET.Element) -> list[str]:

@@ -107,6 +107,8 @@ def _device(device: ET.Element) -> Optional[Omission]:
         return Omission(DEVICE, f"hostdev {kind}", "is a device of the host", _path(source), kind in _WITH_DATA)
     if device.tag == "tpm" and device.find("backend[@type='emulator']") is None:
         return Omission(DEVICE, "tpm", "keeps its state outside of libvirt", None, True)
+    if device.tag == "tpm" and (secret := definition.tpm_secret(device)):
+        return Omission(DEVICE, f"secret {secret}", "opens the TPM's state, and only libvirt has it", None, True)
     return None
 
 
