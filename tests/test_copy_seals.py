@@ -98,6 +98,8 @@ def test_both_keys_are_needed(vm, dest, capsys):
 
 
 def test_into_a_sealed_store(plain, dest, tmp_path, run):
+    code, _, told = run("copy", plain.root, dest)
+    assert code == 16 and "--dest-identity FILE" in told, "--identity is refused: the other store is not sealed"
     code, found, _ = run("copy", plain.root, dest, *THEIRS)
     assert code == 0 and len(copied(found)) == 2
     assert restored(dest, tmp_path, "--identity", path("age2")) == plain.images[plain.points[1].id]["vda"]

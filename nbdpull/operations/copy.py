@@ -190,8 +190,12 @@ def _require_both(dest: Store, source: Store, options: Options) -> None:
         )
     if dest.seal.id is not None and not dest.seal.opens:
         unlocking.unlock(dest, options.identities)
-    for store in (source, dest):
-        store.seal.require()
+    source.seal.require()
+    if not dest.seal.opens:
+        raise errors.KeyNeeded(
+            f"{dest.root} is sealed, and not with the key of {source.root}: name an identity that opens it with "
+            "--dest-identity FILE"
+        )
 
 
 def _domain(source: Series, dest: Store, run: _Run) -> Domain:
