@@ -33,6 +33,13 @@ def test_plain(text, shown):
     assert terminal.plain(text) == shown
 
 
+def test_cells_are_aligned_by_the_columns_that_they_take():
+    """A name of two wide characters takes four, and an accent of its own none."""
+    assert terminal.table(("A", "B"), [("日本", "x"), ("e\u0301", "x"), ("abcd", "x")]) == [
+        "A     B", "日本  x", "e\u0301     x", "abcd  x",
+    ]  # fmt: skip
+
+
 def test_cells_are_aligned_as_they_are_shown():
     assert terminal.table(("A", "B"), [("\x1b", "1"), ("x", "\n")]) == ["A     B", "\\x1b  1", "x     \\n"]
 

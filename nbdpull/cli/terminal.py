@@ -83,8 +83,19 @@ def _moved(values: dict[str, Any], seconds: float) -> str:
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Align rows of texts as lines; without colours, so that a pipe and a terminal show the same."""
     lines = [[plain(cell) for cell in row] for row in (headings, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(headings))]
+    return [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths)).rstrip() for line in lines
+    ]
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: none for combining characters, two for wide ones."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
 
 
 def disks(point: dict[str, Any]) -> list[str]:
