@@ -265,6 +265,21 @@ def test_damage_on_record(vm, dest, run, said):
     assert copied(run("copy", vm.root, dest)[1]) == [vm.points[2].id]
 
 
+def test_damage_on_record_of_a_copy(vm, dest, run, said):
+    """That both have the point is no comfort: "DEST is not behind" was all that was said."""
+    assert run("copy", vm.root, dest)[0] == 0
+    point, how = vm.points[2].id, f"nbdpull verify {dest} --heal-from {vm.root}"
+    path = dest / "vm1" / point / "vda.0000.zst"
+    path.write_bytes(flipped(path.read_bytes(), 120))
+    assert verify_store(dest, keep=True).is_bad
+    for words in (("copy", vm.root, dest), ("copy", vm.root, dest, "--dry-run"), ("compare", vm.root, dest)):
+        code, _, err = said(*words)
+        assert code == 0 and err.startswith("nbdpull: warning: damage is on record in ")
+        assert f"does not replace, {point}: {how}\n" in err
+    assert said(*how.split()[1:])[0] == 0
+    assert [said(*words)[2] for words in (("copy", vm.root, dest), ("compare", vm.root, dest))] == ["", ""]
+
+
 def test_a_point_that_is_removed_meanwhile(vm, dest, run):
     """No part of it is left, and the others are copied."""
     first, middle, last = vm.points

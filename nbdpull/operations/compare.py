@@ -39,13 +39,14 @@ class Domain:
     """One domain.
 
     points: in the order of commits; behind_bytes: size of the files that a copy would copy; problem: why nothing, or
-    not everything, is known.
+    not everything, is known; warnings: about points that both stores have.
     """
 
     domain: str
     points: list[Where] = field(default_factory=list)
     behind_bytes: int = 0
     problem: Optional[errors.NbdpullError] = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def behind(self) -> int:
@@ -74,6 +75,10 @@ class Result:
     def errors(self) -> list[errors.NbdpullError]:
         return [each.problem for each in self.domains if each.problem]
 
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for each in self.domains for warning in each.warnings]
+
 
 def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the manifests; no data is read. StoreError if neither store has a domain that was asked for."""
@@ -97,7 +102,8 @@ def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:
     try:
         known = soundness.of_series(source) if source else soundness.Soundness()
         here = known.points
-        there, lost_there = target.load()
+        known_there = soundness.of_series(target)
+        there, lost_there = known_there.points, known_there.refused
         target.require_of(there, (here or there)[-1].manifest.uuid if here or there else "")
     except errors.NbdpullError as error:
         return Domain(domain, problem=error)
@@ -109,7 +115,9 @@ def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:
             _look(source, target, known, match, behind, check)
     except (errors.Damaged, errors.StoreError) as error:
         behind.problems.append(error)
-    return Domain(domain, _points(match, behind.points), sum(behind.sizes.values()), next(iter(behind.problems), None))
+    told = soundness.damaged_copies(known_there, target, match.same, source.store) if source else []
+    sizes, problem = behind.sizes.values(), next(iter(behind.problems), None)
+    return Domain(domain, _points(match, behind.points), sum(sizes), problem, told)
 
 
 @dataclass

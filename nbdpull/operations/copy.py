@@ -220,9 +220,11 @@ def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _R
     target = series_choice.of_domain(dest, source.domain, uuid)
     if not run.options.dry_run:
         held.enter_context(half_points.writing(target, "copy"))
-    there, unreadable = target.load()
+    known_there = soundness.of_series(target)
+    there, unreadable = known_there.points, known_there.refused
     target.require_of(there, uuid)
     match = matching.matched(known.points, there, unreadable)
+    found.warnings += soundness.damaged_copies(known_there, target, match.same, source.store)
     if resealed_point.is_needed(source, target, match):
         foreign.require_none(target, there, unreadable)
     points = _to_copy(source, dest, known, match, found, run)

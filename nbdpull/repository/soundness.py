@@ -6,11 +6,14 @@ was never verified may be damaged nevertheless. Owns: what sound means. Must not
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ..core import errors
 from ..format import findings, ledger
+from ..storage.base import Store
 from . import verdict
 from .series import Point, Series
 
@@ -49,6 +52,20 @@ def damage(target: Series, point: Point) -> errors.NbdpullError:
         f"damage of it is recorded in {root}; once it is repaired, nbdpull verify {root} --point {point.id} clears "
         "the record"
     )
+
+
+def damaged_copies(known: Soundness, target: Series, same: Iterable[Point], source: Store) -> list[str]:
+    """Return warnings about points that `target` has like a series of `source`, but whose damage there is recorded.
+
+    known: the soundness of `target`. A copy does not replace them.
+    """
+    found = [point.id for point in same if point.id in known.damaged]
+    if not found:
+        return []
+    root = target.store.root
+    mends = f": nbdpull verify {shlex.quote(root)} --heal-from {shlex.quote(source.root)}"
+    how = mends if source.seal.id == target.store.seal.id else "; nothing is healed from a store of another key"
+    return [f"damage is on record in {root} of points that a copy does not replace, {', '.join(found)}{how}"]
 
 
 def of_series(target: Series) -> Soundness:

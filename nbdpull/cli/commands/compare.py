@@ -46,7 +46,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     }
     code = next((error.exit_code for error in found.errors), errors.Differs.exit_code if found.differs else 0)
     complaints = [f"{each.domain}: {each.problem}" for each in found.domains if each.problem]
-    return Outcome(values, _lines(found.domains), code, complaints=complaints)
+    return Outcome(values, _lines(found.domains), code, complaints=complaints, warnings=found.warnings)
 
 
 _WORDS = {"both": "in both", "different": "in both, DIFFERENT", "dir": "only in DIR", "dest": "only in DEST"}
