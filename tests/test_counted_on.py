@@ -1,6 +1,7 @@
 """The files that a copy relies on in its destination, against what all of its points name, read one by one."""
 
 import random
+from unittest import mock
 
 import pytest
 import stores
@@ -10,6 +11,7 @@ from nbdpull.core import errors
 from nbdpull.format.manifest import FileEntry
 from nbdpull.repository import half_points, references, removal
 from nbdpull.repository.counted_on import CountedOn
+from nbdpull.storage.directory import DirectoryStore
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,15 @@ def test_what_was_just_committed_counts_and_what_was_removed_does_not(vm, monkey
     counted.forget_removed()
     assert not any(map(counted.includes, only)) and first.id not in counted.points
     assert all(map(counted.includes, named(vm, others).values()))
+
+
+def test_a_file_is_looked_for_until_it_was_seen(vm):
+    """And again once the caller has removed some."""
+    counted, [entry, *_] = CountedOn(vm.series, vm.points), entries(vm)
+    assert counted.includes(entry)
+    with mock.patch.object(DirectoryStore, "size", autospec=True, side_effect=DirectoryStore.size) as size:
+        assert [counted.has(entry) for _ in range(3)] == [True] * 3
+    assert size.call_count == 1
+    (vm.folder / entry.path).unlink()
+    counted.present.forget()
+    assert not counted.has(entry)

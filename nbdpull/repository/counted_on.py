@@ -23,6 +23,27 @@ def is_there(target: Series, entry: FileEntry) -> bool:
     return False
 
 
+class Present:
+    """Which files a series has, by name and size. With locks, what is there stays while the caller holds the series, so
+    each file is looked for until it was seen: points share most of their files."""
+
+    def __init__(self, target: Series) -> None:
+        self._target = target
+        self._seen: set[FileEntry] = set()
+
+    def __call__(self, entry: FileEntry) -> bool:
+        if entry in self._seen:
+            return True
+        found = is_there(self._target, entry)
+        if found and self._target.store.has_locks:
+            self._seen.add(entry)
+        return found
+
+    def forget(self) -> None:
+        """Look for every file again: the caller may have removed some."""
+        self._seen.clear()
+
+
 class CountedOn:
     """The files of a series that its points vouch for: when a point was committed, its files were whole and durable.
     Files recorded as damaged are left out.
@@ -34,6 +55,7 @@ class CountedOn:
 
     def __init__(self, target: Series, points: Sequence[Point]) -> None:
         self._target, self._bad = target, _on_record(target, points)
+        self.present = Present(target)
         self._points = {point.id: point for point in points}
         self._unread = {**self._points}
         self._is_told = True  # whether every point read so far could be read completely
@@ -48,7 +70,7 @@ class CountedOn:
 
     def has(self, entry: FileEntry) -> bool:
         """Return whether the file exists with the right size, is not recorded as damaged, and a point refers to it."""
-        return is_there(self._target, entry) and entry.path not in self._bad and self.includes(entry)
+        return self.present(entry) and entry.path not in self._bad and self.includes(entry)
 
     def includes(self, entry: FileEntry) -> bool:
         """Return whether any point refers to exactly this file, even if the file is missing."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
@@ -37,9 +38,10 @@ class Taken(NamedTuple):
 
 
 def lacking(source: Series, target: Series, point: Point, but: Container[str] = ()) -> list[FileEntry]:
-    """Return the files of a point of the source that the target lacks, by name and size. but: paths to leave out.
-    Damaged if a directory of the point cannot be read."""
-    left = [entry for entry in _needed(source, target, point).files if entry.path not in but]
+    """Return the files of a point of the source that the target lacks, by name and size. but: paths to leave out, which
+    are not looked for. Damaged if a directory of the point cannot be read."""
+    needed = _needed(source, target, point, partial(is_there, target), but)
+    left = [entry for entry in needed.files if entry.path not in but]
     with target.store.looking(target.folder):
         return [entry for entry in left if not is_there(target, entry)]
 
@@ -56,16 +58,21 @@ class _Needed(NamedTuple):
     led: list[FileEntry]
 
 
-def _needed(source: Series, target: Series, point: Point) -> _Needed:
+def _needed(
+    source: Series, target: Series, point: Point, has: Callable[[FileEntry], bool], but: Container[str] = ()
+) -> _Needed:
     """Return what the target needs for a point. If the target has a file that the source has moved, its table is not
-    needed. Otherwise the table is, and may have to lead to what the target itself has moved, too."""
+    needed. Otherwise the table is, and may have to lead to what the target itself has moved, too.
+
+    has: returns whether the target has a file; but: paths to leave out.
+    """
     files: dict[str, FileEntry] = {}
     tables = []
     with source.store.looking(source.folder), target.store.looking(target.folder):
-        entries = references.of_point(source, point)
+        entries = [entry for entry in references.of_point(source, point) if entry.path not in but]
         led = _led(source, target, point, entries)
         for entry in (each for each in entries if each not in led):
-            is_at_hand = is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
+            is_at_hand = has(entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
             table = None if is_at_hand else moved.read(source.store, source.folder, entry)
             if table:
                 known = moved.read(target.store, target.folder, entry)
@@ -125,20 +132,24 @@ class Incoming:
             self._take(point, making, tell, check)
         except (errors.Damaged, errors.StoreError, errors.OutputError):
             making.undo(self._counted_on.includes)
+            self._counted_on.present.forget()
             raise
         return Taken(point.id, len(making.copied), sum(making.copied.values()))
 
     def _take(self, point: Point, making: _Making, tell: Tell, check: Check) -> None:
         """Copy the point. Whenever frames have been moved to other files meanwhile, continue with those: all that
         exists counts."""
-        needed = _needed(self._source, self._target, point)
+        needed = self._needed(point)
         while True:
             try:
                 return self._take_once(point, needed, making, tell, check)
             except errors.Damaged:
-                before, needed = needed, _needed(self._source, self._target, point)
+                before, needed = needed, self._needed(point)
                 if needed.files == before.files:
                     raise
+
+    def _needed(self, point: Point) -> _Needed:
+        return _needed(self._source, self._target, point, self._counted_on.present)
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
         entries, tables, led = needed
