@@ -14,8 +14,9 @@ Must not know: how anything is removed, how the figures are printed.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import compress, count
 from typing import NamedTuple
 
 from ..core.errors import Check
@@ -63,11 +64,16 @@ class Usage:
 
 @dataclass
 class _File:
-    """A file. users: numbers of the points that refer to it; shown: bytes that points show, at least."""
+    """A file. users: the points that refer to it, each a bit: sets of numbers are large; shown: bytes that points show,
+    at least."""
 
     entry: FileEntry
-    users: set[int] = field(default_factory=set)
+    users: int = 0
     shown: int = 0
+
+    @property
+    def is_shared(self) -> bool:
+        return bool(self.users & (self.users - 1))
 
     @property
     def folder(self) -> str:
@@ -94,10 +100,10 @@ def _of_series(series: Series, check: Check) -> Usage:
         _note(series, point, opened, number, named)
     whose = {point.id for point in points}
     files = _standing(series, named.values(), whose)
-    exclusive, shared, dead = [0] * len(points), [0] * len(points), dict.fromkeys(whose, 0)
+    exclusive = _by_point((file for file in files if not file.is_shared), len(points))
+    shared = _by_point((file for file in files if file.is_shared), len(points))
+    dead = dict.fromkeys(whose, 0)
     for file in files:
-        for number in file.users:
-            (exclusive if len(file.users) == 1 else shared)[number] += file.entry.size
         dead[file.folder] = dead.get(file.folder, 0) + file.dead
     elsewhere = _elsewhere(named.values(), whose)
     kept = references.paths(series, elsewhere).difference(references.beside(series, elsewhere))
@@ -108,7 +114,7 @@ def _of_series(series: Series, check: Check) -> Usage:
             OfPoint(point, sum(disk.size for disk in point.manifest.disks), alone, others, dead[point.id])
             for point, alone, others in zip(points, exclusive, shared)
         ],
-        shared=sum(file.entry.size for file in files if len(file.users) > 1),
+        shared=sum(file.entry.size for file in files if file.is_shared),
         left=sum(entry.size for entry in _elsewhere(files, whose)),
         dead=sum(dead.values()) + waiting,
         waiting=waiting,
@@ -121,13 +127,25 @@ def _directories(series: Series, point: Point) -> list[Directory]:
 
 def _note(series: Series, point: Point, opened: list[Directory], number: int, named: dict[str, _File]) -> None:
     """Note the files that a point refers to, and how much of each it shows: of files that belong to no image, all."""
-    live = references.live(opened)
+    live, user = references.live(opened), 1 << number
     for entry in references.by_directories(point, opened):
         file = named.get(entry.path)
         if file is None:
             file = named[entry.path] = _File(entry)
-        file.users.add(number)
+        file.users |= user
         file.shown = max(file.shown, min(live.get(entry.path, entry.size), entry.size))
+
+
+def _by_point(files: Iterable[_File], points: int) -> list[int]:
+    """Return for each point the bytes of those of the files to which it refers."""
+    found = [0] * points
+    for file in files:
+        for number in compress(count(), bin(file.users)[:1:-1].encode().translate(_AS_BITS)):
+            found[number] += file.entry.size
+    return found
+
+
+_AS_BITS = bytes.maketrans(b"01", b"\0\1")
 
 
 def _elsewhere(files: Iterable[_File], points: Container[str]) -> list[FileEntry]:
