@@ -120,6 +120,19 @@ def test_files_wait_for_readers_of_every_point_that_referred_to_them(vm, tmp_pat
     assert left(vm) == {f"{last.id}/{half_points.REMOVED}"}
 
 
+def test_what_several_removed_points_refer_to_is_looked_for_once(vm):
+    def looks():
+        with mock.patch.object(DirectoryStore, "size", autospec=True, side_effect=DirectoryStore.size) as size:
+            removal.sweep(vm.series, 10**6)
+        return [path for _, path in (call.args for call in size.call_args_list) if path.endswith(".zst")]
+
+    first, *others = vm.points
+    gone(vm, others[0], 10**6)
+    shared = [path for path in looks() if path.startswith(f"vm1/{first.id}/")]
+    gone(vm, others[1], 10**6)
+    assert shared and [path for path in looks() if path.startswith(f"vm1/{first.id}/")] == shared
+
+
 def test_what_was_removed_at_once_keeps_no_file(vm):
     """Its readers were not waited for."""
     gone(vm, vm.points[1])

@@ -202,24 +202,25 @@ class _How(NamedTuple):
 def _late(series: Series, grace: float, check: Check) -> set[str]:
     """Return the paths of the files to which points refer that were removed less than `grace` seconds ago. A disk whose
     directory is lost cannot be read: its files need not wait."""
-    found: set[str] = set()
+    entries: set[FileEntry] = set()  # most are named by many points: each is looked for once
     for name in half_points.removed(series):
         check()
         if half_points.seconds_removed(series, name) < grace:
             with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
-                found |= _readable(series, half_points.removed_point(series, name))
-    return found
-
-
-def _readable(series: Series, point: Point) -> set[str]:
-    """Return the paths of the files that a removed point refers to, as far as they can be determined."""
-    directories = references.readable(series, point)
+                entries.update(_named_by(series, half_points.removed_point(series, name)))
     found: set[str] = set()
-    for entry in references.by_directories(point, directories) if directories or not point.disks else []:
+    for entry in entries:
+        check()
         found.add(entry.path)
         with suppress(errors.Damaged):
             found |= references.paths(series, [entry])
     return found
+
+
+def _named_by(series: Series, point: Point) -> list[FileEntry]:
+    """Return the files that a removed point refers to, as far as they can be determined."""
+    directories = references.readable(series, point)
+    return references.by_directories(point, directories) if directories or not point.disks else []
 
 
 def _last_of_all(series: Series) -> Optional[str]:
