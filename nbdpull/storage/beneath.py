@@ -41,12 +41,16 @@ def parent(root: str, path: str, held: Optional[int] = None) -> Iterator[tuple[i
 def reached(root: str, path: str, held: Optional[int] = None) -> int:
     """Return a descriptor of a folder that only serves to reach its entries; the caller closes it. held: as for
     `parent`."""
-    descriptor = os.open(root, _WALK) if held is None else os.dup(held)
-    for name in filter(None, path.split("/")):
+    names = [*filter(None, path.split("/"))]
+    if held is not None and not names:
+        return os.dup(held)
+    descriptor = os.open(root, _WALK) if held is None else held
+    for name in names:
         try:
             inner = _entered(descriptor, name, _WALK)
         finally:
-            os.close(descriptor)
+            if descriptor != held:
+                os.close(descriptor)
         descriptor = inner
     return descriptor
 
@@ -88,6 +92,13 @@ def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[in
 
     The kind of the file is checked before it is opened: merely opening a device may have an effect.
     """
+    return open_known(root, path, flags, mode, held)[0]
+
+
+def open_known(
+    root: str, path: str, flags: int, mode: int = 0, held: Optional[int] = None
+) -> tuple[int, os.stat_result]:
+    """Return what `open_file` does, and the file's status."""
     with parent(root, path, held) as (folder, name):
         if not flags & os.O_CREAT:
             require_file(status(folder, name))
@@ -97,11 +108,12 @@ def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[in
         except BlockingIOError:  # another program has a lease on the file
             descriptor = os.open(name, flags, mode, dir_fd=folder)
     try:
-        require_file(os.fstat(descriptor))
+        found = os.fstat(descriptor)
+        require_file(found)
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, found
 
 
 def status(folder: int, name: str) -> os.stat_result:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import secrets
 import shlex
@@ -73,15 +72,13 @@ class DirectoryStore:
         except OSError as error:
             raise errors.StoreError(f"cannot read {self.path(path)}: {reason(error)}") from error
 
-    def _reading(self, path: str) -> io.BufferedReader:
-        return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
-
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         with self.open_reader(path) as file:
             return file.read(offset, length)
 
     def open_reader(self, path: str, again: bool = False, through: bool = False) -> DirectoryReader:
-        return DirectoryReader(self.root, path)
+        held, rest = self._begun(path)
+        return DirectoryReader(self.root, rest, self.path(path), held)
 
     def size(self, path: str) -> Optional[int]:
         try:
@@ -98,12 +95,16 @@ class DirectoryStore:
     def sha256(self, path: str, check: Check = lambda: None) -> str:
         digest = hashlib.sha256()
         try:
-            with self._reading(path) as file:
-                size = os.fstat(file.fileno()).st_size  # most files are small, and a new buffer is filled with zeros
-                buffer = memoryview(bytearray(min(max(size, 1), 1 << 20)))
-                while size := file.readinto(buffer):
+            held, rest = self._begun(path)
+            descriptor, known = beneath.open_known(self.root, rest, os.O_RDONLY, held=held)
+            try:
+                # most files are small, and a new buffer is filled with zeros
+                buffer = memoryview(bytearray(min(max(known.st_size, 1), 1 << 20)))
+                while size := os.readv(descriptor, [buffer]):
                     digest.update(buffer[:size])
                     check()
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise unreadable(self.path(path), error) from error
         return digest.hexdigest()
@@ -226,9 +227,9 @@ class DirectoryStore:
     def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
         """Return a whole file as `read` does, but let an OSError through untranslated."""
         held, rest = self._begun(path)
-        descriptor = beneath.open_file(self.root, rest, os.O_RDONLY, held=held)
+        descriptor, known = beneath.open_known(self.root, rest, os.O_RDONLY, held=held)
         try:
-            data = _read(descriptor, min(os.fstat(descriptor).st_size, limit) + 1)
+            data = _read(descriptor, min(known.st_size, limit + 1))
         finally:
             os.close(descriptor)
         if len(data) > limit:
@@ -341,9 +342,10 @@ def _link_or_rename(folder: int, draft: str, name: str, without_links: Collectio
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """Return a file from its beginning, at most `size` bytes. With a file object, reading a thousand manifests takes a
-    seventh longer, as it first asks for the file's status, kind and position."""
-    data = os.read(descriptor, size)
-    while len(data) < size and (more := os.read(descriptor, size - len(data))):
+    """Return a file from its beginning, of which `size` bytes are wanted, and one more if it has grown. With a file
+    object, reading a thousand manifests takes a seventh longer, as it first asks for the file's status, kind and
+    position; so does a read that only shows that nothing follows."""
+    data = os.read(descriptor, size + 1)
+    while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
         data += more
     return data

@@ -31,12 +31,13 @@ def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreE
 class DirectoryReader(Closing):
     """A file that is open for reading. Safe for several threads at once."""
 
-    def __init__(self, root: str, path: str) -> None:
-        self._full_path = os.path.join(root, path)
+    def __init__(self, root: str, path: str, full_path: str, held: Optional[int] = None) -> None:
+        """full_path: for messages; held: as for beneath.parent."""
+        self._full_path = full_path
         self._descriptor = -1
         try:
-            self._descriptor = beneath.open_file(root, path, os.O_RDONLY)
-            self.size = os.fstat(self._descriptor).st_size
+            self._descriptor, known = beneath.open_known(root, path, os.O_RDONLY, held=held)
+            self.size = known.st_size
         except OSError as error:
             self.close()
             raise unreadable(self._full_path, error) from error
