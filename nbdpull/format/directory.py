@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import numpy
@@ -73,9 +74,12 @@ class Directory:
         self.disk, self.size, self.whole = disk.name, disk.size, disk.whole
         found = store.proved(lambda: _read(store, f"{series}/{disk.directory.path}", disk))
         self.files, self.live, self.pages = found.files, found.live, found.pages
-        self._numbers = {entry.path: number for number, entry in enumerate(found.files)}
         self._lock = threading.Lock()
         self._held: OrderedDict[int, Window] = OrderedDict()
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {entry.path: number for number, entry in enumerate(self.files)}
 
     @property
     def chunks(self) -> list[FileEntry]:
@@ -138,8 +142,8 @@ class Directory:
         """Raise Damaged if the window that begins at `start` cannot be assembled. Faster than assembling it."""
         layers = [*self._store.several(self._page, self.refs(start))]
         for number, page in enumerate(layers):
-            lost = numpy.array([name not in self._numbers for name in page.names], bool)
-            if lost.any():
+            if not all(map(self._numbers.__contains__, page.names)):
+                lost = numpy.array([name not in self._numbers for name in page.names], bool)
                 records = page.records[(page.records["kind"] == extents.DATA) & lost[page.records["chunk"]]]
                 above = [each.records for each in layers[number + 1 :]]
                 if not (above and extents.covered(records, above).all()):

@@ -125,8 +125,7 @@ def encode_directory(directory: Directory) -> bytes:
 def decode_directory(data: bytes, disk: str, disk_size: int) -> Directory:
     """Return the Directory; ValueError if a reader must refuse it."""
     files, live, refs = split(data, PAGE)
-    names, sizes = [entry.path for entry in files], numpy.array([entry.size for entry in files], "u8")
-    flaw = _names_flaw(names, disk) or _refs_flaw(refs, names, sizes, disk_size)
+    flaw = _names_flaw([entry.path for entry in files], disk) or _refs_flaw(refs, files, disk_size)
     if flaw:
         raise ValueError(flaw)
     return Directory(files, live, refs)
@@ -177,10 +176,13 @@ def _disk_of(path: str) -> str:
     return match["disk"] if match else ""
 
 
-def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: int) -> Optional[str]:
+def _refs_flaw(refs: PageRefs, files: Sequence[FileEntry], disk_size: int) -> Optional[str]:
     if not len(refs):
         return None
-    if (refs["file"] >= len(names)).any() or any(not names[n].endswith(".index") for n in {*refs["file"].tolist()}):
+    if (refs["file"] >= len(files)).any():
+        return "a page in a file that is not an index"
+    indexes = [files[number] for number in refs["file"].tolist()]
+    if not all(each.path.endswith(".index") for each in indexes):
         return "a page in a file that is not an index"
     if (refs["offset"] % layout.WINDOW).any() or (refs["offset"] >= disk_size).any():
         return "a page outside any window"
@@ -196,7 +198,7 @@ def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: 
         or (refs["records"] > layout.MAX_PAGE_RECORDS).any()
     ):
         return "a page of impossible size"
-    if reach_past(refs["position"], refs["stored"], sizes[refs["file"]]):
+    if reach_past(refs["position"], refs["stored"], numpy.array([each.size for each in indexes], "u8")):
         return "a page past the end of its file"
     return None
 
