@@ -92,17 +92,22 @@ class _Count:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files = 0
+        self._files, self._most = 0, MAX_OPEN
 
     def add(self, files: int) -> None:
         with self._lock:
             self._files += files
+            if files > 0:
+                self._most = _most()
 
     def excess(self) -> int:
         """Return how many open files exceed MAX_OPEN, or the SHARE of what the process may have open."""
-        few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
-        return max(0, self._files - most)
+        return max(0, self._files - self._most)
+
+
+def _most() -> int:
+    few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
 
 
 _count = _Count()

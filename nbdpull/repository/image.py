@@ -90,7 +90,7 @@ class Image:
         if self.partial and extents.gaps(segments, 0, length):
             return None
         data = segments[_kinds(segments, layers) == extents.DATA]
-        piece = Piece(_extents(data, extents.DATA), [layers[s["layer"]][s["record"]] for s in data])
+        piece = Piece(_extents(data, extents.DATA), _rows(data, layers))
         found = bytearray(length)
         for offset, part in zip(piece.extents["offset"].tolist(), self.read_piece(piece)):
             found[offset : offset + len(part)] = part
@@ -104,7 +104,7 @@ class Image:
             zero = segments[kinds == extents.ZERO]
             data = extents.cut(segments[kinds == extents.DATA], layout.MAX_FRAME)
             for part in extents.split(data, layout.MAX_FRAME):
-                yield Piece(_extents(part, extents.DATA), [layers[s["layer"]][s["record"]] for s in part])
+                yield Piece(_extents(part, extents.DATA), _rows(part, layers))
             if len(zero):
                 yield Piece(extents.merged(_extents(zero, extents.ZERO)), [])
 
@@ -121,7 +121,8 @@ class Image:
                 frames[key] = self._frames.read(record)
             begin, length = int(record["skip"]) + int(extent["offset"]) - int(record["offset"]), int(extent["length"])
             part = memoryview(frames[key])[begin : begin + length]
-            parts.append(part if length == len(frames[key]) else bytes(part))  # do not keep a frame for a part of it
+            # Copied, so that not a whole frame is kept for the smaller part of it.
+            parts.append(part if 2 * length >= len(frames[key]) else bytes(part))
         return parts
 
 
@@ -155,6 +156,11 @@ def _kinds(segments: Segments, layers: list[layout.Records]) -> NDArray[numpy.ui
         mine = segments["layer"] == number
         kinds[mine] = records["kind"][segments["record"][mine]]
     return kinds
+
+
+def _rows(segments: Segments, layers: list[layout.Records]) -> list[Row]:
+    """Return the record of each segment."""
+    return [layers[n][at] for n, at in zip(segments["layer"].tolist(), segments["record"].tolist())]
 
 
 def _extents(segments: Segments, kind: int) -> Extents:

@@ -106,7 +106,7 @@ class DiskRestore:
         for piece in self._image.pieces():
             if len(piece.records):
                 end = int(extents.ends(piece.extents[-1:])[0])
-                yield piece, self._gaps(extents.gaps(piece.extents, reached, end))
+                yield piece, self._gaps(piece, reached, end)
                 reached = end
             elif self._image.partial:  # else they are part of the gaps, with what no record covers
                 yield None, _steps_of(zip(piece.extents["offset"].tolist(), piece.extents["length"].tolist()))
@@ -115,8 +115,10 @@ class DiskRestore:
         if rest < self._target.size and not self._target.blank:
             yield None, _steps_of([(rest, self._target.size - rest)])
 
-    def _gaps(self, gaps: list[Range]) -> Iterable[Range]:
-        return [] if self._target.blank or self._image.partial else _steps_of(gaps)
+    def _gaps(self, piece: Piece, start: int, stop: int) -> Iterable[Range]:
+        if self._target.blank or self._image.partial:
+            return []
+        return _steps_of(extents.gaps(piece.extents, start, stop))
 
     def work(self, batch: Batch) -> Done:
         """Decompress, check, and write a batch. Runs in a thread of the pipeline."""
