@@ -27,75 +27,83 @@ class NbdpullError(Exception):
     left_behind: tuple[str, ...] = ()
 
 
+class Failure(NbdpullError):
+    """Something failed. All others ask the whole run to end: a signal, a limit, or a program that uses the API.
+
+    What takes an error for an answer ("cannot be read") and goes on catches only this. What undoes something and raises
+    the error again, or reports it after everything else is done, catches NbdpullError.
+    """
+
+
 # The operator's request cannot be fulfilled as it is.
 
 
-class UsageError(NbdpullError):
+class UsageError(Failure):
     """Arguments that contradict each other or name nothing."""
 
     exit_code = 2
     code = "usage"
 
 
-class NoSuchDomain(NbdpullError):
+class NoSuchDomain(Failure):
     exit_code = 3
     code = "no-such-domain"
 
 
-class DomainNotRunning(NbdpullError):
+class DomainNotRunning(Failure):
     exit_code = 3
     code = "domain-not-running"
 
 
-class NoSuchDisk(NbdpullError):
+class NoSuchDisk(Failure):
     exit_code = 3
     code = "no-such-disk"
 
 
-class UnfitDisk(NbdpullError):
+class UnfitDisk(Failure):
     """A disk that was named, but that no backup job can or may include."""
 
     exit_code = 3
     code = "unfit-disk"
 
 
-class DomainExists(NbdpullError):
+class DomainExists(Failure):
     """A domain of this name or uuid exists, and would be replaced."""
 
     exit_code = 3
     code = "domain-exists"
 
 
-class ForeignDefinition(NbdpullError):
+class ForeignDefinition(Failure):
     """The definition of a restored domain names what is neither its own nor offered by the host to every domain."""
 
     exit_code = 3
     code = "foreign-definition"
 
 
-class NothingToBackUp(NbdpullError):
+class NothingToBackUp(Failure):
     exit_code = 3
     code = "nothing-to-back-up"
 
 
-class NoSuchCheckpoint(NbdpullError):
+class NoSuchCheckpoint(Failure):
     exit_code = 4
     code = "no-such-checkpoint"
 
 
-class CheckpointExists(NbdpullError):
+class CheckpointExists(Failure):
     exit_code = 4
     code = "checkpoint-exists"
 
 
-class CheckpointUnusable(NbdpullError):
+class CheckpointUnusable(Failure):
     """The checkpoint exists, but one of its bitmaps is missing or inconsistent."""
 
     exit_code = 4
     code = "checkpoint-unusable"
 
 
-class Busy(NbdpullError):
+class Busy(Failure):
     """Another process holds the domain or the series: try again later."""
 
     exit_code = 5
@@ -105,7 +113,7 @@ class Busy(NbdpullError):
 # The hypervisor's side.
 
 
-class HypervisorError(NbdpullError):
+class HypervisorError(Failure):
     """libvirt or QEMU failed, or the connection to libvirt did."""
 
     exit_code = 6
@@ -172,12 +180,12 @@ class NotQuiesced(HypervisorError):
     code = "not-quiesced"
 
 
-class AccessDenied(NbdpullError):
+class AccessDenied(Failure):
     exit_code = 7
     code = "access-denied"
 
 
-class MissingSoftware(NbdpullError):
+class MissingSoftware(Failure):
     exit_code = 8
     code = "missing-software"
 
@@ -185,7 +193,7 @@ class MissingSoftware(NbdpullError):
 # The storage's side.
 
 
-class OutputError(NbdpullError):
+class OutputError(Failure):
     """A file could not be created or written."""
 
     exit_code = 9
@@ -212,7 +220,7 @@ class EncryptedTarget(OutputError):
     code = "output-encrypted"
 
 
-class StoreError(NbdpullError):
+class StoreError(Failure):
     """The store cannot be used as requested: no store, no such point, another VM's series."""
 
     exit_code = 10
@@ -241,7 +249,7 @@ class FormatTooOld(StoreError):
     code = "format-too-old"
 
 
-class Damaged(NbdpullError):
+class Damaged(Failure):
     """Stored bytes differ from what was written: found by verify, refused by every reader."""
 
     exit_code = 11
@@ -271,35 +279,35 @@ class LimitReached(NbdpullError):
 # A failed proof, although the store is as it should be.
 
 
-class Differs(NbdpullError):
+class Differs(Failure):
     """An image differs from the point that it was compared with, or a store from another one."""
 
     exit_code = 13
     code = "differs"
 
 
-class DrillFailed(NbdpullError):
+class DrillFailed(Failure):
     """The served point did not boot as required."""
 
     exit_code = 13
     code = "drill-failed"
 
 
-class CommandFailed(NbdpullError):
+class CommandFailed(Failure):
     """The command that should take the blocks did not end with 0, or could not be run."""
 
     exit_code = 14
     code = "command-failed"
 
 
-class NotOk(NbdpullError):
+class NotOk(Failure):
     """A domain has no sound backup that is recent enough, or one that is not as it should be; raised only by status."""
 
     exit_code = 15
     code = "not-ok"
 
 
-class KeyNeeded(NbdpullError):
+class KeyNeeded(Failure):
     """The store is sealed, and the caller has no key that opens it, or none for this purpose."""
 
     exit_code = 16

@@ -107,9 +107,7 @@ def readable(target: SeriesLike, name: str) -> Optional[Document]:
     """Return the document in a file of a series; None if it cannot be read, or is not what was stored."""
     try:
         return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
-    except errors.Interrupted:  # what is recorded would count as unknown until the next check
-        raise
-    except errors.NbdpullError:
+    except errors.Failure:
         return None
 
 

@@ -87,11 +87,11 @@ class IndexWriter:
         return pages.Page([self._files[number] for number in used], records)
 
     def add(self, records: layout.Records) -> None:
-        """Add records. NbdpullError if they are out of order: an index that readers refuse must never be committed."""
+        """Add records. Failure if they are out of order: an index that readers refuse must never be committed."""
         if not len(records):
             return
         if int(records["offset"][0]) < self._reached:
-            raise errors.NbdpullError(f"disk {self._disk.name}: records from byte {records['offset'][0]} come too late")
+            raise errors.Failure(f"disk {self._disk.name}: records from byte {records['offset'][0]} come too late")
         self._reached = int(extents.ends(records[-1:])[0])
         for part in extents.split(extents.cut(records, layout.WINDOW), layout.WINDOW):
             start = int(part["offset"][0]) // layout.WINDOW * layout.WINDOW
@@ -210,7 +210,7 @@ class IndexWriter:
         needed |= {n for n, path in enumerate(self._files) if path in made or (is_chunk(path) and self._live[n] > 0)}
         kept = sorted(needed)
         if self._base and not self._base.bad.isdisjoint(self._files[number] for number in kept):
-            raise errors.NbdpullError(f"disk {self._disk.name}: not all data in damaged files was read again")
+            raise errors.Failure(f"disk {self._disk.name}: not all data in damaged files was read again")
         places = numpy.zeros(len(self._files), "u4")
         places[kept] = numpy.arange(len(kept))
         refs["file"] = places[refs["file"]]

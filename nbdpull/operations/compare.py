@@ -105,7 +105,7 @@ def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:
         known_there = soundness.of_series(target)
         there, lost_there = known_there.points, known_there.refused
         target.require_of(there, (here or there)[-1].manifest.uuid if here or there else "")
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         return Domain(domain, problem=error)
     match = matching.matched(here, there, lost_there)
     behind = _Behind([*known.refused.values(), *lost_there.values()])

@@ -46,7 +46,7 @@ def _looks(options: Options, check: Check) -> Iterator[Finding]:
     try:
         with connection.host(options.uri) as host:
             yield from _host(host, options.scratch_dir)
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         yield bad("libvirt", error)
         return
     if options.domain is not None:

@@ -35,7 +35,7 @@ def kubevirt_doctor(options: Options, report: Report = lambda **event: None, che
 def _looks(options: Options, machine: Machine, check: Check) -> Iterator[Finding]:
     try:
         cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         yield bad("cluster", error)
         return
     yield from kubevirt.found(cluster, machine)

@@ -71,7 +71,7 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
                 made = _made(target, point, disk, below, chunks, left)
             except errors.StoreError:
                 raise
-            except errors.NbdpullError as error:  # a page is lost, or the records were not laid over this one
+            except errors.Failure as error:  # a page is lost, or the records were not laid over this one
                 flaws.append(error)
                 continue
             flaws.append(None)

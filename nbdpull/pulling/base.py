@@ -288,7 +288,7 @@ class Proof:
         """Check the files of a disk; of chunk files, only the sizes. recorded: paths of files recorded as damaged."""
         try:
             found = self._series.directory(point, disk, partial=True)
-        except errors.NbdpullError as error:
+        except errors.Failure as error:
             return _Stored(is_whole=False, flaw=str(error))
         bad = {}
         with self._series.store.looking(self._series.folder):

@@ -28,8 +28,6 @@ def removed(run: Optional[str], what: str, remove: Callable[[], object], dry_run
         return Leftover(run, what, DRY_RUN)
     try:
         remove()
-    except errors.Interrupted:
-        raise
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         return Leftover(run, what, str(error))
     return Leftover(run, what)

@@ -149,9 +149,9 @@ def resumed(
         if dead.freeze and not why:
             resumes = Dead(dead, dead.freeze, journal_files.resume(dead))
             return Attempt(Prepared(choice, plan, resumes), choice.warnings)
-    except (errors.Interrupted, errors.LimitReached, errors.NoAnswer):
+    except errors.NoAnswer:
         raise
-    except errors.NbdpullError as error:  # the remains of the dead run may be the cause
+    except errors.Failure as error:  # the remains of the dead run may be the cause
         why = str(error)
     return Attempt(None, [f"the job of {dead.whose} is not resumed: {why}"])
 

@@ -35,7 +35,7 @@ def _pulled(vm: Domain, disk: Disk) -> Finding:
         (disk,) = vm.looked_at([disk])
     except errors.Unsupported as error:  # for an image that is read without QEMU
         return Finding(WARN, subject, str(error), "none, as long as the domain can be started for a pull")
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         return bad(subject, error)
     text = f"{disk.format} {disk.source}, {sizes.shown(disk.size or 0)}"
     if disk.format != "qcow2":

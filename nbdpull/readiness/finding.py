@@ -30,9 +30,7 @@ def good(subject: str, text: str) -> Finding:
 
 
 def bad(subject: str, error: errors.NbdpullError) -> Finding:
-    """Return an error as a finding. One that ends the run is raised again."""
-    if isinstance(error, errors.Interrupted):
-        raise error
+    """Return an error as a finding."""
     what, _, advice = str(error).partition(": ")
     return Finding(BAD, subject, what, advice or "see the text", error.exit_code)
 
@@ -42,5 +40,5 @@ def told(subject: str, findings: Iterable[Finding]) -> Iterator[Finding]:
     checks."""
     try:
         yield from findings
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         yield bad(subject, error)

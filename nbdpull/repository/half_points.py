@@ -116,7 +116,7 @@ def number(series: Series, name: str) -> Optional[int]:
 
 def _seeming_sequence(series: Series, name: str) -> int:
     """Return the number that a refused point seems to have; 0 if it cannot be determined."""
-    with suppress(errors.NbdpullError):
+    with suppress(errors.Failure):
         return manifest.seeming_sequence(series.store.read(f"{series.folder}/{name}/{layout.MANIFEST}"))
     return 0
 

@@ -105,7 +105,7 @@ def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEnt
 def _of_base(target: Series, point: Point) -> list[FileEntry]:
     """Return the files to which the base of a point of the source refers, if the base is a point of the target, too."""
     parent = point.manifest.parent
-    with suppress(errors.NbdpullError):
+    with suppress(errors.Failure):
         base = target.point_in(parent.point) if parent and target.has_point(parent.point) else None
         return references.of_point(target, base) if base and parent and base.sha256 == parent.sha256 else []
     return []

@@ -115,7 +115,7 @@ def note(store: Store, name: str, wrapped: bytes, key: Optional[StoreKeys] = Non
     try:
         data = store.read(path, layout.MAX_NOTE)
         told = members.build(Note, layout.unseal(data, store.path(path)))
-    except (errors.NbdpullError, ValueError):
+    except (errors.Failure, ValueError):
         return None
     if told.sha256 != digest(wrapped):
         return None

@@ -149,7 +149,7 @@ def _differing(one: bytes, two: bytes) -> int:
 def _told(now: Now, entry: FileEntry) -> list[int]:
     """Return the levels at which the point that made a file compressed the disk, the most used first, according to its
     manifest; none if that cannot be read."""
-    with suppress(errors.NbdpullError):
+    with suppress(errors.Failure):
         told = now.series.point_in(entry.path.partition("/")[0]).disk(now.disk).levels
         return [_LEVELS[level] for level in sorted(told, key=told.__getitem__, reverse=True) if level in _LEVELS]
     return []

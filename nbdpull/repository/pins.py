@@ -46,7 +46,7 @@ def of_point(series: Series, point: Point) -> Optional[Pin]:
     try:
         data = series.store.find(path)
         return members.build(Pin, layout.unseal(data, series.store.path(path))) if data is not None else None
-    except (errors.NbdpullError, ValueError):
+    except (errors.Failure, ValueError):
         return Pin("", "", f"{series.store.path(path)} cannot be read")
 
 

@@ -115,7 +115,7 @@ def why_stays(series: Series, name: str) -> str:
         is_empty = not series.store.names(f"{series.folder}/{name}")
         is_needed = not is_empty and any(path.startswith(f"{name}/") for path in referred(series))
         return "points refer to its files" if is_needed else half_points.why_in_use(series, name, None)
-    except errors.NbdpullError as error:
+    except errors.Failure as error:
         return str(error)
 
 

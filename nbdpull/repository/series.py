@@ -205,7 +205,7 @@ class Series:
 
     def _lacks_manifest(self, name: str) -> bool:
         """Return whether a directory contains no committed point, possibly because it was removed after the listing."""
-        with suppress(errors.NbdpullError):
+        with suppress(errors.Failure):
             return self.store.find(f"{self.folder}/{name}/{layout.MANIFEST}") is None
         return False
 

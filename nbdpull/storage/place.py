@@ -63,7 +63,7 @@ def require_locks(store: Store) -> None:
 def had(store: Store, path: str) -> bool:
     """Return whether a place in a bucket once had a file that has been deleted since; False if old versions do not show
     one, or these credentials may not list them."""
-    with suppress(errors.NbdpullError):
+    with suppress(errors.Failure):
         return cast("S3Store", store).had(path)
     return False
 

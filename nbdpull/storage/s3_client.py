@@ -159,7 +159,7 @@ class Bucket:
             self._lock_as_told(key, lock)
         except (errors.AccessDenied, errors.OutputError):
             found = None
-            with suppress(errors.NbdpullError):
+            with suppress(errors.Failure):
                 found = self.locked(key)
             if found is None:
                 raise
