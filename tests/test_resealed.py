@@ -497,6 +497,33 @@ def test_a_lost_index_of_a_copy_that_was_killed_is_rebuilt(tmp_path, name, count
         assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("lost", [["index"], ["index", "directory"], ["directory"]])
+def test_a_lost_index_in_the_folder_beside_is_rebuilt(tmp_path, lost):
+    """A copy of a removed point makes its files there, as others need those of that name."""
+    vm = of_one_disk(tmp_path / "store")
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    first = vm.points[0].id
+    with half_points.writing(other.series):
+        removal.remove(other.series, other.series.point_in(first))
+    vm.write("vda", 0, b"more" * 9000)
+    reseal(vm, other, vm.pull(), vm.points[0])
+    [folder] = [path for path in other.folder.iterdir() if path.is_dir() and not other.series.has_point(path.name)]
+    paths = [
+        {"index": folder / "vda.index", "directory": other.folder / first / "vda.directory"}[name] for name in lost
+    ]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    with opened(other):
+        asked = rebuild.Options(str(other.root), first, "vda")
+        assert {*rebuild.rebuild(asked).paths} == {*map(str, paths)}
+        assert [path.read_bytes() for path in paths] == before
+        with pytest.raises(errors.OutputExists, match="move away what is damaged"):
+            rebuild.rebuild(asked)
+    assert_restores(other, tmp_path)
+
+
 def test_copies_of_copies_that_have_no_point_in_common(vm, tmp_path):
     """What remains of the points that each has removed has the same names, and different bytes."""
     other, back = made_for(vm, tmp_path / "other", KEYS), made_for(vm, tmp_path / "back", None)

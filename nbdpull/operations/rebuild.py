@@ -7,10 +7,10 @@ what is printed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Optional, cast
+from typing import NamedTuple, Optional, cast
 
 from ..core import errors
 from ..core.errors import Check, Report
@@ -43,32 +43,58 @@ def rebuild(options: Options, report: Report = lambda **event: None, check: Chec
     return Result(target.domain, point.id, options.disk, _rebuilt(target, point, options.disk, check))
 
 
+class _Way(NamedTuple):
+    """How the files of a disk may have been made. beside: see index_writer.Disk; kept: those that existed before, so
+    that they are named, and no more is known of them; new: chunk files, with the records that the index is made of."""
+
+    beside: Optional[str]
+    kept: list[FileEntry]
+    new: list[FileEntry]
+
+
 def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]:
     disk = point.disk(name)
-    paths = [f"{target.folder}/{disk.directory.path}", f"{target.folder}/{point.id}/{layout.index_name(name)}"]
-    lost = [path for path in paths if target.store.size(path) is None]
-    if not lost:
+    paths = [f"{target.folder}/{path}" for path in [disk.directory.path, *_indexes(target, point, disk)]]
+    if all(target.store.size(path) is not None for path in paths):
         raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} exist: move away what is damaged")
     made = _fitting(target, point, disk, check)
     immutable.begin(target.store)
-    lost = [path for path in lost if path in made]
+    lost = [path for path in reversed([*made]) if target.store.size(path) is None]  # the directory first
     if not lost:
-        raise errors.OutputExists(f"{target.store.path(paths[0])} exists, and nothing changed: there is no index")
+        which = (
+            "exist: move away what is damaged" if len(made) > 1 else "exists, and nothing changed: there is no index"
+        )
+        raise errors.OutputExists(f"{' and '.join(map(target.store.path, sorted(made)))} {which}")
     for path in lost:
         target.store.publish(path, made[path], target.store.protection)
     return [target.store.path(path) for path in lost]
 
 
+def _indexes(target: Series, point: Point, disk: DiskEntry) -> list[str]:
+    """Return the paths of the indexes that the point may have made."""
+    found: list[str] = []
+    if point.manifest.origin:  # a copy may have made it in a folder beside the point's, which has no manifest
+        with suppress(errors.Damaged):
+            named = target.directory(point, disk.name, partial=True).indexes
+            found = [each.path for each in named if _is_beside(target, each.path.partition("/")[0])]
+    return found or [f"{point.id}/{layout.index_name(disk.name)}"]
+
+
+def _is_beside(target: Series, name: str) -> bool:
+    """Return whether a folder may be one that a copy made beside that of its point (resealed_point.py)."""
+    return bool(layout.POINT_ID.match(name)) and not target.has_point(name)
+
+
 def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dict[str, bytes]:
     """Return {path: bytes} of the files that match the manifest; Damaged if none can be made that do."""
-    chunks = _chunks(target, point, disk, check)
+    ways = _ways(target, point, disk, check)
     problems: list[Optional[errors.NbdpullError]] = []
     for below in _belows(target, point, disk, check):
         flaws: list[Optional[errors.NbdpullError]] = []
-        for left in _left(point, chunks):
+        for way in ways:
             check()
             try:
-                made = _made(target, point, disk, below, chunks, left)
+                made = _made(target, point, disk, below, way)
             except errors.StoreError:
                 raise
             except errors.Failure as error:  # a page is lost, or the records were not laid over this one
@@ -90,13 +116,30 @@ def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dic
     )
 
 
-def _left(point: Point, chunks: Sequence[FileEntry]) -> Iterable[int]:
-    """Yield how many of the first chunk files may have existed before the others were made.
+def _ways(target: Series, point: Point, disk: DiskEntry, check: Check) -> list[_Way]:
+    """Return the ways in which the files may have been made, the likeliest first.
 
     A copy under another seal continues with the files that a killed copy left, and records in its own files whatever is
-    still visible of them.
+    still visible of them. If other points need the files of the folder, it makes its own in a folder beside.
     """
-    return range(len(chunks) + 1) if point.manifest.origin else (0,)
+    known: dict[str, FileEntry] = {}
+    with suppress(errors.Damaged):
+        known = {entry.path: entry for entry in target.directory(point, disk.name, partial=True).files}
+    own = _chunks(target, point.id, disk, known, check)
+    if not point.manifest.origin:
+        return [_Way(None, [], own)]
+    kept = [known[path] for path in sorted(known) if path.startswith(f"{point.id}/")]
+    kept = kept or _disk_files(target, point.id, disk, known, check)
+    folders = dict.fromkeys(path.partition("/")[0] for path in known) if known else target.store.folders(target.folder)
+    beside = {name: _disk_files(target, name, disk, known, check) for name in folders if _is_beside(target, name)}
+    return [
+        *(_Way(None, own[:count], own[count:]) for count in range(len(own) + 1)),
+        *(_Way(name, kept, list(filter(_is_chunk, found))) for name, found in beside.items() if found),
+    ]
+
+
+def _is_chunk(entry: FileEntry) -> bool:
+    return bool(layout.CHUNK_PATH.match(entry.path))
 
 
 def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iterator[Optional[Directory]]:
@@ -153,17 +196,16 @@ def _lost_base(target: Series, point: Point) -> Optional[errors.Damaged]:
     )
 
 
-def _made(
-    target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], chunks: Sequence[FileEntry], left: int
-) -> dict[str, bytes]:
-    """Return {path: bytes} of the files that the records of the chunk files make over a base. left: see _left."""
+def _made(target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], way: _Way) -> dict[str, bytes]:
+    """Return {path: bytes} of the files that the records of the chunk files make over a base."""
     memory = _Memory(target.store.seal)
-    about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
+    about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole, way.beside)
     again = IndexWriter(cast(Store, memory), about, base)
+    chunks = [*way.kept, *way.new]
     known = {entry.path for entry in [*(base.files if base else []), *chunks]}
-    for entry in chunks[:left]:
+    for entry in way.kept:
         again.number(entry.path)
-    for entry in chunks[left:]:
+    for entry in way.new:
         page = reader.chunk_records(target.store, f"{target.folder}/{entry.path}", entry.size, disk.name)
         if not known.issuperset(page.names):
             raise errors.Damaged(f"{target.store.path(target.folder, entry.path)}: it refers to files of another point")
@@ -172,23 +214,32 @@ def _made(
     return {file.path: bytes(file.data) for file in memory.files}
 
 
-def _chunks(target: Series, point: Point, disk: DiskEntry, check: Check) -> list[FileEntry]:
+def _chunks(
+    target: Series, folder: str, disk: DiskEntry, known: Mapping[str, FileEntry], check: Check
+) -> list[FileEntry]:
     """Return the FileEntry of each chunk file that the point's pull made: from the directory, or, if that is lost, from
-    the file as it is now."""
-    known: dict[str, FileEntry] = {}
-    with suppress(errors.Damaged):
-        known = {entry.path: entry for entry in target.directory(point, disk.name, partial=True).files}
+    the file as it is now. known: the files that the directory names, by path."""
     found: list[FileEntry] = []
-    names = set(target.store.files(f"{target.folder}/{point.id}"))
+    names = set(target.store.files(f"{target.folder}/{folder}"))
     while (name := layout.chunk_name(disk.name, len(found))) in names:
-        path = f"{point.id}/{name}"
+        path = f"{folder}/{name}"
         found.append(known.get(path) or target.as_it_is(path, check))
     if name + layout.MOVED in names:
         raise errors.Damaged(
-            f"{target.store.path(target.folder, point.id, name)} was repacked: its records, which an index is rebuilt "
+            f"{target.store.path(target.folder, folder, name)} was repacked: its records, which an index is rebuilt "
             "from, are gone"
         )
     return found
+
+
+def _disk_files(
+    target: Series, folder: str, disk: DiskEntry, known: Mapping[str, FileEntry], check: Check
+) -> list[FileEntry]:
+    """Return what `_chunks` does, of all chunk files and the index in a folder, whatever their numbers, by path."""
+    paths = [f"{folder}/{name}" for name in target.store.files(f"{target.folder}/{folder}")]
+    matches = [match for path in sorted(paths) if (match := layout.DISK_PATH.match(path))]
+    mine = [match[0] for match in matches if match["disk"] == layout.encoded(disk.name)]
+    return [known.get(path) or target.as_it_is(path, check) for path in mine]
 
 
 class _Memory:
