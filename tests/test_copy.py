@@ -1,5 +1,6 @@
 """copy and compare on the command line: which points are copied, which are refused, and what is printed."""
 
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from command import answered, answered_last
 from stores import KIB, MIB, Vm, chain, daily, damaged, files, flipped, ids, resealed, restored, verify_store
 
 from nbdpull.core import errors
+from nbdpull.format.manifest import FileEntry
 from nbdpull.operations.copy import Options, copy
 from nbdpull.repository import half_points, incoming, removal
 
@@ -310,6 +312,40 @@ def test_a_point_that_is_another_one_there(vm, dest, run):
     assert run("compare", vm.root, dest)[0] == 13
     where = {each["id"]: each["where"] for each in of(run("compare", vm.root, dest)[1])["points"]}
     assert where[vm.points[1].id] == "different"
+
+
+def lost(vm, dest, run):
+    (vm.folder / vm.points[1].id / "vda.0000.zst").unlink()
+    return 11, "the file is missing"
+
+
+def cut(vm, dest, run):
+    path = vm.folder / vm.points[1].id / "domain.xml"
+    path.write_bytes(path.read_bytes()[:-1])
+    return 11, "bytes"
+
+
+def forged(vm, dest, run):
+    """What a removed point of DEST needs would be replaced."""
+    run("copy", vm.root, dest)
+    other = over(vm, dest).series
+    for point in vm.points:
+        removal.remove(other, point)
+    path = vm.folder / vm.points[0].id / "domain.xml"
+    path.write_bytes(b"else")
+    entries = [each for each in vm.points[0].manifest.files if not each.path.endswith("domain.xml")]
+    entry = FileEntry(f"{vm.points[0].id}/domain.xml", 4, hashlib.sha256(b"else").hexdigest())
+    resealed(vm, vm.points[0], files=[*entries, entry])
+    return 10, "differs from the one of that name"
+
+
+@pytest.mark.parametrize("trouble", [lost, cut, forged])
+def test_a_dry_run_foresees_a_refusal(vm, dest, run, trouble):
+    code, why = trouble(vm, dest, run)
+    would = run("copy", vm.root, dest, "--dry-run")
+    did = run("copy", vm.root, dest)
+    assert would[0] == did[0] == code and would[2] == did[2] and why in would[2]
+    assert copied(would[1]) == copied(did[1]) and of(would[1])["refused"] == of(did[1])["refused"]
 
 
 # -- two at once, and ends ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from typing import NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 from ..core import deadline, errors
 from ..core.choices import ALL_POINTS
@@ -20,6 +20,7 @@ from ..core.errors import Check, Report
 from ..core.throttle import Throttle
 from ..crypto.seal import PLAIN
 from ..format import findings
+from ..format.manifest import FileEntry
 from ..pulling import known_stores
 from ..repository import (
     crossing,
@@ -44,6 +45,8 @@ from ..storage import place
 from ..storage.base import Store
 from . import policy, prune, store_choice, unlocking
 from .options.stores import CopyOptions as Options
+
+Foresee = Callable[[Point, list[FileEntry]], None]  # see incoming.Incoming.foresee
 
 
 class Refused(NamedTuple):
@@ -229,7 +232,8 @@ def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _R
         foreign.require_none(target, there, unreadable)
     points = _to_copy(source, dest, known, match, found, run)
     if run.options.dry_run:
-        found.copied = _planned(source, target, match, points, found, run.check)
+        foresee = _taking(source, target, match, there, run).foresee if points else None
+        found.copied = _planned(source, target, match, points, found, run.check, foresee)
     elif points:
         _take(source, target, match, there, points, found, run)
 
@@ -277,9 +281,16 @@ def _other(point: Point, dest: Store) -> errors.NbdpullError:
 
 
 def _planned(
-    source: Series, target: Series, match: Matched, points: list[Point], found: Domain, check: Check
+    source: Series,
+    target: Series,
+    match: Matched,
+    points: list[Point],
+    found: Domain,
+    check: Check,
+    foresee: Optional[Foresee] = None,
 ) -> list[Taken]:
-    """Return what a copy of each point would add; refuse the points for which that cannot be determined."""
+    """Return what a copy of each point would add; refuse the points for which that cannot be determined, or for which
+    `foresee` raises an error."""
     seen: set[str] = set()
     planned = []
     lacking = resealed_point.lacking(source, target, match)
@@ -287,6 +298,8 @@ def _planned(
         check()
         try:
             entries = lacking(point, seen)
+            if foresee:
+                foresee(point, entries)
         except (errors.Damaged, errors.StoreError) as error:
             found.refused.append(Refused(point.id, _why(source, target, point, error)))
             continue

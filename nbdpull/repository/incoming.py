@@ -136,6 +136,16 @@ class Incoming:
             raise
         return Taken(point.id, len(making.copied), sum(making.copied.values()))
 
+    def foresee(self, point: Point, entries: Iterable[FileEntry]) -> None:
+        """Raise what `take` would raise, as far as that shows without reading whole files, and without a change.
+        entries: the files of the source that it would copy."""
+        needed = _needed(self._source, self._target, point)
+        doubtful, _ = self._doubtful(needed)
+        with self._target.store.looking(self._target.folder):
+            for name in _folders(point.id, [*doubtful, *(table.old for table in needed.tables)]):
+                lock_free.require_not_doomed(self._target, name)
+        require_sizes(self._source, entries)
+
     def _take(self, point: Point, making: _Making, tell: Tell, check: Check) -> None:
         """Copy the point. Whenever frames have been moved to other files meanwhile, continue with those: all that
         exists counts."""
@@ -152,14 +162,9 @@ class Incoming:
         return _needed(self._source, self._target, point, self._counted_on.present)
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
-        entries, tables, led = needed
+        entries, tables, _ = needed
         with self._target.store.looking(self._target.folder):
-            self._counted_on.forget_removed()
-            self._counted_on.require(led)
-            doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
-            for entry in [*doubtful, *(table.old for table in tables)]:
-                self._counted_on.require_free(entry)
-            there = [entry for entry in doubtful if is_there(self._target, entry)]
+            doubtful, there = self._doubtful(needed)
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
             self._make_sure(entry, entry in there, making, tell, check)
@@ -171,6 +176,17 @@ class Incoming:
         making.end()
         self._known.add(point.id)
         self._counted_on.add(point, entries)
+
+    def _doubtful(self, needed: _Needed) -> tuple[list[FileEntry], list[FileEntry]]:
+        """Return (files on which the copy cannot rely, those of them of which one of its size exists). StoreError if
+        one of them must not be made; Busy if what the target itself has moved may go."""
+        with self._target.store.looking(self._target.folder):
+            self._counted_on.forget_removed()
+            self._counted_on.require(needed.led)
+            doubtful = [entry for entry in needed.files if not self._counted_on.has(entry)]
+            for entry in [*doubtful, *(table.old for table in needed.tables)]:
+                self._counted_on.require_free(entry)
+            return doubtful, [entry for entry in doubtful if is_there(self._target, entry)]
 
     def _require_still(self, making: _Making, entries: Iterable[FileEntry]) -> None:
         """Require that no file on which the point relies is about to be removed: the copy may have taken a day."""
@@ -188,9 +204,7 @@ class Incoming:
             self._copy(entry, making, tell, check)
 
     def _copy(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
-        flaw = self._source.size_flaw(entry)
-        if flaw:
-            raise errors.Damaged(flaw)
+        require_sizes(self._source, [entry])
 
         def begin(count: int) -> None:
             check()
@@ -209,6 +223,17 @@ class Incoming:
         return data
 
 
+def require_sizes(source: Series, entries: Iterable[FileEntry]) -> None:
+    """Raise Damaged if a file of the source, or one that it was moved to, is missing or has the wrong size."""
+    for flaw in filter(None, map(source.size_flaw, entries)):
+        raise errors.Damaged(flaw)
+
+
+def _folders(point: str, entries: Iterable[FileEntry]) -> list[str]:
+    """Return the names of the folders that contain the files, and last that of the point itself."""
+    return [*{entry.path.partition("/")[0] for entry in entries} - {point}, point]
+
+
 class _Making:
     """A point in the making: what is done in the target, and how to undo it. copied: {path: bytes} of files."""
 
@@ -224,13 +249,9 @@ class _Making:
     def _path(self, name: str) -> str:
         return f"{self._target.folder}/{name}"
 
-    def _names(self, entries: Iterable[FileEntry]) -> list[str]:
-        """Return the names of the folders that contain the files, and last that of the point itself."""
-        return [*{entry.path.partition("/")[0] for entry in entries} - {self._point}, self._point]
-
     def prepare(self, entries: Iterable[FileEntry]) -> None:
         """Make the folders. In those that exist, remove the drafts of a copy that died."""
-        self._prepared = self._names(entries)
+        self._prepared = _folders(self._point, entries)
         for name in self._prepared:
             lock_free.require_not_doomed(self._target, name)
             self._was_swept = sweep_mark.is_there(self._target, name)  # of the point's own directory, which comes last
@@ -260,7 +281,7 @@ class _Making:
 
     def sync(self) -> None:
         """Make the names of the files found whole durable, too."""
-        for name in self._names(self._found):
+        for name in _folders(self._point, self._found):
             self._store.sync_folder(self._path(name))
 
     def lead(self, tables: Iterable[moved.Table]) -> None:

@@ -118,6 +118,12 @@ class Resealing:
         self._pairs[point.id] = Pair(point, made)
         return Taken(point.id, len(making.made), sum(entry.size for entry in making.made))
 
+    def foresee(self, point: Point, entries: Iterable[FileEntry]) -> None:
+        """Raise what `take` would raise, as far as that shows without reading whole files, and without a change.
+        entries: the files of the source that hold what it would copy."""
+        lock_free.require_not_doomed(self._target, point.id)
+        incoming.require_sizes(self._source, entries)
+
     def _made(self, point: Point, making: Making, tell: Tell, check: Check) -> Point:
         pair = self._base_of(point)
         making.prepare(check)
