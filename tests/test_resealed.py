@@ -400,7 +400,7 @@ def test_what_is_left_of_a_copy_counts_only_as_the_point_that_it_is_to_be(tmp_pa
     before = {path: path.read_bytes() for path in stores.files(folder)}
 
     def refused(path, data):
-        with stores.damaged(path, data), pytest.raises(errors.Busy, match="copy again"):
+        with stores.damaged(path, data), pytest.raises(errors.Busy, match="left what cannot be used"):
             reseal(vm, first, last)
         assert not first.series.points() and len([*first.folder.iterdir()]) == 1
 
@@ -423,6 +423,25 @@ def test_what_is_left_of_a_copy_counts_only_as_the_point_that_it_is_to_be(tmp_pa
     [taken] = reseal(vm, first, last)
     assert taken.bytes < 4 * KIB
     assert_restores(first, tmp_path)
+
+
+def test_what_is_in_the_way_of_a_nightly_copy_goes(tmp_path):
+    """It was taken for removed anew by each copy that failed because of it, so it never went; and no copy that failed
+    removed anything."""
+    vm = of_one_disk(tmp_path / "store")
+    ids = [point.id for point in vm.points]
+    dest = made_for(vm, tmp_path / "dest", KEYS)
+    with hours.without_locks(DirectoryStore), hours.Hours(DirectoryStore) as passing, opened(dest):
+        assert dying.killed_at(1, lambda: reseal(vm, dest, vm.points[0]), {DirectoryStore: ("publish",)})
+        path = dest.folder / ids[0] / "vda.0000.zst"
+        path.write_bytes(stores.flipped(path.read_bytes(), 200))
+        ends = []
+        for _ in range(5):
+            passing.let_pass(12)
+            [found] = copy.copy(copy.Options(str(vm.root), str(dest.root))).domains
+            ends.append((str(found.problem)[:11], len(found.copied)))
+    assert ends == [("another run", 0), *[("what is lef", 0)] * 2, ("a prune may", 0), ("None", 2)]
+    assert_restores(dest, tmp_path)
 
 
 def test_a_point_that_was_removed_is_copied_again(tmp_path, without_locks):

@@ -322,19 +322,40 @@ def _take(
         planned = {each.point: each.bytes for each in _planned(source, target, match, points, found, run.check)}
     tell = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
     taking = _taking(source, target, match, there, run)
-    for point in points:
-        if point.id not in planned:
-            continue
-        try:
-            taken = taking.take(point, partial(tell, point.id), run.check)
-        except (errors.Damaged, errors.StoreError) as error:
-            found.refused.append(Refused(point.id, _why(source, target, point, error)))
-            continue
-        found.copied.append(taken)
-        run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
-        found.warnings += _found_since(target, taken, known)  # at once, as a failure of a later point may end the copy
     try:
-        removal.sweep(target, check=run.check)  # removes what a dead copy began, and nothing needs any more
+        for point in points:
+            if point.id in planned:
+                _take_one(source, target, point, taking, tell, known, found, run)
+    except errors.Busy:
+        _sweep(target, found, run)  # what a dead copy left may be in the way
+        raise
+    _sweep(target, found, run)
+
+
+def _take_one(
+    source: Series,
+    target: Series,
+    point: Point,
+    taking: Union[Incoming, Resealing],
+    tell: _Progress,
+    known: Container[str],
+    found: Domain,
+    run: _Run,
+) -> None:
+    try:
+        taken = taking.take(point, partial(tell, point.id), run.check)
+    except (errors.Damaged, errors.StoreError) as error:
+        found.refused.append(Refused(point.id, _why(source, target, point, error)))
+        return
+    found.copied.append(taken)
+    run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
+    found.warnings += _found_since(target, taken, known)  # at once, as a failure of a later point may end the copy
+
+
+def _sweep(target: Series, found: Domain, run: _Run) -> None:
+    """Remove what a dead copy began, and nothing needs any more."""
+    try:
+        removal.sweep(target, check=run.check)
     except (errors.Damaged, errors.StoreError) as error:
         found.warnings.append(str(error))
 

@@ -198,6 +198,6 @@ def require_set_apart(series: Series, name: str, point_id: str) -> None:
 
 def _doomed(series: Series, name: str) -> errors.Busy:
     return errors.Busy(
-        f"what is left of point {name} of {series.domain} may be removed at any moment; copy again a day after "
-        "nbdpull prune has removed it"
+        f"what is left of point {name} of {series.domain} may be removed at any moment: copies and prunes remove it "
+        "when it is 26 hours old, and a day later the point can be copied"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Mapping
-from typing import Optional
+from typing import Callable, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -45,14 +45,24 @@ class Making:
     def _path(self, name: str) -> str:
         return f"{self._target.folder}/{self.point}/{name}"
 
-    def prepare(self, check: Check) -> None:
+    def prepare(self, require_fitting: Callable[[], None], check: Check) -> None:
         """Set the folder apart. Files in it come from an interrupted copy, or from the point before it was removed:
-        intact frames are not copied again; with locks, all other files that nothing needs are removed."""
+        intact frames are not copied again; with locks, all other files that nothing needs are removed. Without locks,
+        what cannot be used must go on to age, or it would never be removed where a copy tries again each night.
+
+        require_fitting: verifies what is found in a store without locks.
+        """
         lock_free.require_not_doomed(self._target, self.point)
         self._was_swept = sweep_mark.is_there(self._target, self.point)
         self._is_new = half_points.set_apart(self._target, self.point)
-        if not self._is_new:
-            half_points.renew(self._target, self.point)
+        if self._is_new:
+            return
+        if not self._store.has_locks:
+            self._look(check)
+            require_fitting()
+            lock_free.require_not_doomed(self._target, self.point)  # that may have taken hours
+        half_points.renew(self._target, self.point)
+        if self._store.has_locks:
             self._look(check)
 
     def folder_beside(self) -> Optional[str]:
@@ -66,18 +76,19 @@ class Making:
         """Return the existing directory of a disk in a store without locks; None if there is none."""
         return self._directories.get(layout.encoded(disk))
 
-    def adopts(self, path: str) -> bool:
-        """Return whether to use a file that no point has: one in the folder itself, or in the folder that an earlier
-        copy had beside it. Busy if a prune may be about to remove that file."""
+    def may_adopt(self, path: str) -> bool:
+        """Return whether a file that no point has can be used: one in the folder itself, or in the folder that an
+        earlier copy had beside it."""
         name = path.partition("/")[0]
-        if name == self.point or name in self._apart:
-            return True
-        if self._target.has_point(name):
-            return False
-        lock_free.require_not_doomed(self._target, name)
-        half_points.renew(self._target, name)
-        self._apart.add(name)
-        return True
+        return name == self.point or name in self._apart or not self._target.has_point(name)
+
+    def adopt(self, path: str) -> None:
+        """Use such a file. Busy if a prune may be about to remove it."""
+        name = path.partition("/")[0]
+        if name != self.point and name not in self._apart:
+            lock_free.require_not_doomed(self._target, name)
+            half_points.renew(self._target, name)
+            self._apart.add(name)
 
     def _look(self, check: Check) -> None:
         names = self._store.files(f"{self._target.folder}/{self.point}")

@@ -107,8 +107,8 @@ class Resealing:
                 making.undo()
                 raise
             raise errors.Busy(
-                f"another run copies point {point.id}, or began to ({error}); copy again, and if that does not help, a "
-                "day after nbdpull prune"
+                f"another run copies point {point.id}, or an earlier one left what cannot be used ({error}): copies "
+                "and prunes remove that when it is 26 hours old, and a day later the point can be copied"
             ) from None
         except (errors.Damaged, errors.StoreError, errors.OutputError):
             making.undo()
@@ -126,7 +126,7 @@ class Resealing:
 
     def _made(self, point: Point, making: Making, tell: Tell, check: Check) -> Point:
         pair = self._base_of(point)
-        making.prepare(check)
+        making.prepare(lambda: self._require_fitting(point, making, check), check)
         disks = [self._disk(point, entry, pair, making, tell, check) for entry in point.manifest.disks]
         files = [self._file(point, name, pair, making) for name in point.files if name != layout.SUMS]
         files.append(making.sums(files, disks))
@@ -174,7 +174,7 @@ class Resealing:
 
         here = self._source.directory(point, entry.name, partial=True)
         if found := making.found(entry.name):
-            return self._adopted(here, replace(entry, directory=found), making, check)
+            return self._adopted(found, entry, making)
         least = writer.least_chunk_size(disk.size for disk in point.manifest.disks)
         written = resealed_disk.write(
             self._source,
@@ -193,25 +193,39 @@ class Resealing:
         stored = sum(each.size for each in [*written.files, written.directory])
         return replace(entry, directory=written.directory, stored_bytes=stored)
 
-    def _adopted(self, here: Directory, entry: DiskEntry, making: Making, check: Check) -> DiskEntry:
-        """Return the entry of a disk whose directory exists already, once all of it is verified. OutputExists if it
-        cannot be used: without locks it cannot be replaced."""
+    def _require_fitting(self, point: Point, making: Making, check: Check) -> None:
+        """Verify the directories that exist of the point in a store without locks, where none can be replaced. Nothing
+        is changed. OutputExists."""
+        for disk in point.manifest.disks:
+            if found := making.found(disk.name):
+                here = self._source.directory(point, disk.name, partial=True)
+                self._require_usable(here, replace(disk, directory=found), making, check)
+
+    def _require_usable(self, here: Directory, entry: DiskEntry, making: Making, check: Check) -> None:
         with suppress(errors.Damaged):
             there = Directory(self._target.store, self._target.folder, entry)
-            bad = self._counted_on.bad(there.files)
             sure = {each.path for each in there.files if self._counted_on.includes(each)}
-            own = [each for each in there.files if each.path not in sure]
             if (
-                not bad
-                and all(making.adopts(each.path) and not self._target.own_flaw(each, check) for each in own)
+                not self._counted_on.bad(there.files)
+                and all(making.may_adopt(each.path) for each in there.files if each.path not in sure)
+                and not any(self._target.own_flaw(each, check) for each in there.files if each.path not in sure)
                 and resealed_disk.is_found(self._source, here, self._target, there, sure, check)
             ):
-                mine = [each for each in there.files if each in own or each.path.startswith(f"{making.point}/")]
-                making.own += [*mine, entry.directory]
-                making.is_adopted = True
-                return replace(entry, stored_bytes=sum(each.size for each in [*mine, entry.directory]))
+                return
         where = self._target.store.path(self._target.folder, entry.directory.path)
         raise errors.OutputExists(f"{where} exists, but differs from the source, or names files that are not intact")
+
+    def _adopted(self, found: FileEntry, entry: DiskEntry, making: Making) -> DiskEntry:
+        """Return the entry of a disk whose directory exists already, and has been verified."""
+        entry = replace(entry, directory=found)
+        files = Directory(self._target.store, self._target.folder, entry).files
+        own = [each for each in files if not self._counted_on.includes(each)]
+        for each in own:
+            making.adopt(each.path)
+        mine = [each for each in files if each in own or each.path.startswith(f"{making.point}/")]
+        making.own += [*mine, found]
+        making.is_adopted = True
+        return replace(entry, stored_bytes=sum(each.size for each in [*mine, found]))
 
     def _base(self, entry: DiskEntry, pair: Optional[Pair], check: Check) -> Optional[Base]:
         """Return the base of a disk. None if there is none, or if a range without records may differ between the
