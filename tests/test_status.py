@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 import schemas
+from command import answered
 from documents import PROJECT, blocks, section
 from stores import KIB, Vm, damaged, files, flipped, resealed, restored, verify_store
 
@@ -16,6 +17,7 @@ from nbdpull.cli import main as cli
 from nbdpull.core import errors
 from nbdpull.format import findings, layout
 from nbdpull.operations import status
+from nbdpull.pulling import base
 from nbdpull.repository import soundness
 
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
@@ -263,6 +265,33 @@ def test_a_point_that_cannot_be_read_hides_no_other(tmp_path, capsys):
         assert code == 15 and "vm1" in lines[3] and lines[3].endswith("ok") and str(path) in lines[-2]
 
 
+def test_a_record_of_damage_that_cannot_be_read_is_no_soundness(tmp_path, capsys):
+    """The point looked sound to everyone, and prune counted on it."""
+    vm = domain(tmp_path)
+    vm.write("vda", 0, b"more")
+    vm.pull()
+    path = next(path for path in files(vm.folder / vm.points[0].id) if path.suffix == ".zst")
+    path.write_bytes(flipped(path.read_bytes(), 20))
+    verify_store(tmp_path, keep=True)
+    [record] = vm.folder.glob("*.verify.json")
+    record.write_bytes(flipped(record.read_bytes(), 20))
+    assert problems(tmp_path) == {"vm1": ["unreadable"]}
+    for words, code in (
+        (["status"], 15),
+        (["list"], 0),
+        (["prune", "--keep-last", "1", "--force"], 10),
+        (["verify"], 11),
+    ):
+        found, out, err = answered(capsys, words[0], tmp_path, *words[1:])
+        assert found == code and f"{record} cannot be read, and may record that a point is damaged" in out + err, words
+    assert len(vm.series.points()) == 2
+    pull = base.Proof(vm.series, lambda: None)
+    pull.looked_through(base.Base(None, vm.points[1]))
+    assert f"{record} cannot be read" in pull.warnings[0]
+    record.unlink()
+    assert problems(tmp_path) == {"vm1": ["none-sound", "damaged"]}
+
+
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     """Nor a copy of what is in it."""
     domain(tmp_path, "vm1")
@@ -300,15 +329,6 @@ def test_a_copy_of_a_series_is_left_out(tmp_path, capsys):
     pull(vm)
     code, lines, err = run(capsys, tmp_path, "--max-age", "2h")
     assert code == 0 and lines[0] == "ok: 1 domain" and "vm1-before holds points of domain vm1" in err
-
-
-def test_a_finding_that_cannot_be_read_is_a_warning(tmp_path, capsys):
-    vm = domain(tmp_path)
-    verify_store(tmp_path, keep=True)
-    [path] = vm.folder.glob("*.verify.json")
-    path.write_bytes(flipped(path.read_bytes(), 60))
-    code, _, err = run(capsys, tmp_path)
-    assert code == 0 and str(path) in err
 
 
 # -- how it is shown --------------------------------------------------------------------------------------------------

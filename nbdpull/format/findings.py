@@ -159,12 +159,19 @@ def _is_sound(document: Document, kind: str) -> bool:
 
 
 def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
-    """Return the paths of the findings of a series that `load` left out: what they reported is unknown.
+    """Return a message for each finding of a series that `load` left out: a point that seems sound may be damaged, or
+    have failed its drill. Digests of disks say nothing of that.
 
     found: what `load` returned.
     """
     known = {document["id"] for document in found}
-    return [target.store.path(target.folder, name) for name in names(target) if name.partition(".")[0] not in known]
+    names_of = (name for name in names(target) if name.partition(".")[0] not in known)
+    return [
+        f"{target.store.path(target.folder, name)} cannot be read, and may record that a point is damaged or failed a "
+        f"drill: run nbdpull verify {target.store.root}, then remove that file"
+        for name in names_of
+        if not name.endswith(f".{DIGEST}.json")
+    ]
 
 
 def by_point(

@@ -213,7 +213,7 @@ def _domain(source: Series, dest: Store, run: _Run) -> Domain:
 
 def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _Run) -> None:
     known = soundness.of_series(source)
-    found.warnings += [f"{path} cannot be read: its findings are lost" for path in known.lost]
+    found.warnings += known.lost
     if run.points is None:
         found.refused += [Refused(name, error) for name, error in known.refused.items()]
     if not known.points:

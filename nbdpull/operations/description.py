@@ -14,6 +14,7 @@ from typing import Any, Optional
 from ..core import errors
 from ..definitions import omissions
 from ..format import findings, layout, ledger
+from ..format.layout import Document
 from ..format.manifest import DiskEntry
 from ..repository import pins, series, verdict
 
@@ -22,16 +23,18 @@ Described = dict[str, Any]
 _NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "pinned": None, "digests": {}}
 
 
-def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError]]:
-    """Return ([description of each point, in the order of commits], [why another point cannot be read, …])."""
+def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError], list[str]]:
+    """Return ([description of each point, in the order of commits], [why another point cannot be read, …], [a message
+    for each finding that cannot be read])."""
     with target.store.looking(target.folder):
         points, refused = target.load()
-        return _described(target, points, points), list(refused.values())
+        every = findings.load(target)
+        return _described(target, points, points, every), list(refused.values()), findings.left_out(target, every)
 
 
 def of_point(target: series.Series, point: series.Point) -> Described:
     """Return the description of one Point of the Series."""
-    [described] = _described(target, [point], target.load()[0])
+    [described] = _described(target, [point], target.load()[0], findings.load(target))
     return described
 
 
@@ -39,8 +42,9 @@ def _described(
     target: series.Series,
     wanted: list[series.Point],
     every: list[series.Point],
+    recorded: list[Document],
 ) -> list[Described]:
-    found = _found(target, every)
+    found = _found(target, every, recorded)
     return [describe(point, omitted, found[point.id]) for point, omitted in zip(wanted, _omitted(target, wanted))]
 
 
@@ -98,9 +102,10 @@ def describe(
     }
 
 
-def _found(target: series.Series, points: list[series.Point]) -> dict[str, Described]:
-    """Return {point id: what was found out about it later}; points: all readable points of the Series."""
-    every, now = findings.load(target), datetime.now(timezone.utc)
+def _found(target: series.Series, points: list[series.Point], every: list[Document]) -> dict[str, Described]:
+    """Return {point id: what was found out about it later}; points: all readable points of the Series; every: what
+    findings.load returned."""
+    now = datetime.now(timezone.utc)
     known = verdict.Known(points, every, ledger.load(target))
     drills = findings.newest(every, points, findings.DRILL)
     digests = findings.newest(every, points, findings.DIGEST)

@@ -20,7 +20,7 @@ class Result:
     """The points of a store.
 
     points: domain by domain, in the order of commits; refused: why other points cannot be read; warnings: about
-    --cache-dir.
+    --cache-dir, and findings that cannot be read.
     """
 
     points: list[Described]
@@ -43,9 +43,10 @@ def listing(options: Options, report: Report = lambda **event: None, check: Chec
     for each in [series_choice.only_series(opened, domain)] if domain is not None else series_choice.folders(opened):
         check()
         try:
-            described, why = description.of_series(each)
+            described, why, lost = description.of_series(each)
         except errors.StoreError as error:  # its folder, or a file in it, may not be read
-            described, why = [], [error]
+            described, why, lost = [], [error], []
         points += described
         refused += why
+        warnings += lost
     return Result(points, refused, warnings)

@@ -157,6 +157,8 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
         known = soundness.of_series(target)
         for error in known.refused.values():
             raise errors.StoreError(f"nothing was removed, as a point cannot be read: {error}")
+        for lost in known.lost:  # what the policy takes for sound may be damaged, and what it removes be sound
+            raise errors.StoreError(f"nothing was removed: {lost}")
         every = candidates(target, known)
     found = retention.decided(every, by.policy, datetime.now(timezone.utc))
     decided = replace(asked, decisions=found.decisions, created={each.id: each.created for each in every})

@@ -169,7 +169,7 @@ def _described(domain: _Domain, now: datetime, max_age: Optional[float], expecte
     drilled = found.drilled
     wrong = {
         NO_POINT: not found.points and not found.refused,
-        UNREADABLE: bool(found.refused),
+        UNREADABLE: bool(found.refused or found.lost),
         NONE_SOUND: bool(found.points or found.refused) and not found.sound,
         DAMAGED: bool(found.damaged),
         # A domain that is not expected may be retired, so it needs no new point.
@@ -192,7 +192,7 @@ def _described(domain: _Domain, now: datetime, max_age: Optional[float], expecte
         "verified": _proved(found.verified, "when", "level"),
         "drilled": _proved(drilled, "when", "verdict"),
         "damaged": found.damaged,
-        "unreadable": [str(error) for error in found.refused.values()],
+        "unreadable": [*map(str, found.refused.values()), *found.lost],
         "problems": [problem for problem in PROBLEMS if wrong[problem]],
     }  # fmt: skip
 
@@ -204,8 +204,6 @@ def _proved(proved: Optional[Proved], *members: str) -> Optional[Described]:
 def _warnings(domain: _Domain, now: datetime) -> Iterator[str]:
     if domain.elsewhere:
         yield domain.elsewhere
-    for path in domain.found.lost:
-        yield f"{path} cannot be read: its findings are lost"
     early = [point.id for point in domain.found.points if (point.when - now).total_seconds() > _SKEW]
     if early:
         yield f"a clock was wrong: points of {domain.name} are from the future: {point_choice.listed(early)}"

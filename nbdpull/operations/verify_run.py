@@ -88,7 +88,7 @@ class Run:
             self.points, self._refused = [target.point(options.point)], {}
         self.tell = partial(tally.take, target.domain)
         self.warnings = [*warnings]
-        self.warnings += [f"{path} cannot be read: its findings are lost" for path in self.evidence.unreadable]
+        self.warnings += self.evidence.unreadable
         self.warnings += _strangers(target, self.points)
         for name, error in self._refused.items():
             self.tell(inspection.refusal(name, error))

@@ -255,7 +255,9 @@ class Proof:
         """Return the Base with what is known of its files: a point laid over a lost file could not be restored."""
         if base.point is None:
             return base
-        point, known = base.point, verdict.Known([base.point], findings.load(self._series))
+        every = findings.load(self._series)
+        self.warnings += findings.left_out(self._series, every)
+        point, known = base.point, verdict.Known([base.point], every)
         recorded = {disk: known.damaged_files(point, disk) for disk in point.disks}
         disks = {disk: self._stored(point, disk, paths or {}) for disk, paths in recorded.items()}
         found = replace(

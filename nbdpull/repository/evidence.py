@@ -178,7 +178,7 @@ class Evidence:
         self.points, self.refused = target.load()
         self._level, self._part = level, part
         self._findings, self.ledgers = findings.load(target), ledger.load(target)
-        self.unreadable = findings.left_out(target, self._findings)  # paths
+        self.unreadable = findings.left_out(target, self._findings)  # messages
         self._looks: list[Look] = []
         self.known = self._known([])
 

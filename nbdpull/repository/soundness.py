@@ -32,7 +32,8 @@ class Soundness:
 
     points, sound: in the order of commits; refused: why points cannot be read; damaged: ids; verified: the newest sound
     point that was verified completely; drilled: the point of the last drill, whatever its result; drilled_well: ids of
-    the points whose last drill succeeded; lost: paths of findings that cannot be read.
+    the points whose last drill succeeded; lost: a message for each finding that cannot be read: what seems sound may be
+    damaged.
     """
 
     points: list[Point] = field(default_factory=list)
