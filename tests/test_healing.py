@@ -11,7 +11,7 @@ from nbdpull.core import errors
 from nbdpull.format import findings
 from nbdpull.operations import listing
 from nbdpull.operations.verify import Options, verify
-from nbdpull.repository import evidence, half_points, healing, removal
+from nbdpull.repository import evidence, half_points, healing, immutable, removal
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
@@ -112,6 +112,21 @@ def test_an_end_in_the_midst_leaves_the_damaged_file(original, vm, monkeypatch, 
     monkeypatch.undo()
     assert content(vm) == before
     assert healed(vm, original.root)[0] and content(vm) == content(original)
+
+
+def test_a_lock_that_is_refused_ends_nothing(original, vm, monkeypatch):
+    """The rest was not checked, and nothing was told of what had been healed."""
+    chunks = [path for path in files(vm.folder) if path.suffix == ".zst"][:2]
+    for path in chunks:
+        path.write_bytes(flipped(path.read_bytes(), 100))
+
+    def refused(*about):
+        raise errors.AccessDenied("no s3:PutObjectRetention")
+
+    monkeypatch.setattr(immutable, "_keep_promises", refused)
+    paths, found = healed(vm, original.root)
+    assert paths == {str(path.relative_to(vm.folder)) for path in chunks} and not found.is_bad
+    assert len(found.warnings) == 2 and all("anybody may remove it" in each for each in found.warnings)
 
 
 def test_a_directory_in_the_place_of_a_file_hides_no_damage_and_no_other_file(original, vm):

@@ -13,7 +13,7 @@ from nbdpull.definitions.domain_xml import Checkpoint
 from nbdpull.format import layout, reader, writer
 from nbdpull.pulling import copies
 from nbdpull.pulling.base import Base, Choice
-from nbdpull.repository import mending
+from nbdpull.repository import immutable, mending
 
 HOW = {"chunk_size": 256 * KIB, "batch_size": 64 * KIB}
 
@@ -179,7 +179,12 @@ def test_what_hinders_is_told(vm):
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, monkeypatch, lost):
-    """The directory of the base is read once more, but none of its pages."""
+    """The directory of the base is read once more, and none of its pages. A lock that is refused is told as that."""
+
+    def refused(*about):
+        raise errors.AccessDenied("no s3:PutObjectRetention")
+
+    monkeypatch.setattr(immutable, "_keep_promises", refused)
     monkeypatch.setattr(copies, "SoundPart", lambda *about: pytest.fail("all pages were read once more"))
     base, entry = vm.points[-1], stores.chunks_of(vm, vm.points[0], "vda")[1]
     path, checkpoint = vm.folder / entry.path, Checkpoint("", 0, "", {}, "")
@@ -191,6 +196,7 @@ def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, monkeypatch, lost):
     if lost:
         (vm.folder / base.manifest.disk("vda").directory.path).unlink()
     choice = Choice(None, {"vda": ("full", "requested")}, like=like)
-    [healed], [warning] = copies.mended(now, choice, found, 1, lambda: None)
+    [healed], [warning, *more] = copies.mended(now, choice, found, 1, lambda: None)
     assert healed == found[0]._replace(mended=[] if lost else [entry.path])
     assert ("not made again" in warning) == lost
+    assert lost or (warning.endswith("that it is locked: no s3:PutObjectRetention") and len(more) == 1)

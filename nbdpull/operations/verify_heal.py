@@ -57,6 +57,9 @@ class Healer:
             run.warn(f"damages of {run.target.domain} were not healed: {error}")
         for each in found[healing.Outcome.UNWRITTEN]:
             run.warn(f"a damaged file was not healed: {each.problem}")
+        for each in found[healing.Outcome.HEALED]:
+            if each.problem:
+                run.warn(each.problem)
         if lacking := found[healing.Outcome.LACKING]:
             more = f", nor {len(lacking) - 1} more damaged files" if lacking[1:] else ""
             run.warn(f"{self._copy.root} does not have an intact {lacking[0].path} of {run.target.domain}{more}")

@@ -76,7 +76,7 @@ def mended(
             bad = [entry for entry in files if entry.path in each.files]
             paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level or 1, *LEVELS])), check)
             for path in paths:
-                immutable.keep_promises(series, path, filter(None, [below]))
+                warnings += immutable.keep_promises(series, path, filter(None, [below]))
         except errors.NbdpullError as error:
             problem = str(error)
         done.append(each._replace(mended=paths))

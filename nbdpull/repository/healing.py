@@ -34,7 +34,7 @@ class Outcome(enum.Enum):
 
 
 class Tried(NamedTuple):
-    """A file that was to be healed. problem: why it cannot be written, else ""."""
+    """A file that was to be healed. problem: why it cannot be written, or is not locked as it should be, else ""."""
 
     path: str
     outcome: Outcome
@@ -70,8 +70,8 @@ def heal(
             continue
         found = _tried(target, copy, entry, mended, check)
         if found.outcome is Outcome.HEALED:
-            for held in target.standing(entry):
-                immutable.keep_promises(target, held.path, named_by)
+            told = [immutable.keep_promises(target, held.path, named_by) for held in target.standing(entry)]
+            found = found._replace(problem="; ".join(text for each in told for text in each))
         if found.outcome is not Outcome.SOUND:
             tried.add(entry)
         if is_told or found.outcome is not Outcome.SOUND:

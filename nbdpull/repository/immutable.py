@@ -159,9 +159,17 @@ def _told(series: Series, point: Point, uuid: str) -> Optional[_Told]:
     return None
 
 
-def keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
-    """Lock a file that was made again for as long as these points, which refer to it, promise. The file that it
-    replaced may have been deleted or overwritten, and then its lock is no longer visible. AccessDenied, StoreError."""
+def keep_promises(series: Series, path: str, points: Iterable[Point]) -> list[str]:
+    """Lock a file that was made again for as long as these points, which refer to it, promise; return a warning if that
+    fails. The file that it replaced may have been deleted or overwritten, and then its lock is no longer visible."""
+    try:
+        _keep_promises(series, path, points)
+    except errors.Failure as error:
+        return [f"{path} was made again, but anybody may remove it, although points promise that it is locked: {error}"]
+    return []
+
+
+def _keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
     if series.store.protects:
         uuid = marker.uuid_of(series.store)
         told = [found for point in points if (found := _told(series, point, uuid))]
