@@ -82,6 +82,12 @@ def test_from_key_to_key(vm, dest, tmp_path, run, capsys):
         assert answered(capsys, "verify", dest, "--identity", path("age2"))[0] == 11
         said("verify", dest, "--identity", path("age2"), "--heal-from", twin)
         said("verify", dest, "--identity", path("age2"))
+    [text] = dest.glob(f"vm1/{ids[0]}/domain.xml")
+    with stores.damaged(text, stores.flipped(text.read_bytes(), 30)):
+        words = ["verify", dest, "--identity", path("age2"), "--heal-from", vm.root]
+        code, found, _ = run(*words)
+        assert code == 11 and "it has another key: name an identity that opens it" in str(found["warnings"])
+        assert run(*words, *MINE)[1]["healed"] == [{"domain": "vm1", "path": f"{ids[0]}/domain.xml"}]
     said("prune", dest, "--keep-last", 1, "--now", "--force", "--identity", path("age2"))
     assert restored(dest, tmp_path / "again", "--identity", path("age2")) == vm.images[ids[1]]["vda"]
 

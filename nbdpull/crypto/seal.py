@@ -35,6 +35,11 @@ class Seal:
         """Return a frame as it is stored. digest: of its content; the frame opens only with that."""
         return data
 
+    def frame_again(self, data: bytes, digest: bytes, damaged: bytes) -> bytes:
+        """Return a frame as it was stored, if `damaged`, what is left of it, still has its nonce. Let nobody see the
+        result before it is known to be what was stored: the nonce may belong to another frame."""
+        return data
+
     def opened_frame(self, data: bytes, digest: bytes) -> bytes:
         """Return the frame; ValueError if it is not one of that digest."""
         return data
@@ -86,6 +91,10 @@ class Locked(Seal):
 
     opened_frame = frame
 
+    def frame_again(self, data: bytes, digest: bytes, damaged: bytes) -> bytes:
+        self.require()
+        return data
+
     def piece(self, data: bytes, kind: str) -> bytes:
         self.require()
         return data
@@ -112,6 +121,9 @@ class Sealed(Seal):
 
     def frame(self, data: bytes, digest: bytes) -> bytes:
         return xaes.seal(self._data, data, digest)
+
+    def frame_again(self, data: bytes, digest: bytes, damaged: bytes) -> bytes:
+        return xaes.encrypted(self._data, damaged[: xaes.NONCE_SIZE], data, digest)
 
     def opened_frame(self, data: bytes, digest: bytes) -> bytes:
         return xaes.opened(self._data, data, digest)

@@ -8,6 +8,7 @@ know: how a point is checked (see inspection.py), which file is next (rolling.py
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -19,6 +20,7 @@ from ..repository.inspection import Depth, Inspector, TooNew
 from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point
+from ..storage.base import Store
 from . import earlier, unlocking
 from .options.restores import VerifyOptions as Options
 from .verify_heal import Healed, Healer
@@ -66,6 +68,8 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         options = replace(earlier.seen(options), keep=False)
     copy = None if options.heal_from is None else marker.open_store(options.heal_from)
     opened, one = unlocking.opened(options.store, options.identities), (options.domain, options.point) != (None, None)
+    if copy is not None:
+        _unlock(copy, opened, options)
     wanted = [series_choice.only_series(opened, options.domain)] if one else series_choice.folders(opened)
     part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
@@ -91,6 +95,15 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none, *locked],
         complete=all(outcome.complete for outcome in outcomes),
     )
+
+
+def _unlock(copy: Store, opened: Store, options: Options) -> None:
+    """Unlock the store to heal from, if the identities open it: under another seal, it has other files."""
+    if copy.seal.id is not None and copy.seal.id == opened.seal.id:
+        copy.seal = opened.seal
+    elif copy.seal.id is not None and opened.seal.opens:
+        with suppress(errors.KeyNeeded):
+            unlocking.unlock(copy, options.identities)
 
 
 def _require_fitting(options: Options) -> None:

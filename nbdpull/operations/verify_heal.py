@@ -30,6 +30,17 @@ class Healed(NamedTuple):
     path: str
 
 
+def _why_lacking(copy: Store, target: Store) -> str:
+    """Return what else may be the reason, if the copy is under another seal."""
+    if copy.seal.id == target.seal.id or not target.seal.opens:
+        return ""
+    if target.seal.id is None:
+        return " (it is sealed, and this store is not: nothing is unsealed for it)"
+    if not copy.seal.opens:
+        return " (it has another key: name an identity that opens it, too)"
+    return " (it is under another seal: small files are made again, and frames of which the nonce is left)"
+
+
 class Healer:
     """Heals files of one series, each once in a run.
 
@@ -62,7 +73,8 @@ class Healer:
                 run.warn(each.problem)
         if lacking := found[healing.Outcome.LACKING]:
             more = f", nor {len(lacking) - 1} more damaged files" if lacking[1:] else ""
-            run.warn(f"{self._copy.root} does not have an intact {lacking[0].path} of {run.target.domain}{more}")
+            path, why = lacking[0].path, _why_lacking(self._copy, run.target.store)
+            run.warn(f"{self._copy.root} does not have an intact {path} of {run.target.domain}{more}{why}")
         healed = [each.path for each in found[healing.Outcome.HEALED]]
         self.healed += [Healed(run.target.domain, path) for path in healed]
         self._unseen += healed

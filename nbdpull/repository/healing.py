@@ -2,6 +2,8 @@
 
 A file is the right one if its size and SHA-256 are those that a manifest or a directory names, so it does not matter
 whose store it comes from. Its digest is checked during the copy, and it replaces the damaged file once it is durable.
+If the copy is under another seal, the file is made from what the copy has of it (remaking.py).
+
 Owns: which files are healed. The caller holds the series. Must not know: how damage is found, or settled.
 """
 
@@ -15,7 +17,7 @@ from typing import NamedTuple
 from ..core import errors
 from ..core.errors import Check
 from ..format.manifest import FileEntry
-from . import drafts, half_points, immutable, proved_copy, references
+from . import drafts, half_points, immutable, proved_copy, references, remaking
 from .series import Point, Series
 from .verdict import Known
 
@@ -68,7 +70,7 @@ def heal(
     for entry, (is_told, named_by) in wanted.items():
         if entry in tried:
             continue
-        found = _tried(target, copy, entry, mended, check)
+        found = _tried(target, copy, entry, named_by, mended, check)
         if found.outcome is Outcome.HEALED:
             told = [immutable.keep_promises(target, held.path, named_by) for held in target.standing(entry)]
             found = found._replace(problem="; ".join(text for each in told for text in each))
@@ -78,13 +80,16 @@ def heal(
             yield found
 
 
-def _tried(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry], check: Check) -> Tried:
+def _tried(
+    target: Series, copy: Series, entry: FileEntry, named_by: list[Point], mended: set[FileEntry], check: Check
+) -> Tried:
     try:
         if _healed_where_it_is(target, copy, entry, mended, check):
             return Tried(entry.path, Outcome.HEALED)
         if not target.file_flaw(entry, check):
             return Tried(entry.path, Outcome.SOUND)
-        return Tried(entry.path, Outcome.HEALED if _healed(target, copy, entry, check) else Outcome.LACKING)
+        is_healed = _healed(target, copy, entry, check) or _is_made_again(target, copy, entry, named_by, check)
+        return Tried(entry.path, Outcome.HEALED if is_healed else Outcome.LACKING)
     except errors.OutputError as error:
         return Tried(entry.path, Outcome.UNWRITTEN, str(error))
 
@@ -109,6 +114,15 @@ def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> boo
                 raise _Other
         return True
     return False
+
+
+def _is_made_again(target: Series, copy: Series, entry: FileEntry, named_by: list[Point], check: Check) -> bool:
+    """Make a file again from a copy with other files. What is sealed in the copy is not written into a store that is
+    not."""
+    here, there = target.store.seal, copy.store.seal
+    if not (here.opens and there.opens) or (here.id is None and there.id is not None):
+        return False
+    return remaking.made_again(target, copy, entry, remaking.twins(named_by, copy), check)
 
 
 def _healed_where_it_is(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry], check: Check) -> bool:

@@ -53,7 +53,7 @@ def mended(now: Now, entry: FileEntry, levels: Sequence[int], check: Check) -> b
     store, path = now.series.store, f"{now.series.folder}/{entry.path}"
     if store.seal.id is not None or store.size(path) != entry.size:  # each frame of a sealed store has a random nonce
         return False
-    bad = _bad_frames(now, entry, check)
+    bad = bad_frames(now, entry, check)
     if not len(bad):
         return False
     try:
@@ -99,7 +99,7 @@ def _copy(old: Reader, new: Writer, start: int, stop: int, check: Check) -> None
         new.write(old.read(at, min(BLOCK, stop - at)))
 
 
-def _bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
+def bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
     """Return the records of the damaged frames, by position, according to the records at the end of the file."""
     store, folder = now.series.store, now.series.folder
     page = reader.chunk_records(store, f"{folder}/{entry.path}", entry.size, now.disk)
