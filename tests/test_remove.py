@@ -37,6 +37,8 @@ def test_a_point_goes_and_its_space_a_day_later(tmp_path, capsys):
 def test_none_goes_where_one_cannot(tmp_path, capsys):
     vm = chain(tmp_path / "store")
     first, middle, last = ids(vm)
+    code, _, err = said(capsys, "pin", vm.root, first, "--reason", "caf\udce9")
+    assert (code, err) == (2, "nbdpull: --reason is not text in UTF-8\n")
     assert run(capsys, "pin", vm.root, first, "--reason", "before the upgrade")[:2] == (
         0,
         {"point": first, "pinned": True, "changed": True},

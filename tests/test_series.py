@@ -67,7 +67,7 @@ def test_what_is_no_point(vm):
     assert ids(vm.series.points()) == ids(vm.points)
     assert half_points.names(vm.series) == [f"20300101T000000Z-{c * 6}" for c in "ab"]
     assert vm.series.point().id == vm.points[-1].id
-    with pytest.raises(errors.NoSuchPoint, match="was never completed"):
+    with pytest.raises(errors.NoSuchPoint, match="is no point: it was removed, or never completed"):
         vm.series.point("20300101T000000Z-aaaaaa")
 
 
@@ -215,7 +215,7 @@ def test_a_disk_that_is_not_whole(tmp_path):
     second = vm.pull()
     assert vm.series.parent(first) is None and vm.series.parent(second) == first
     for point in (first, second):
-        with pytest.raises(errors.PartialPoint, match="chk-of-the-parent.*no whole image") as caught:
+        with pytest.raises(errors.PartialPoint, match="chk-of-the-parent.*not a whole image") as caught:
             vm.series.directory(point, "vda")
         assert caught.value.exit_code == errors.PartialPoint.exit_code
         assert not vm.series.directory(point, "vda", partial=True).whole

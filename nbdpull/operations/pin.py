@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..core import errors
 from ..core.errors import Check, Report
 from ..repository import pins
 from . import store_choice
@@ -23,7 +24,11 @@ class Result:
 
 
 def pin(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Pin a point. NoSuchPoint, OutputError."""
+    """Pin a point. NoSuchPoint, OutputError; UsageError if the reason is not text."""
+    try:
+        options.reason.encode()
+    except UnicodeEncodeError:
+        raise errors.UsageError("--reason is not text in UTF-8") from None
     target, point = store_choice.find_point(options.store, options.point, options.domain)
     was_pinned = pins.of_point(target, point) is not None
     if not was_pinned:

@@ -67,7 +67,7 @@ class Policy:
     def __post_init__(self) -> None:
         wrong = [name for name, value in self._rules.items() if not 0 <= value <= _MOST]
         if wrong:
-            raise ValueError(f"{wrong[0]} is {members.short(getattr(self, wrong[0]))}")
+            raise ValueError(f"{wrong[0]} is {members.short(getattr(self, wrong[0]))}, and may be from 0 to {_MOST}")
         if not any(self._rules.values()):
             raise ValueError("the policy keeps nothing")
         zone(self.time_zone)

@@ -285,7 +285,9 @@ class Series:
             known = point_choice.listed([point.id for point in self.load()[0]])
             raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
         if self.store.size(f"{self.folder}/{found[0]}/{layout.MANIFEST}") is None:
-            raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
+            raise errors.NoSuchPoint(
+                f"{wanted} of {self.domain} is no point: it was removed, or never completed (no {layout.MANIFEST})"
+            )
         point = self.point_in(found[0])
         if not self._bears_its_name(point) and isinstance(error := self.load()[1].get(point.id), errors.Foreign):
             raise error
