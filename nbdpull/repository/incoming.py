@@ -139,7 +139,7 @@ class Incoming:
     def foresee(self, point: Point, entries: Iterable[FileEntry]) -> None:
         """Raise what `take` would raise, as far as that shows without reading whole files, and without a change.
         entries: the files of the source that it would copy."""
-        needed = _needed(self._source, self._target, point)
+        needed = self._needed(point)
         doubtful, _ = self._doubtful(needed)
         with self._target.store.looking(self._target.folder):
             for name in _folders(point.id, [*doubtful, *(table.old for table in needed.tables)]):
