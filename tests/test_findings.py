@@ -97,7 +97,14 @@ def test_what_is_none_is_left_out_and_named(series, wrong):
     series.store.publish("vm1/20261122T194500Z-bbbbbb.verify.json", layout.seal(GOOD))
     found = findings.load(series)
     assert [each["id"] for each in found] == ["20261122T194500Z-bbbbbb"]
-    assert findings.left_out(series, found) == [series.store.path("vm1", "20261122T194500Z-aaaaaa.verify.json")]
+    [message] = findings.left_out(series, found)
+    path = series.store.path("vm1", "20261122T194500Z-aaaaaa.verify.json")
+    assert message.startswith(f"{path} cannot be read, and may record that a point is damaged")
+
+
+def test_a_digest_that_is_left_out_hides_no_damage(series):
+    series.store.publish("vm1/20261122T194500Z-aaaaaa.digest.json", b"")
+    assert findings.left_out(series, findings.load(series)) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, json.dumps(GOOD).encode()])
