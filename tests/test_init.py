@@ -5,9 +5,11 @@ import json
 import os
 import stat
 
+import pytest
 from command import answered, answered_json, said
 
 from nbdpull.repository import marker
+from nbdpull.storage import s3_client
 
 
 def test_a_new_directory_becomes_an_empty_store(tmp_path, capsys):
@@ -46,3 +48,16 @@ def test_a_group_that_may_read(tmp_path, capsys):
     code, _, errors = answered(capsys, "init", tmp_path / "other", "--group", "no-such-group")
     assert (code, errors) == (2, "nbdpull: --group no-such-group: this machine has no group of that name\n")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_trial_that_proves_nothing_is_told(locking_store, monkeypatch, capsys, may):
+    """Whoever may not remove versions is refused by a server that heeds no lock, too."""
+    real = s3_client.Bucket.tried
+    monkeypatch.setattr(s3_client.Bucket, "tried", lambda bucket, call, **what: (
+        ("AccessDenied", {}) if call == "delete_object" and "VersionId" in what and not may else
+        real(bucket, call, **what)
+    ))  # fmt: skip
+    for words in (["init", locking_store.url], ["policy", locking_store.url]):
+        code, _, told = answered(capsys, *words, "--immutable-for", "30d")
+        assert code == 0 and ("whether the server heeds locks was not proved" in told) == (not may)

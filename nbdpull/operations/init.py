@@ -12,6 +12,7 @@ from typing import Any, Optional
 from ..core.errors import Check, Report
 from ..repository import immutable, key_changes, marker, policies
 from ..repository.policies import Immutability
+from ..storage import place
 from . import key, policy
 from .options.stores import InitOptions as Options
 
@@ -43,9 +44,10 @@ def init(options: Options, report: Report = lambda **event: None, check: Check =
     sealed = options.recipients or passphrase is not None
     seal = key_changes.new(options.recipients, passphrase) if sealed else None
     protection = immutable.protection(wanted, datetime.now(timezone.utc)) if wanted else None
+    unproved = place.require_locks(place.opened(options.store)) if protection else []
     made = marker.create(options.store, options.group, seal, protection)
     if wanted:
         policies.put_immutability(made, wanted)
     told = marker.of(made)
     probed = asdict(told.object_store) if told.object_store else None
-    return Result(told.uuid, told.master, probed, made.warnings(), wanted)
+    return Result(told.uuid, told.master, probed, [*made.warnings(), *unproved], wanted)

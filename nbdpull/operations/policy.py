@@ -5,7 +5,7 @@ Must not know: how policies are stored, what they keep, how they are shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from ..core import errors
@@ -26,11 +26,13 @@ class Result:
 
     standing: the present policies, in the order in which they are tried; for a domain that was asked for, only the one
     that applies to it. immutable: how new objects are protected, None: not at all. changed: whether anything changed.
+    warnings: about locks.
     """
 
     standing: list[Standing]
     immutable: Optional[Immutability]
     changed: bool
+    warnings: list[str] = field(default_factory=list)
 
 
 def policy(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
@@ -48,8 +50,9 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
     immutability(options)
     opened = marker.open_store(options.store)
     before, was = policies.load(opened), policies.immutability(opened)
+    unproved: list[str] = []
     if options.immutable_for is not None:
-        _make_immutable(opened, immutability(options, was))
+        unproved = _make_immutable(opened, immutability(options, was))
     if options.domain is not None and not options.remove:
         _require_no_uuid(opened, options.domain)
     if wanted:
@@ -62,7 +65,7 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
         counting = policies.counting(before, options.domain)
         return Result([counting] if counting else [], was, changed=False)
     standing, now = policies.load(opened), policies.immutability(opened)
-    return Result(standing, now, (standing, now) != (before, was))
+    return Result(standing, now, (standing, now) != (before, was), unproved)
 
 
 def immutability(options: Union[Options, InitOptions], was: Optional[Immutability] = None) -> Optional[Immutability]:
@@ -80,12 +83,14 @@ def immutability(options: Union[Options, InitOptions], was: Optional[Immutabilit
         raise errors.UsageError("--immutable-for: more than 100 years, which nobody could take back") from None
 
 
-def _make_immutable(store: Store, wanted: Optional[Immutability]) -> None:
+def _make_immutable(store: Store, wanted: Optional[Immutability]) -> list[str]:
+    """Protect what is made from now on, or no longer if nothing is wanted; return warnings."""
+    unproved = place.require_locks(store) if wanted else []
     if wanted:
-        place.require_locks(store)
         immutable.put(store, wanted)
     else:
         policies.put_immutability(store, None)
+    return unproved
 
 
 def _require_no_uuid(store: Store, named: str) -> None:

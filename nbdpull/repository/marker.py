@@ -97,11 +97,8 @@ def create(
 ) -> Store:
     """Make a place a store, and return the Store; StoreError if it is one already.
 
-    group, seal: see open_or_create. protection: of the files that are written for it; StoreError if files there cannot
-    be protected.
+    group, seal: see open_or_create. protection: of the files that are written for it: see place.require_locks.
     """
-    if protection:
-        place.require_locks(place.opened(root))
     if place.is_url(root):
         made = _in_objects(root, group, seal, is_new=True, protection=protection)
     else:

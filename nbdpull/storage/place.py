@@ -50,14 +50,15 @@ def probed(store: Store) -> Optional[Probed]:
     return None if isinstance(store, DirectoryStore) else cast("S3Store", store).probed()
 
 
-def require_locks(store: Store) -> None:
-    """Raise StoreError, with advice, if the files of a store cannot be protected; AccessDenied."""
+def require_locks(store: Store) -> list[str]:
+    """Raise StoreError, with advice, if the files of a store cannot be protected; return a warning if that could not be
+    proved. AccessDenied."""
     if isinstance(store, DirectoryStore):
         raise errors.StoreError(
             f"{store.root}: the files of a directory cannot be locked: name a bucket with object lock, or have a "
             "second host copy the store, with rights of its own"
         )
-    cast("S3Store", store).require_locks()
+    return cast("S3Store", store).require_locks()
 
 
 def had(store: Store, path: str) -> bool:

@@ -100,9 +100,10 @@ class S3Store:
         self._warnings = found.warnings()
         return found
 
-    def require_locks(self) -> None:
-        """Raise StoreError if the bucket cannot lock objects; AccessDenied."""
-        require_locks(self.bucket, self._prefix)
+    def require_locks(self) -> list[str]:
+        """Raise StoreError if the bucket cannot lock objects; return a warning if that could not be proved.
+        AccessDenied."""
+        return require_locks(self.bucket, self._prefix)
 
     def path(self, *names: str) -> str:
         return "/".join([self.url, *filter(None, names)])

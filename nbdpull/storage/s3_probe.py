@@ -19,12 +19,16 @@ from uuid import uuid4
 from ..core import errors
 from .probed import PREFIX, Probed
 from .s3_client import Bucket, Lock
-from .s3_failure import NO_SERVER
+from .s3_failure import NO_SERVER, Absent
 
 _AT_ONCE = 4  # writers of one name
 _GOVERNANCE = "GOVERNANCE"  # the mode of a lock that privileged users may end early
 _MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half the margin for judging ages
 _UNFIT = "; a store needs a server that honours `If-None-Match: *`, such as Ceph's RGW, SeaweedFS or AWS S3"
+_UNPROVED = (
+    "{where}: whether the server heeds locks was not proved: it does not let these credentials remove versions at all "
+    "(s3:DeleteObjectVersion); try it once with nbdpull init and keys that may"
+)
 _VERSIONS = ", and this one may do so in a bucket that keeps no old versions"  # Ceph 16.2
 
 
@@ -52,9 +56,9 @@ def probe(bucket: Bucket, prefix: str) -> Probed:
         trial.clear()
 
 
-def require_locks(bucket: Bucket, prefix: str) -> None:
-    """Lock an object for a minute, and try to remove it. StoreError if the server has no locks, or accepts and ignores
-    them; AccessDenied."""
+def require_locks(bucket: Bucket, prefix: str) -> list[str]:
+    """Lock an object for a minute, and try to remove it; return a warning if that proved nothing. StoreError if the
+    server has no locks, or accepts and ignores them; AccessDenied."""
     where, settings = f"s3://{bucket.name}", _settings(bucket, prefix)
     if settings["object_lock"] is None or settings["versions"] is None:
         raise errors.AccessDenied(
@@ -71,6 +75,7 @@ def require_locks(bucket: Bucket, prefix: str) -> None:
     try:
         if bucket.locked(key) is None or _is_removed(bucket, key):
             raise errors.StoreError(f"{where}: the server accepts locks, but ignores them: nothing there is immutable")
+        return [] if _removes_versions(bucket, key) else [_UNPROVED.format(where=where)]
     finally:
         _clear(bucket, key)
 
@@ -91,10 +96,22 @@ def _is_removed(bucket: Bucket, key: str) -> bool:
     return False
 
 
+def _removes_versions(bucket: Bucket, key: str) -> bool:
+    """Return whether these credentials may remove a version that nothing locks. A delete marker is one, even in a
+    bucket that locks every object."""
+    with suppress(errors.AccessDenied):
+        marker = bucket.tried("delete_object", Key=key)[1].get("VersionId")
+        return bool(marker) and not bucket.tried("delete_object", Key=key, VersionId=marker)[0]
+    return False
+
+
 def _clear(bucket: Bucket, key: str) -> None:
     """Remove the trial object, if these credentials may; otherwise leave it to the rule for old versions."""
     with suppress(errors.NbdpullError):
-        version = bucket.version(key)
+        try:
+            version = bucket.version(key)
+        except Absent:  # a delete marker hides it, which these credentials may not remove
+            return
         if bucket.tried("delete_object", Key=key, VersionId=version, BypassGovernanceRetention=True)[0]:
             bucket.delete(key)
         return

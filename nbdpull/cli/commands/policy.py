@@ -42,7 +42,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     found = policy.policy(options, report, check)
     values = {"policies": [each.members for each in found.standing], "changed": found.changed,
               "immutable": found.immutable and asdict(found.immutable)}  # fmt: skip
-    return Outcome(values, _lines(found, options))
+    return Outcome(values, _lines(found, options), warnings=found.warnings)
 
 
 def _lines(found: Result, options: Options) -> Iterator[str]:
