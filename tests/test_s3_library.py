@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 import object_store as object_stores
 import pytest
+from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 from botocore.utils import parse_timestamp
 
@@ -70,3 +71,13 @@ def test_models_are_read_as_by_botocore(name):
     ours = Loader(file_loader=s3_library._Models())
     assert ours.load_data(name) == theirs.load_data(name)
     assert ours.list_api_versions("s3", "service-2") == theirs.list_api_versions("s3", "service-2")
+
+
+def test_any_service_that_credentials_come_from_is_found():
+    """A role's are from sts."""
+    ours, theirs = Loader(), Loader()
+    ours.list_available_services = s3_library._every_service
+    assert ours.load_service_model("sts", "service-2") == theirs.load_service_model("sts", "service-2")
+    for loader in (ours, theirs):
+        with pytest.raises(DataNotFoundError):
+            loader.load_service_model("none", "service-2")

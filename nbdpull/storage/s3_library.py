@@ -82,7 +82,8 @@ def _made(botocore: Any, patience: float) -> Any:
     from botocore.config import Config
 
     config = botocore.session.Session()
-    config.get_component("data_loader").file_loader = _Models()
+    models = config.get_component("data_loader")
+    models.file_loader, models.list_available_services = _Models(), _every_service
     config.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
     told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
     own = dict(told.get("s3") or {})
@@ -103,6 +104,17 @@ def _made(botocore: Any, patience: float) -> Any:
     made.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
     _sign_with_known_digests()
     return made
+
+
+class _Every(list[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _every_service(kind: str) -> list[str]:
+    """Let botocore look for the model of a service where it is. It would first look into the folders of all 400
+    services for those that have one of that kind: twice, 9 ms each time."""
+    return _Every()
 
 
 class _Models:

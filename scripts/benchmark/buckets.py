@@ -30,20 +30,20 @@ def s3(setting, rounds):
         bucket = opened.enter_context(object_store.new_bucket(server))
         vm = opened.enter_context(setting.machine(setting.files_disk()))
         opened.enter_context(mock.patch.dict(os.environ, object_store.environment(server.endpoint)))
-        for _ in range(rounds):
+        for number in range(rounds):  # a host refuses a place whose key has changed
             place, folder = object_store.ObjectStore(server, bucket), setting.fresh("store")
-            yield from _pulls(setting, vm, place, folder)
+            yield from _pulls(setting, vm, place, folder, setting.fresh(f"sealed-{number}"))
             yield from _restores(setting, place, folder)
             yield from _first_byte(place)
 
 
-def _pulls(setting, vm, place, folder):
+def _pulls(setting, vm, place, folder, sealed):
     near = setting.pull(vm, "--full", "--no-checkpoint", output=folder)
     far = setting.run(setting.pull_command(vm, place.url, "--full", "--no-checkpoint"), vm)
-    sealed = setting.fresh("sealed")
     setting.run(tools.nbdpull("init", sealed, "--recipient", identities.recipient("age1")))
     key = ("--identity", identities.path("age1"))
     shut = setting.run(setting.pull_command(vm, sealed, "--full", "--no-checkpoint", *key), vm)
+    setting.fresh(sealed.name)
     yield "pull to a bucket", Figure(far.cpu / near.cpu, "x", 1.3)
     yield "its memory", Figure(far.peak_mib, "MiB", MEMORY)
     yield "pull to a sealed store", Figure(shut.cpu / near.cpu, "x", 1.08)
