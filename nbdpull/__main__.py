@@ -19,7 +19,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C before the work begins is no reason for a traceback
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    if sys.argv[1:] == ["--version"] and _has_told_version():
+    if sys.argv[1:] == ["--version"] and _printed_version():
         sys.exit()
     # A name that the terminal cannot show must end nothing.
     cast("io.TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
@@ -35,8 +35,9 @@ def main() -> NoReturn:
         gc.freeze()  # else Python looks through all of it for cycles as it ends: a fifth of the CPU time of a short run
 
 
-def _has_told_version() -> bool:
-    """Without all that a verb needs: scripts ask for it. What cannot be printed is tried again, and told, by `cli`."""
+def _printed_version() -> bool:
+    """Print the version without loading what a verb needs, because scripts ask for it; return whether that worked. If
+    not, `cli` tries again, and reports the error."""
     try:
         print(f"nbdpull {__version__}", flush=True)
         return True

@@ -63,7 +63,7 @@ def opening(monkeypatch, store_keys=KEYS):
         yield
 
 
-def is_told(data, secret=SECRET):
+def contains_secret(data, secret=SECRET):
     """Return whether bytes contain a part of the secret."""
     return any(secret[at : at + 8] in data for at in range(len(secret) - 8))
 
@@ -78,7 +78,7 @@ __all__ = [
     "Vm",
     "chain",
     "filled",
-    "is_told",
+    "contains_secret",
     "opening",
     "sealed_store",
 ]

@@ -147,7 +147,7 @@ def test_a_copy_counts_on_a_file_that_is_found_damaged_meanwhile(vm, tmp_path, m
     def take(*args):
         taken = real(*args)
         damage(dest)
-        monkeypatch.setattr(crossing, "tell_of_points", lambda *about: [])
+        monkeypatch.setattr(crossing, "warn_of_points", lambda *about: [])
         assert verify(Options(str(dest.root), point=vm.points[0].id)).is_bad
         return taken
 
@@ -169,7 +169,7 @@ def verification(vm):
     finding = evidence.conclude([])
     findings.kept(vm.series, findings.VERIFY, **finding)
     yield
-    crossing.tell_of_points(vm.series, [point.id for point in evidence.points], finding)
+    crossing.warn_of_points(vm.series, [point.id for point in evidence.points], finding)
     yield
 
 
@@ -195,7 +195,7 @@ def test_a_copy_that_fails_later_has_told_of_the_points_before(vm, tmp_path, mon
         taken = real(self, point, *args)
         damage(dest)
         with monkeypatch.context() as patch:
-            patch.setattr(crossing, "tell_of_points", lambda *about: [])
+            patch.setattr(crossing, "warn_of_points", lambda *about: [])
             assert verify(Options(str(dest.root), point=vm.points[0].id)).is_bad
         return taken
 
@@ -205,7 +205,7 @@ def test_a_copy_that_fails_later_has_told_of_the_points_before(vm, tmp_path, mon
     assert soundness.of_series(dest.series).damaged == [vm.points[0].id, new[0].id]
 
 
-@pytest.mark.parametrize("left_out", ["", "tell_of_points", "tell_of_findings"])
+@pytest.mark.parametrize("left_out", ["", "warn_of_points", "warn_of_findings"])
 def test_in_whatever_order_they_meet(vm, tmp_path, monkeypatch, left_out):
     """The new point does without the damaged file, or is damaged; if one of them does not look, some orders lose the
     damage."""

@@ -3,7 +3,7 @@
 import pytest
 
 from nbdpull.core import errors
-from nbdpull.readiness.finding import BAD, Finding, bad, good, told
+from nbdpull.readiness.finding import BAD, Finding, bad, good, guarded
 
 
 def looks(error):
@@ -20,10 +20,10 @@ def test_an_error_says_what_and_what_to_do():
 
 
 def test_what_was_found_before_an_error_stays():
-    found = list(told("disks", looks(errors.SourceError("disk vdb: no answer"))))
+    found = list(guarded("disks", looks(errors.SourceError("disk vdb: no answer"))))
     assert [(each.subject, each.state) for each in found] == [("disk vda", "good"), ("disks", "BAD")]
 
 
 def test_a_signal_is_no_finding():
     with pytest.raises(errors.Interrupted):
-        list(told("disks", looks(errors.Interrupted(15))))
+        list(guarded("disks", looks(errors.Interrupted(15))))

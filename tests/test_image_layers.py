@@ -160,7 +160,7 @@ def test_random_chains(tmp_path, seed):
     for name, then in [*held.items(), (None, bytes(chain.size))]:
         with storage_daemon.StorageDaemon() as daemon:
             layers = Layers(daemon, "vda", [chain.place])
-            assert name is None or layers.tells_since(name)
+            assert name is None or layers.records_since(name)
             changes = change(daemon, layers, name)
             assert laid_over(then, changes) == now, name
             assert not layers.changed()
@@ -203,7 +203,7 @@ def test_top_without_the_bitmap(daemon, tmp_path):
     chain.mark("mark")
     chain.snapshot(with_bitmaps=False)
     layers = looked_at(daemon, chain)
-    assert not layers.tells_since("mark")
+    assert not layers.records_since("mark")
     with pytest.raises(errors.CheckpointUnusable):
         layers.export("mark", "union")
 
@@ -215,7 +215,7 @@ def test_gap_in_the_chain(daemon, tmp_path):
     chain.snapshot(with_bitmaps=False)
     chain.snapshot()
     chain.mark("mark")
-    assert not looked_at(daemon, chain).tells_since("mark")
+    assert not looked_at(daemon, chain).records_since("mark")
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -227,7 +227,7 @@ def test_bitmap_that_does_not_record(daemon, tmp_path, layer):
     chain.snapshot()
     run("qemu-img", "bitmap", "--disable", chain.layers[layer][0], "mark")
     layers = looked_at(daemon, chain)
-    assert not layers.tells_since("mark") and layers.tells_since("other")
+    assert not layers.records_since("mark") and layers.records_since("other")
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -239,7 +239,7 @@ def test_image_that_a_crash_left(daemon, tmp_path, layer):
     chain.crash()
     if layer == 0:
         chain.snapshot()
-    assert not looked_at(daemon, chain).tells_since("mark")
+    assert not looked_at(daemon, chain).records_since("mark")
 
 
 @pytest.mark.parametrize("size", [2 * MIB, MIB // 2])
@@ -251,7 +251,7 @@ def test_layers_of_different_sizes(daemon, tmp_path, size):
     chain.snapshot()
     chain.resize(size)
     layers = looked_at(daemon, chain)
-    assert not layers.tells_since("mark")
+    assert not layers.records_since("mark")
     assert layers.size == size and laid_over(bytes(size), change(daemon, layers, None)) == chain.content()
 
 
@@ -261,7 +261,7 @@ def test_program_that_knows_no_bitmaps_wrote_to_the_image(daemon, tmp_path):
     with open(chain.path, "r+b") as image:  # as it has to: it clears the autoclear bits
         image.seek(88)
         image.write(bytes(8))
-    assert not looked_at(daemon, chain).tells_since("mark")
+    assert not looked_at(daemon, chain).records_since("mark")
 
 
 def test_what_can_hold_bitmaps(daemon, tmp_path):

@@ -646,7 +646,7 @@ def test_a_copy_under_another_seal_is_immutable_too(place, tmp_path, monkeypatch
         )
         made = found.series.point_in(point.id)
         assert made.manifest.locked is None
-        entries = references.standing(found.series, references.of_point(found.series, made))
+        entries = references.holding(found.series, references.of_point(found.series, made))
         paths = [f"vm1/{entry.path}" for entry in entries] + [f"vm1/{point.id}/{layout.MANIFEST}"]
         for name in [*paths, layout.MARKER, *(n for n in place.objects() if n.startswith(layout.KEYS))]:
             lock = lock_of(place, name)

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import stores
-from sealed import KEYS, MASTER, SECRET, is_told
+from sealed import KEYS, MASTER, SECRET, contains_secret
 
 from nbdpull.core import errors
 from nbdpull.operations import copy, init, listing, prune, restore, show, status, usage, verify
@@ -155,7 +155,7 @@ def test_what_is_cached_of_a_sealed_store_is_sealed(object_store, tmp_path, monk
             target, found = series_choice.only_point(store, looking=looking)
             assert SECRET in looking.enter_context(lookup.RandomImage(target, found, "vda")).read(0, 200 * KIB)
     pieces = [path.read_bytes() for path in kept(tmp_path)]
-    assert len(pieces) > 2 and not any(map(is_told, pieces)) and point.id == found.id
+    assert len(pieces) > 2 and not any(map(contains_secret, pieces)) and point.id == found.id
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import stores
 from command import answered, answered_json, said
 from hours import Hours
 from identities import path, recipient
-from sealed import SECRET, is_told
+from sealed import SECRET, contains_secret
 from worn import mostly_hidden
 
 from nbdpull.core import errors
@@ -63,7 +63,7 @@ def test_a_sealed_store_and_its_keys(object_store, tmp_path, capsys, monkeypatch
     code, told, _ = answered_json(capsys, "init", url, "--recipient", recipient("age1"))
     assert code == 0 and told["master"] == marker.master_of(marker.open_store(url))
     fill(url)
-    assert not any(is_told(object_store.read(name)) for name in object_store.objects())
+    assert not any(contains_secret(object_store.read(name)) for name in object_store.objects())
     said("key", "add", url, *BY_AGE1, "--recipient", recipient("age2"), "--label", "second")
     said("key", "test", url, *BY_AGE2)
     assert recipient("age2") in said("key", "list", url, "--json")
@@ -115,7 +115,7 @@ def test_what_was_emptied_is_empty(object_store):
 def test_of_two_policies_at_once_none_is_lost(object_store, monkeypatch):
     """Each run reads before the other one has written."""
     said("init", object_store.url)
-    real = policies._told
+    real = policies._content
     for number in (2, 3):  # where there is no policy yet, and where there is one
         store = S3Store(object_store.url)
 
@@ -126,14 +126,14 @@ def test_of_two_policies_at_once_none_is_lost(object_store, monkeypatch):
             return found
 
         with monkeypatch.context() as patch, pytest.raises(errors.Busy, match="policy.json.*try again"):
-            patch.setattr(policies, "_told", told)
+            patch.setattr(policies, "_content", told)
             policies.put(store, "mine", Policy(keep_last=1))
         assert [(each.pattern, each.policy.keep_last) for each in policies.load(store)] == [("other", number)]
 
 
 def test_the_last_policy_goes_only_if_it_is_the_last(object_store, monkeypatch):
     said("init", object_store.url)
-    store, real = S3Store(object_store.url), policies._told
+    store, real = S3Store(object_store.url), policies._content
     policies.put(store, "mine", Policy(keep_last=1))
 
     def told(of):
@@ -143,7 +143,7 @@ def test_the_last_policy_goes_only_if_it_is_the_last(object_store, monkeypatch):
         return found
 
     with monkeypatch.context() as patch, pytest.raises(errors.Busy, match="policy.json.*try again"):
-        patch.setattr(policies, "_told", told)
+        patch.setattr(policies, "_content", told)
         policies.drop(store, "mine")
     assert {each.pattern for each in policies.load(store)} == {"mine", "other"}
     assert policies.drop(store, "mine") and policies.drop(store, "other") and not policies.drop(store, "other")

@@ -82,9 +82,9 @@ def test_a_pull_tells_of_a_point_that_it_found_to_be_none(vm):
     """Not at its beginning, because no manifest was decoded then."""
     manifest_of(vm, vm.points[-1]).write_bytes(manifest.encode(replace(vm.points[-1].manifest, created="yesterday")))
     with held_series.holding(vm.series) as held:
-        assert held.warnings == held.told_later() == []
+        assert held.warnings == held.late_warnings() == []
         assert held.points.newest == vm.points[-2]
-        [told] = held.told_later()
+        [told] = held.late_warnings()
     assert told.startswith("a point of the series is ignored: ") and vm.points[-1].id in told
 
 

@@ -18,7 +18,7 @@ from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.operations import prune
 from nbdpull.repository import half_points, marker, policies, removal
-from nbdpull.repository.policies import Standing
+from nbdpull.repository.policies import StoredPolicy
 from nbdpull.repository.retention import Policy
 from nbdpull.storage import directory
 
@@ -56,7 +56,7 @@ def put(store, *patterns):
 )
 def test_the_name_itself_then_the_longest_pattern(store, domain, pattern):
     made = put(store, "db*", None, "*-prod", "db[0-9]*", "db[1]", "db1")
-    assert policies.counting(policies.load(store), domain) == Standing(pattern, made[pattern])
+    assert policies.applying(policies.load(store), domain) == StoredPolicy(pattern, made[pattern])
 
 
 def test_as_a_naive_model_says(store):
@@ -68,8 +68,8 @@ def test_as_a_naive_model_says(store):
             fitting = sorted(each for each in made if each == domain or fnmatchcase(domain, each))
             plain = [each for each in fitting if not {"*", "?"} & set(each)]
             best = plain[0] if plain else max(fitting, key=len, default=None)  # of equal ones the first
-            counting = policies.counting(policies.load(store), domain)
-            assert (counting and counting.pattern) == best
+            applying = policies.applying(policies.load(store), domain)
+            assert (applying and applying.pattern) == best
         for pattern in made:
             assert policies.drop(store, pattern)
         assert not store.holds(layout.POLICY) and not policies.drop(store, None)
@@ -79,9 +79,9 @@ def test_what_is_written_is_read(store):
     policy = Policy(keep_last=1, keep_hourly=2, keep_weekly=3, keep_within=86400.5, time_zone="Europe/Berlin")
     for pattern in ("ü*", None):
         policies.put(store, pattern, policy)
-    assert policies.load(store) == [Standing("ü*", policy), Standing(None, policy)]
+    assert policies.load(store) == [StoredPolicy("ü*", policy), StoredPolicy(None, policy)]
     policies.put(store, None, Policy(keep_yearly=9))
-    assert policies.load(store)[1] == Standing(None, Policy(keep_yearly=9))
+    assert policies.load(store)[1] == StoredPolicy(None, Policy(keep_yearly=9))
     assert store.names("") == [layout.MARKER, layout.POLICY], "and no draft is left"
 
 
@@ -104,8 +104,8 @@ def test_the_example_of_the_format(store):
     (store_file := Path(store.path(layout.POLICY))).write_text(text)
     found = policies.load(store)
     assert found == [
-        Standing("db*", Policy(keep_daily=30, keep_monthly=12, time_zone="Europe/Berlin")),
-        Standing(None, Policy(keep_daily=7, keep_within=172800.0)),
+        StoredPolicy("db*", Policy(keep_daily=30, keep_monthly=12, time_zone="Europe/Berlin")),
+        StoredPolicy(None, Policy(keep_daily=7, keep_within=172800.0)),
     ]
     document = json.loads(text)
     for each in reversed(found):
@@ -125,7 +125,7 @@ def test_what_cannot_be_written_leaves_the_old_one(store, monkeypatch):
     monkeypatch.setattr(directory, "_rename", fails)
     with pytest.raises(errors.OutputError, match="policy.json: Input/output error"):
         policies.put(store, None, Policy(keep_last=2))
-    assert policies.load(store) == [Standing(None, Policy(keep_last=1))]
+    assert policies.load(store) == [StoredPolicy(None, Policy(keep_last=1))]
     assert store.names("") == [layout.MARKER, layout.POLICY]
 
 
@@ -138,19 +138,19 @@ def test_one_changes_them_at_a_time(store):
 @pytest.mark.parametrize("change", [policies.drop, policies.put_immutability])
 def test_who_read_no_policy_removes_none(store, monkeypatch, change):
     """Without locks, another host may have written one by then."""
-    real = policies._told
+    real = policies._content
 
     def told(store):
         found = real(store)
-        monkeypatch.setattr(policies, "_told", real)
+        monkeypatch.setattr(policies, "_content", real)
         policies.put(store, "other", Policy(keep_last=1))
         return found
 
     monkeypatch.setattr(type(store), "has_locks", False)
     monkeypatch.setattr(type(store), "locked", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(policies, "_told", told)
+    monkeypatch.setattr(policies, "_content", told)
     assert not change(store, None)
-    assert policies.load(store) == [Standing("other", Policy(keep_last=1))]
+    assert policies.load(store) == [StoredPolicy("other", Policy(keep_last=1))]
 
 
 # -- what is not followed ---------------------------------------------------------------------------------------------
@@ -307,8 +307,8 @@ def test_the_name_of_a_domain_is_no_pattern(tmp_path, capsys):
     policies.put(vm.store, "vm[[0-9]*[1-9]*", Policy(keep_last=1))
     policies.put(vm.store, None, Policy(keep_last=9))
     assert said(capsys, "policy", vm.root, "--domain", "vm[1]", "--keep-last", "3")[0] == 0
-    counting = {name: policies.counting(policies.load(vm.store), name) for name in ("vm[1]", "vm1")}
-    assert [each and each.pattern for each in counting.values()] == ["vm[[]1]", None]
+    applying = {name: policies.applying(policies.load(vm.store), name) for name in ("vm[1]", "vm1")}
+    assert [each and each.pattern for each in applying.values()] == ["vm[[]1]", None]
     assert said(capsys, "prune", vm.root)[0] == 0
     assert (len(ids(vm)), len(ids(other))) == (3, 5), "and a longer pattern does not count"
     assert said(capsys, "policy", vm.root, "--domain", "vm[1]", "--remove")[0] == 0
@@ -324,8 +324,8 @@ def test_the_name_of_a_domain_is_no_pattern(tmp_path, capsys):
 def test_a_pattern_of_one_name(store, name):
     [made, wide] = put(store, policies.pattern_of(name), "*?????????????" if name == "*" else "?*").values()
     others = {"vm1", "a", "ab", "[a]", "aab", "x"} - {name}
-    found = {each: policies.counting(policies.load(store), each) for each in (name, *others)}
-    assert [each for each, counting in found.items() if counting and counting.policy == made] == [name]
+    found = {each: policies.applying(policies.load(store), each) for each in (name, *others)}
+    assert [each for each, applying in found.items() if applying and applying.policy == made] == [name]
 
 
 def test_options_win_whole(tmp_path, capsys):

@@ -116,7 +116,7 @@ def test_files_that_are_moved_while_they_are_looked_at_are_no_damage(tmp_path, h
         else:
             assert [getattr(vm.series, how)(entry) for entry in chunks] == [None] * len(chunks)
     assert found[0].freed and any(not (vm.folder / entry.path).exists() for entry in chunks)
-    [new, *_] = [file for entry in chunks for file in vm.series.standing(entry) if file != entry]
+    [new, *_] = [file for entry in chunks for file in vm.series.holding(entry) if file != entry]
     with stores.damaged(vm.folder / new.path, b""), pytest.raises(errors.Damaged, match=f"{new.path}: .*has 0 bytes"):
         origin.prove(origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None), ["vda"], [])
 
@@ -512,7 +512,7 @@ def test_a_file_that_several_were_moved_to_is_read_once(tmp_path, how):
 
 
 def references_of_point(vm, point):
-    return [each.path for each in references.standing(vm.series, references.of_point(vm.series, point))]
+    return [each.path for each in references.holding(vm.series, references.of_point(vm.series, point))]
 
 
 def test_a_damage_of_a_file_is_one_of_all_that_were_moved_to_it(tmp_path):
@@ -541,7 +541,7 @@ def test_files_that_are_moved_again_while_they_are_verified_are_no_damage(tmp_pa
     scattered(vm, random.Random(8), 80)
     last = vm.pull(frame_size=4096, chunk_size=100 * KIB)
     pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0.0001))
-    old = {file for entry in stores.chunks_of(vm, last, "vda") for file in vm.series.standing(entry) if file != entry}
+    old = {file for entry in stores.chunks_of(vm, last, "vda") for file in vm.series.holding(entry) if file != entry}
     done, real = [], series.Series.own_flaw
 
     def meanwhile(target, entry, *check):

@@ -45,7 +45,7 @@ class Script:
     def shell(self, text, **how):
         return self.run("bash", "-c", text, **how)
 
-    def standing(self, text="sleep 1000 & echo $! > child; echo $$ > started; wait"):
+    def running(self, text="sleep 1000 & echo $! > child; echo $$ > started; wait"):
         """A run whose command continues, and the pids of its processes."""
         (self.folder / "started").unlink(missing_ok=True)
         process = self.start("bash", "-c", text)
@@ -156,7 +156,7 @@ def test_a_job_that_is_aborted(script):
     mine = script({"vda": MIB})
     mine.shell("true")
     before = mine.state()
-    process, pids = mine.standing()
+    process, pids = mine.running()
     mine.vm.domain.abortJob()
     output, errors = process.communicate(timeout=60)
     assert last_event(output)["code"] == "job-lost", errors
@@ -175,7 +175,7 @@ def test_a_command_that_fails_as_its_job_is_lost(script):
 
 def test_a_signal_ends_the_command(script):
     mine = script({"vda": MIB})
-    process, pids = mine.standing()
+    process, pids = mine.running()
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, last_event(output)["code"]) == (143, "interrupted"), errors
@@ -188,7 +188,7 @@ def test_nbdpull_is_killed(script):
     mine = script({"vda": MIB})
     mine.backup()
     before = mine.token.read_bytes()
-    process, pids = mine.standing()
+    process, pids = mine.running()
     process.kill()
     process.communicate()
     wait_for(lambda: not any(map(is_alive, pids)), "the end of the command")

@@ -16,7 +16,7 @@ import sealed
 import stores
 import zstandard
 from blake3 import blake3
-from sealed import KEYS, KIB, MASTER, OTHER, SECRET, Vm, is_told, opening
+from sealed import KEYS, KIB, MASTER, OTHER, SECRET, Vm, contains_secret, opening
 
 from nbdpull.core import errors
 from nbdpull.crypto import xaes
@@ -84,7 +84,7 @@ def test_it_verifies_to_the_last_frame(made, key):
 
 
 def test_nothing_of_the_guest_nor_of_the_key_is_in_it(made):
-    told = [path for path in stores.files(made.root) if is_told(path.read_bytes())]
+    told = [path for path in stores.files(made.root) if contains_secret(path.read_bytes())]
     assert told == []
     secrets = [MASTER, KEYS.data, KEYS.index, KEYS.names, KEYS.mac]
     for path in stores.files(made.root):
@@ -94,7 +94,7 @@ def test_nothing_of_the_guest_nor_of_the_key_is_in_it(made):
 
 def test_that_test_would_find_it(tmp_path):
     plain = sealed.chain(tmp_path / "store", 1, None)
-    names = {path.name for path in stores.files(plain.root) if is_told(path.read_bytes())}
+    names = {path.name for path in stores.files(plain.root) if contains_secret(path.read_bytes())}
     assert {"vda.0000.zst", "vdb.0000.zst", "nvram", "domain.xml"} <= names
 
 
@@ -306,7 +306,7 @@ def test_a_prune_repacks_with_the_key_only(tmp_path, monkeypatch):
         assert sum(path.stat().st_size for path in stores.files(vm.root)) < before - 200 * KIB
         assert stores.restored(vm, last, tmp_path / "out") == vm.images[last.id]
         assert stores.verify_store(vm.root).damages == []
-    assert not any(is_told(path.read_bytes()) for path in stores.files(vm.root))
+    assert not any(contains_secret(path.read_bytes()) for path in stores.files(vm.root))
 
 
 def test_a_damaged_file_is_healed_from_a_copy(vm, key, tmp_path):

@@ -205,7 +205,7 @@ def test_a_broken_identity_is_told_before_all_else(vm, tmp_path, capsys):
 
 def test_doctor_looks_at_the_identity_that_is_meant(monkeypatch, tmp_path):
     def found():
-        return [(each.state, each.text) for each in finding.told("identity", doctor._identities())]
+        return [(each.state, each.text) for each in finding.guarded("identity", doctor._identities())]
 
     assert found() == []
     (tmp_path / "key").write_bytes(data("age1"))

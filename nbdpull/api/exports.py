@@ -46,7 +46,7 @@ def check(job: Job) -> None:
         job._inside.lookout.check()
 
 
-def require_standing(job: Job) -> None:
+def require_active(job: Job) -> None:
     """Raise JobLost, or a similar error, if the exports no longer show the backup; raise what the backup's check
     raises."""
     check(job)

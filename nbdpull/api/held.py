@@ -25,10 +25,10 @@ def of_disk(held: Optional[Held], disk: str) -> Optional[Callable[[int, int], An
     )
 
 
-def joined(told: Iterable[Any], start: int, stop: int, disk: str) -> list[tuple[int, int]]:
+def joined(given: Iterable[Any], start: int, stop: int, disk: str) -> list[tuple[int, int]]:
     """Return ranges as (offset, length), ascending, disjoint, within start and stop. UsageError."""
     found: list[tuple[int, int]] = []
-    for first, last in sorted(_span(each, disk) for each in told):
+    for first, last in sorted(_span(each, disk) for each in given):
         first, last = max(first, start), min(last, stop)
         if first >= last:
             continue
@@ -38,11 +38,11 @@ def joined(told: Iterable[Any], start: int, stop: int, disk: str) -> list[tuple[
     return found
 
 
-def _span(told: Any, disk: str) -> tuple[int, int]:
+def _span(given: Any, disk: str) -> tuple[int, int]:
     try:
-        offset, length = told
+        offset, length = given
     except (TypeError, ValueError):
         offset = length = None
     if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-        raise errors.UsageError(f"held() of disk {disk} returned {told!r}: return ranges of (offset, length), in bytes")
+        raise errors.UsageError(f"held() of disk {disk} returned {given!r}: return ranges of (offset, length) in bytes")
     return offset, offset + length

@@ -21,6 +21,7 @@ from ..format import layout
 from ..hypervisor import backup_job, socket_keeper
 from ..hypervisor.domain import Domain
 from ..pulling import (
+    active_job,
     fit,
     journal_files,
     live_disk,
@@ -29,7 +30,6 @@ from ..pulling import (
     reclaim,
     resume,
     run_record,
-    standing,
     token_base,
 )
 from ..pulling.base import Choice
@@ -112,7 +112,7 @@ class Job:
         with callers.unwrapped():
             inside.lookout.check()
             self._end_reading()
-            standing.finish(inside.subject.vm, inside.job)
+            active_job.finish(inside.subject.vm, inside.job)
 
     def commit(self) -> Token:
         """Declare that everything you need of this backup is durable, and its token with it; return the token.
@@ -141,7 +141,7 @@ class Job:
         inside, enter = self._inside, self._reading.enter_context
         enter(inside.journal.reading(self.consistency, self.consistency_reason))
         reading = Reading(options.connections, stall_timeout=options.stall_timeout)
-        live = enter(standing.live(inside.subject, inside.job, inside.lookout, reading))
+        live = enter(active_job.live(inside.subject, inside.job, inside.lookout, reading))
         self._server, choice, disks = live.server, inside.prepared.choice, []
         for facts in inside.subject.disks:
             known = Known(choice.dirty_from(facts), held=held.of_disk(options.held, facts.target))
@@ -256,7 +256,7 @@ def _held_open(
 ) -> Iterator[Job]:
     """Yield the Job, and record how the block ended."""
     try:
-        with _standing(options, subject, planned, check, warnings) as made, _heard(made, ended):
+        with _running(options, subject, planned, check, warnings) as made, _heard(made, ended):
             made._begin_reading(options)
             yield made
     except _NotCommitted as undone:
@@ -269,7 +269,7 @@ def _held_open(
 
 
 @contextmanager
-def _standing(
+def _running(
     options: Options, subject: Subject, planned: _Planned, check: Checks, warnings: list[str]
 ) -> Iterator[Job]:
     """Yield a Job of which nothing has been read yet."""
@@ -280,7 +280,7 @@ def _standing(
     with run_record.written(record, dead.journal if dead else None) as journal:
         on_ready = callers.wrapped(options.on_ready or (lambda: None))
         on_cut = partial(callers.wrapped(options.on_cut or (lambda _: None)), record.begun)
-        with standing.standing(vm, prepared, lookout, on_ready, on_cut) as job:
+        with active_job.started(vm, prepared, lookout, on_ready, on_cut) as job:
             warnings.extend(job.freeze.warnings)
             yield Job(_Inside(subject, prepared, job, journal, lookout, planned.older), record.begun, warnings)
 

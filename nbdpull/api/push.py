@@ -101,8 +101,8 @@ def backup(options: Options, sink: Sink, report: Optional[Report] = None, check:
             if not job.committed:
                 _abort(sink)
             raise
-    told = job.as_of, job.consistency, job.consistency_reason, disks, job.warnings
-    return Result(token, job.id, *told, round(time.monotonic() - started, 3))
+    facts = job.as_of, job.consistency, job.consistency_reason, disks, job.warnings
+    return Result(token, job.id, *facts, round(time.monotonic() - started, 3))
 
 
 def _abort(sink: Sink) -> None:

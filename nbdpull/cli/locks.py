@@ -29,7 +29,7 @@ def add(parser: usage.Parser, of: type) -> None:
               help="who can shorten that: nobody, or whoever has s3:BypassGovernanceRetention")  # fmt: skip
 
 
-def lines(told: Optional[Immutability]) -> Iterator[str]:
-    if told:
-        who = "nobody can" if told.mode == LockMode.COMPLIANCE else "whoever has s3:BypassGovernanceRetention can"
-        yield f"points are immutable for {types.duration_text(told.seconds)} ({told.mode}: {who} shorten it)"
+def lines(setting: Optional[Immutability]) -> Iterator[str]:
+    if setting:
+        who = "nobody can" if setting.mode == LockMode.COMPLIANCE else "whoever has s3:BypassGovernanceRetention can"
+        yield f"points are immutable for {types.duration_text(setting.seconds)} ({setting.mode}: {who} shorten it)"

@@ -58,7 +58,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 def _main(words: list[str], logged: ExitStack) -> int:
     line = None
     try:
-        if _told(words):
+        if _showed_help(words):
             return 0
         line = parsed(words)
         logged.enter_context(usage.chosen_server(line.args))
@@ -82,7 +82,7 @@ def _main(words: list[str], logged: ExitStack) -> int:
         return _failed(errors.NbdpullError(what), words, line)
 
 
-def _told(words: list[str]) -> bool:
+def _showed_help(words: list[str]) -> bool:
     """Return whether the words ask for the help or the version instead of a verb; print it if so."""
     if words in (["-h"], ["--help"], ["help"]):
         output.show_text(usage.shown())

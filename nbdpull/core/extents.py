@@ -134,10 +134,10 @@ def with_edge(
 def _edge(extents: Extents, first: int, note: Callable[[Extents], None]) -> Extents:
     """Return CLEAN ranges from byte `first` on as DATA, and all others."""
     clean = extents["kind"] == CLEAN
-    told = clip(extents[clean], first, _END)
-    told["kind"] = DATA
-    note(told)
-    result = numpy.concatenate([extents[~clean], told])
+    edge = clip(extents[clean], first, _END)
+    edge["kind"] = DATA
+    note(edge)
+    result = numpy.concatenate([extents[~clean], edge])
     return result[numpy.argsort(result["offset"], kind="stable")]
 
 

@@ -47,8 +47,8 @@ def of(pid: Optional[int] = None) -> Process:
 def _start_time(pid: int) -> Optional[int]:
     """Return the start time, None if there is no such process, or it has ended."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat") as file:
-        state, *told = file.read().rpartition(")")[2].split()
-        return None if state in _ENDED else int(told[18])
+        state, *fields = file.read().rpartition(")")[2].split()
+        return None if state in _ENDED else int(fields[18])
     return None
 
 

@@ -29,5 +29,5 @@ def require(program: str, otherwise: str = "") -> None:
 
 def missing(program: str, what: Optional[str] = None, otherwise: str = "") -> errors.MissingSoftware:
     """Return the error for a missing program, or for the missing part of it that `what` names."""
-    told = f"{what or f'{program} is not installed'}: install {PACKAGES[program]}"
-    return errors.MissingSoftware(f"{told}; {otherwise}" if otherwise else told)
+    problem = f"{what or f'{program} is not installed'}: install {PACKAGES[program]}"
+    return errors.MissingSoftware(f"{problem}; {otherwise}" if otherwise else problem)

@@ -38,9 +38,9 @@ def meant(named: Sequence[str]) -> list[tuple[str, str]]:
     """Return (path, its name for messages) for each file to read."""
     if named:
         return [(path, path) for path in named]
-    told = os.environ.get(VARIABLE)
-    if told:
-        return [(told, f"{told} ({VARIABLE})")]
+    default = os.environ.get(VARIABLE)
+    if default:
+        return [(default, f"{default} ({VARIABLE})")]
     folder = os.environ.get(_CREDENTIALS)
     credential = os.path.join(folder, CREDENTIAL) if folder else ""
     return [(credential, f"{CREDENTIAL} (a credential)")] if credential and os.path.exists(credential) else []

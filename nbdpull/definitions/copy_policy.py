@@ -22,11 +22,11 @@ _PORT_IDENTITY = ("interfaceid", "instanceid")  # of <virtualport>: a switch kno
 
 
 class Rule(NamedTuple):
-    """The result for one device. kept: whether a copy keeps it, made its own; told: what a person should know, "" if
+    """The result for one device. kept: whether a copy keeps it, made its own; report: what a person should know, "" if
     nothing."""
 
     kept: bool = True
-    told: str = ""
+    report: str = ""
 
 
 _KEPT = Rule()
@@ -39,13 +39,13 @@ def own(device: ET.Element) -> Rule:
 
 def own_domain(root: ET.Element) -> list[str]:
     """Do the same with the parts of the domain that are not devices; return what a person should know."""
-    told = []
+    reports = []
     for element in list(root):
         label = element.tag == "seclabel" and element.get("type") == "static"
         if label or local_name(element) in TO_QEMU:
             root.remove(element)
-            told.append(f"{element.tag} is left out: it may name something of the original")
-    return told
+            reports.append(f"{element.tag} is left out: it may name something of the original")
+    return reports
 
 
 def local_name(element: ET.Element) -> str:

@@ -159,7 +159,7 @@ def adapted(
     warnings += [_sealed(secret) for secret in map(tpm_secret, root.iterfind("devices/tpm")) if secret]
     if copy:
         warnings += _own(root)
-    warnings += [told for graphics in root.iterfind("devices/graphics") for told in _closed(graphics, passwords)]
+    warnings += [warning for graphics in root.iterfind("devices/graphics") for warning in _closed(graphics, passwords)]
     return xml_tree.text_of(root), warnings
 
 
@@ -227,13 +227,13 @@ def _sealed(secret: str) -> str:
 
 def _own(root: ET.Element) -> list[str]:
     """Make a copy's devices its own; return warnings."""
-    devices, told = root.find("devices"), copy_policy.own_domain(root)
+    devices, reports = root.find("devices"), copy_policy.own_domain(root)
     for device in list(devices) if devices is not None else []:
-        rule = copy_policy.Rule(told=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
-        told.append(rule.told)
+        rule = copy_policy.Rule(report=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
+        reports.append(rule.report)
         if not rule.kept:
             xml_tree.child(root, "devices").remove(device)
-    return [f"in the copy {text}" for text in told if text]
+    return [f"in the copy {text}" for text in reports if text]
 
 
 def _own_disk(disk: ET.Element) -> str:

@@ -54,9 +54,9 @@ def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) ->
             f"domain {vm.name} has no disk left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
         )
     missed = [] if wanted else [disk for name, disk in disks.items() if name not in exclude and is_missed(disk)]
-    told = [f"disk {disk.target} is left out because it {_obstacle(disk)}; --exclude {disk.target} silences this"
+    warnings = [f"disk {disk.target} is left out because it {_obstacle(disk)}; --exclude {disk.target} silences this"
             for disk in missed]  # fmt: skip
-    return vm.looked_at(found), told + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
+    return vm.looked_at(found), warnings + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
 
 
 def why_left_out(disk: Disk) -> str:

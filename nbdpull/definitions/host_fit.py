@@ -34,22 +34,22 @@ def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[s
     def stays(path: str) -> bool:
         return trusted and look(path) != NOTHING
 
-    root, told = definition.parse(xml), []
+    root, warnings = definition.parse(xml), []
     for emulator in root.findall("devices/emulator"):
         path = (emulator.text or "").strip()
         if path not in offer.emulators and not stays(path):
             xml_tree.child(root, "devices").remove(emulator)
-            told.append(f"libvirt does not offer the emulator {path} here: it uses its own")
+            warnings.append(f"libvirt does not offer the emulator {path} here: it uses its own")
     for loader in root.iterfind("os[@firmware='efi']/loader"):
         path = (loader.text or "").strip()
         if path and not offer.has_firmware(path) and not stays(path):
             loader.text = None
             for nvram in root.iterfind("os/nvram"):
                 nvram.attrib.pop("template", None)
-            told.append(f"the firmware {path} is not on this host: libvirt selects another")
+            warnings.append(f"the firmware {path} is not on this host: libvirt selects another")
     for disk in root.iterfind("devices/disk"):
-        told += _without_medium(disk, look, trusted)
-    return xml_tree.text_of(root), told
+        warnings += _without_medium(disk, look, trusted)
+    return xml_tree.text_of(root), warnings
 
 
 def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
@@ -58,17 +58,17 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
 
     is_here(path): whether such a file exists; called only for the usual emulators.
     """
-    root, told = definition.parse(xml), []
+    root, warnings = definition.parse(xml), []
     for emulator in root.findall("devices/emulator"):
         path = (emulator.text or "").strip()
         if is_usual_emulator(path) and not is_here(path) and any(map(is_here, usual_emulators(root))):
             xml_tree.child(root, "devices").remove(emulator)
-            told.append(f"the emulator {path} is not on this host: libvirt uses its own")
+            warnings.append(f"the emulator {path} is not on this host: libvirt uses its own")
     for drive in root.iterfind("devices/disk"):
         source, is_path = drive.find("source"), drive.get("type") in ("file", "block")
         if is_path and drive.get("device") in ("cdrom", "floppy") and source is not None:
             source.attrib.setdefault("startupPolicy", "optional")
-    return xml_tree.text_of(root), told
+    return xml_tree.text_of(root), warnings
 
 
 def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:

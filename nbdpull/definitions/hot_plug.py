@@ -27,11 +27,11 @@ def found(xml: str, live: str) -> list[ET.Element]:
 
 def _key(device: ET.Element) -> tuple[Optional[str], ...]:
     """Return what identifies a device among others of its kind. Devices with equal keys are matched by number."""
-    told = {"disk": ("target", "dev"), "interface": ("mac", "address")}.get(device.tag)
-    if told is None:
+    where = {"disk": ("target", "dev"), "interface": ("mac", "address")}.get(device.tag)
+    if where is None:
         return device.tag, device.get("type"), device.get("index"), device.get("model")
-    inner = device.find(told[0])
-    return device.tag, None if inner is None else inner.get(told[1])
+    inner = device.find(where[0])
+    return device.tag, None if inner is None else inner.get(where[1])
 
 
 def joined(xml: str, live: Optional[str], disks: Sequence[str]) -> tuple[str, list[str], list[str]]:

@@ -76,8 +76,8 @@ def found(
     root = definition.parse(xml)
     extra = hot_plug.found(xml, live) if live else []
     devices = [*root.iterfind("devices/*"), *extra]
-    told = [*_disks(xml, live, disks, asked), *filter(None, map(_device, devices))]
-    return told + (list(_files(xml, live, root, files)) if files is not None else [])
+    omitted = [*_disks(xml, live, disks, asked), *filter(None, map(_device, devices))]
+    return omitted + (list(_files(xml, live, root, files)) if files is not None else [])
 
 
 _known = functools.lru_cache(maxsize=8)(found)  # most points of a domain have the same
@@ -120,8 +120,8 @@ def _path(source: Optional[ET.Element]) -> Optional[str]:
     """Return a path, or else what a <source> names."""
     if source is None:
         return None
-    told = [value for each in source.iter() for value in [*each.attrib.values(), (each.text or "").strip()] if value]
-    return " ".join(told) or None
+    values = [value for each in source.iter() for value in [*each.attrib.values(), (each.text or "").strip()] if value]
+    return " ".join(values) or None
 
 
 def _files(xml: str, live: Optional[str], root: ET.Element, files: Collection[str]) -> Iterator[Omission]:

@@ -92,11 +92,14 @@ def load(target: SeriesLike) -> list[Document]:
 def _is_sound(document: Document) -> bool:
     """Return whether a ledger is well-formed, except for its proofs, which only a verification needs."""
     try:
-        told = members.build(_Ledger, document)
+        content = members.build(_Ledger, document)
     except ValueError:
         return False
-    times = [told.when, *(time for about in told.points for time in (about.files, about.frames) if time is not None)]
-    return told.kind == KIND and all(map(layout.is_time, times))
+    times = [
+        content.when,
+        *(time for about in content.points for time in (about.files, about.frames) if time is not None),
+    ]
+    return content.kind == KIND and all(map(layout.is_time, times))
 
 
 def proofs(found: Iterable[Document], now: str) -> dict[Key, Proof]:
@@ -124,14 +127,14 @@ def of(level: str, points: Iterable[tuple[PointLike, Proof]], known: Proofs) -> 
     """
     abouts = [{**findings.entry(point), **proof._asdict()} for point, proof in points]
     document = {"kind": KIND, **findings.now(), "level": level, "points": abouts, "proofs": []}
-    return {**document, "proofs": _told(known, MAX_BYTES - len(_sealed(document)))}
+    return {**document, "proofs": _grouped(known, MAX_BYTES - len(_sealed(document)))}
 
 
 def _sealed(document: Document) -> bytes:
     return layout.seal({"format": layout.FORMAT, "requires": [], **document})
 
 
-def _told(known: Proofs, room: int) -> list[Document]:
+def _grouped(known: Proofs, room: int) -> list[Document]:
     """Return the proofs grouped by their times, as a run proves many files.
 
     room: bytes that they may take; if all proofs need more, the oldest are left out.
@@ -139,15 +142,15 @@ def _told(known: Proofs, room: int) -> list[Document]:
     newest_first = sorted(known.items(), key=lambda each: each[1].files or "", reverse=True)
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for (path, sha256), proof in newest_first:
-        told = [(when, level) for level in Level.WORDS if (when := proof.at(level))]
+        pairs = [(when, level) for level in Level.WORDS if (when := proof.at(level))]
         if proof.files == proof.frames:
-            told = told[1:]  # the proof of the frames implies the other
-        room -= len(told) * (len(json.dumps(path, ensure_ascii=False).encode()) + _PER_FILE) + _PER_GROUP * len(
-            {*told} - groups.keys()
+            pairs = pairs[1:]  # the proof of the frames implies the other
+        room -= len(pairs) * (len(json.dumps(path, ensure_ascii=False).encode()) + _PER_FILE) + _PER_GROUP * len(
+            {*pairs} - groups.keys()
         )
         if room < 0:
             break
-        for each in told:
+        for each in pairs:
             groups.setdefault(each, {})[path] = sha256
     return [{"when": when, "level": level, "files": files} for (when, level), files in sorted(groups.items())]
 

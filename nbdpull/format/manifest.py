@@ -126,11 +126,11 @@ class Manifest:
 
 def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
     """Return the bytes of manifest.json. seal: of the store."""
-    told = {name: value for name, value in asdict(manifest).items() if name not in _RARE or value is not None}
+    values = {name: value for name, value in asdict(manifest).items() if name not in _RARE or value is not None}
     if seal.id is None:
-        return layout.seal({"format": layout.FORMAT, "requires": [], **told})
+        return layout.seal({"format": layout.FORMAT, "requires": [], **values})
     seal.require()
-    return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **told}, seal.mac)
+    return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **values}, seal.mac)
 
 
 _RARE = ("locked", "autostart", "origin")  # members that are not written if they are None

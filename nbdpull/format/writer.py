@@ -214,7 +214,7 @@ class DiskWriter:
         self._store, self._disk, self._chunk_size = store, disk, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
         self._sealed: list[Future[Writer]] = []
-        self._tell_sealed = sealed
+        self._on_sealed = sealed
         self._kept = {entry.path: entry for entry in kept.files} if kept else {}
         self._chunk: Optional[Chunk] = None
         self._index = IndexWriter(store, disk, base)
@@ -249,7 +249,7 @@ class DiskWriter:
     def _seal(self, chunk: Chunk, page: pages.Page) -> Writer:
         """Seal a chunk file and report it, in the only thread for this, so that files are reported in order."""
         file = chunk.seal(page)
-        self._tell_sealed(self._disk.name, self._entry(file), chunk.read_bytes)
+        self._on_sealed(self._disk.name, self._entry(file), chunk.read_bytes)
         return file
 
     def close(self) -> tuple[FileEntry, list[FileEntry]]:

@@ -82,10 +82,10 @@ class Domain(Handle):
     def running_version(self) -> Optional[tuple[int, ...]]:
         """Version of the QEMU that runs the domain, such as (7, 2, 22); None if unknown."""
         if self.is_remote:
-            return self._told_version()
+            return self._reported_version()
         return qemu_process.version(self.name, urllib.parse.urlsplit(self.uri).path == "/session")
 
-    def _told_version(self) -> Optional[tuple[int, ...]]:
+    def _reported_version(self) -> Optional[tuple[int, ...]]:
         """Ask QEMU itself for its version: libvirt knows only the version that is installed now."""
         try:
             with self.seam("ask QEMU for its version"):

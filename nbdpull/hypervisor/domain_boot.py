@@ -47,9 +47,9 @@ def offer(connection: Any, xml: str) -> Offer:
 def qemu_user(connection: Any) -> Optional[int]:
     """Return the ID of the user that QEMU runs as there; None if unknown."""
     with translated("cannot ask libvirt for QEMU's user"):
-        told = domain_xml.qemu_user(connection.getCapabilities())
+        user = domain_xml.qemu_user(connection.getCapabilities())
         is_ours = urlsplit(connection.getURI()).path == "/session"  # a session's libvirt has only its own user
-    return os.geteuid() if is_ours else told
+    return os.geteuid() if is_ours else user
 
 
 @contextmanager

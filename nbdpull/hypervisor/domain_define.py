@@ -50,11 +50,11 @@ def prepared(
             offer = domain_offer.offer(connection, xml)
         is_local = not urlsplit(uri).netloc
         look = functools.lru_cache(None)(domain_files.look) if is_local else lambda _path: host_fit.UNKNOWN
-        fitted, told = host_fit.fitted(xml, offer, look, trusted)
+        fitted, reports = host_fit.fitted(xml, offer, look, trusted)
         if not trusted:
             homes = domain_files.variables_homes(name, uri)
             host_fit.require_known(fitted, offer, look, [*own, *homes], known)
-        return fitted, [*told, *_without_trials(connection), *_judged(connection, fitted)]
+        return fitted, [*reports, *_without_trials(connection), *_judged(connection, fitted)]
 
 
 def _without_trials(connection: Any) -> list[str]:
@@ -63,14 +63,14 @@ def _without_trials(connection: Any) -> list[str]:
     One of them may belong to a restore that is running: that restore does without it. What cannot be removed is no
     obstacle.
     """
-    told = []
+    reports = []
     with contextlib.suppress(libvirt.libvirtError):
         for dom in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE):
             is_named_so = dom.name().startswith(definition.TRIAL)
             if is_named_so and definition.is_trial(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
                 _undefine(dom)
-                told.append(f"domain '{dom.name()}' was left by a killed restore, and was removed")
-    return told
+                reports.append(f"domain '{dom.name()}' was left by a killed restore, and was removed")
+    return reports
 
 
 def _undefine(trial: Any) -> None:
@@ -137,9 +137,9 @@ def define(
     name, _ = definition.identity(xml)
     with connected(uri) as connection, translated(f"cannot define domain '{name}'"):
         defined = connection.defineXML(xml)
-        told = {"name": defined.name(), "uuid": defined.UUIDString(), "uri": connection.getURI()}
+        about = {"name": defined.name(), "uuid": defined.UUIDString(), "uri": connection.getURI()}
         warnings = _autostarted(defined) if autostart else []
-    return told, [*warnings, *domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)]
+    return about, [*warnings, *domain_files.place_tpm(xml, about["uuid"], about["uri"], restored)]
 
 
 def _autostarted(dom: Any) -> list[str]:

@@ -27,11 +27,11 @@ def found(xml: str, live: Optional[str], uuid: str, uri: str) -> tuple[list[File
     live: the definition of the running domain, which may name more; None if it is off.
     """
     files = [(name, path) for name, path in definition.boot_files(xml).items()]
-    path, told = definition.variables(live or xml)
-    path = path or (None if told else _variables_by_default(xml, uri))
+    path, problem = definition.variables(live or xml)
+    path = path or (None if problem else _variables_by_default(xml, uri))
     files += [(layout.NVRAM, path)] if path else []
     states, trouble = _tpm_states(xml, uuid, uri)
-    return files + states, [text for text in (told, trouble) if text]
+    return files + states, [text for text in (problem, trouble) if text]
 
 
 def _variables_by_default(xml: str, uri: str) -> Optional[str]:

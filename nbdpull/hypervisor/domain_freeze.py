@@ -112,7 +112,7 @@ class Freeze:
             # The timeout stays with the domain, for every client, and cannot be read: we reset it to the default.
             self._dom.agentSetResponseTimeout(int(self._seconds), 0)
             domain_mark.put(self._dom, domain_mark.FREEZING, self._guard.pid)  # in case both processes are killed
-            self._tell(b"frozen\n")  # before the freeze: a freeze that comes too late must not last
+            self._send(b"frozen\n")  # before the freeze: a freeze that comes too late must not last
             self._dom.fsFreeze()
         except (libvirt.libvirtError, errors.NoAnswer) as error:
             late = isinstance(error, errors.NoAnswer) or error.get_error_code() in _NO_ANSWER
@@ -153,7 +153,7 @@ class Freeze:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self._guard.stdout
-        self._tell(self._uri.encode() + b"\n")  # not an argument: a password in it must not appear in the process list
+        self._send(self._uri.encode() + b"\n")  # not an argument: a password in it must not appear in the process list
         ready = select.select([self._guard.stdout], [], [], _GUARD_START)[0]
         if ready and self._guard.stdout.readline() == b"ready\n":
             return True
@@ -161,7 +161,7 @@ class Freeze:
         self._let_go(done=True)
         return False
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self._guard and self._guard.stdin
         with contextlib.suppress(OSError):
             self._guard.stdin.write(line)
@@ -174,7 +174,7 @@ class Freeze:
             with contextlib.suppress(libvirt.libvirtError, errors.NoAnswer):
                 self._dom.agentSetResponseTimeout(_BLOCK, 0)
                 domain_mark.remove(self._dom, domain_mark.FREEZING)
-            self._tell(b"done\n")
+            self._send(b"done\n")
         self._guard.stdin.close()
         self._guard.stdout.close()
         if done:

@@ -49,7 +49,7 @@ def owner(dom: Any, what: str) -> Optional[Process]:
 
 def _process(mark: ET.Element) -> Process:
     """Return the process in a tag; if the tag has another form, a process of an unknown machine."""
-    told = [mark.get(field.name, "") for field in fields(Process)]
+    values = [mark.get(field.name, "") for field in fields(Process)]
     with contextlib.suppress(ValueError):
-        return Process(int(told[0]), int(told[1]), *told[2:])
+        return Process(int(values[0]), int(values[1]), *values[2:])
     return Process(host=mark.get("by", ""))

@@ -28,28 +28,28 @@ def main(uuid: str, seconds: float, mark: str) -> None:
     uri = line().decode().strip()
     dom = guard.look_up(uri, uuid)
     os.write(1, b"ready\n")  # to the parent, through its pipe
-    if not told_done(seconds):
+    if not wait_for_done(seconds):
         thaw(dom, uri, uuid, mark)
 
 
-def told_done(seconds: float) -> bool:
+def wait_for_done(seconds: float) -> bool:
     """Wait for the parent; return False if we must thaw the guest."""
     deadline: Optional[float] = None
     while True:
         left = None if deadline is None else max(0, deadline - time.monotonic())
         if not select.select([sys.stdin], [], [], left)[0]:
             return False
-        told = line()
-        if told == b"frozen\n":
+        message = line()
+        if message == b"frozen\n":
             deadline = time.monotonic() + seconds
         else:
-            return told == b"done\n" or deadline is None  # a guest that we did not freeze is frozen by somebody else
+            return message == b"done\n" or deadline is None  # a guest that we did not freeze is frozen by somebody else
 
 
 def line() -> bytes:
     """Read one line: the parent sends the next only after an answer, from us or from the guest."""
-    with open(0, "rb", buffering=0, closefd=False) as told:
-        return told.readline()
+    with open(0, "rb", buffering=0, closefd=False) as pipe:
+        return pipe.readline()
 
 
 def thaw(dom: Any, uri: str, uuid: str, mark: str) -> None:

@@ -106,8 +106,8 @@ class Power:
                 self._call_start()
         except errors.NbdpullError as error:
             if is_unanswered(error):
-                told = f"domain '{self._vm.name}' may still start, paused: the next pull, or nbdpull cleanup,"
-                leave(error, [f"{told} stops it"])
+                subject = f"domain '{self._vm.name}' may still start, paused: the next pull, or nbdpull cleanup,"
+                leave(error, [f"{subject} stops it"])
             elif hold:
                 hold.clear_start()
             raise

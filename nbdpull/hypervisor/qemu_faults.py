@@ -70,11 +70,11 @@ def warnings(vm: Pulled, disks: Iterable[Disk], with_tls: bool) -> list[str]:
         return []
     version = vm.likely_version
     named = f"QEMU {'.'.join(map(str, version))} may crash, with its guest,"
-    told = []
+    texts = []
     if threaded and pause(version):
-        told.append(f"disk {', '.join(threaded)}: {named} if the guest is paused or rebooted during the pull (a disk "
+        texts.append(f"disk {', '.join(threaded)}: {named} if the guest is paused or rebooted during the pull (a disk "
                     "in an I/O thread)")  # fmt: skip
     if with_tls and tls_handshake(version):
-        told.append(f"--tls: {named} if anything queries its disks (virsh domstats) while a connection is being made; "
+        texts.append(f"--tls: {named} if anything queries its disks (virsh domstats) while a connection is being made; "
                     "reach its socket through ssh instead")  # fmt: skip
-    return told
+    return texts

@@ -23,10 +23,10 @@ def version(name: str, session: bool) -> Optional[tuple[int, ...]]:
     try:
         with open(os.path.join(_folder(session), f"{name}.pid")) as file:
             program = f"/proc/{int(file.read())}/exe"
-        told = subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER)
+        answer = subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(told.stdout.decode(errors="replace"))
+    found = _VERSION.search(answer.stdout.decode(errors="replace"))
     return tuple(map(int, found.groups())) if found else None
 
 

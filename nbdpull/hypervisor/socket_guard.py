@@ -61,11 +61,11 @@ class Connections:
             for descriptor, _ in self._poll.poll():
                 if descriptor != parent.fileno():
                     self._drop(descriptor)
-                elif not self._told(parent):
+                elif not self._receive(parent):
                     self._poll.unregister(parent)
                     return
 
-    def _told(self, parent: socket.socket) -> bool:
+    def _receive(self, parent: socket.socket) -> bool:
         """Receive a message; return False if there will be no more."""
         try:
             said, descriptors, _, _ = socket.recv_fds(parent, 1, 1)

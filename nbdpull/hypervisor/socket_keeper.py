@@ -94,14 +94,14 @@ class SocketKeeper:
     def keep(self, connected: socket.socket) -> socket.socket:
         """Hold this connection; return its name for `abandon`. Several threads may call both."""
         kept = connected.dup()
-        self._tell(_HELD, kept)
+        self._send(_HELD, kept)
         return kept
 
     def abandon(self, kept: socket.socket) -> None:
         """Declare that nothing will be read from this connection any more."""
-        self._tell(_ABANDONED, kept)
+        self._send(_ABANDONED, kept)
 
-    def _tell(self, state: bytes, kept: socket.socket) -> None:
+    def _send(self, state: bytes, kept: socket.socket) -> None:
         with self._lock:
             if self._over:
                 return

@@ -47,10 +47,10 @@ def layers(path: str, kind: str, seconds: float, check: Check = lambda: None) ->
     """Return what `qemu-img info` reports about an image and its backing files, top first, even if a QEMU uses it;
     OSError."""
     command = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", kind, path]
-    told = _output(command, path, seconds, check)
-    if not told:
+    output = _output(command, path, seconds, check)
+    if not output:
         raise OSError(errno.EIO, "qemu-img cannot read it", path)
-    found: list[dict[str, Any]] = json.loads(told)
+    found: list[dict[str, Any]] = json.loads(output)
     return found
 
 

@@ -89,10 +89,10 @@ def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -
         mine = store is not None and ours.store_of(each) == store
         if objects.is_of(each, machine, trackers) and not mine and not objects.is_over(each):
             of = " that does not belong to this store" if store else ""
-            told = f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}"
+            problem = f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}"
             whose = ours.store_of(each)
             end = f"if its run has died, nbdpull cleanup with -o its store ({whose}) ends it" if whose else "let it end"
-            raise errors.Busy(f"{told}; {end}")
+            raise errors.Busy(f"{problem}; {end}")
 
 
 def claims(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[str, Optional[objects.Object]]:
@@ -202,13 +202,13 @@ class Backup:
 
     def wait(self) -> State:
         """Wait until the backup can be read; MovedBase if it starts at another checkpoint than requested."""
-        began, poll, told = time.monotonic(), POLL, ""
+        began, poll, conditions = time.monotonic(), POLL, ""
         while not (state := self._state()).ready:
-            if state.told != told:
-                log.info("backup %s: %s", self._who.name, state.told)
-                began, told = time.monotonic(), state.told
+            if state.conditions != conditions:
+                log.info("backup %s: %s", self._who.name, state.conditions)
+                began, conditions = time.monotonic(), state.conditions
             if time.monotonic() - began > PATIENCE * self._stall_timeout:
-                raise errors.HypervisorError(f"backup {self._who.name} did not become ready: {told}")
+                raise errors.HypervisorError(f"backup {self._who.name} did not become ready: {conditions}")
             self._cluster.pause(poll)
             poll = min(2 * poll, MAX_POLL)
         self._require_base(state)

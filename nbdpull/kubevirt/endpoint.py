@@ -217,9 +217,9 @@ class Endpoint:
             if _is_unverified(error) and not self._renew:
                 host = url.partition("//")[2].partition("/")[0]
                 raise errors.SourceError(
-                    f"{host} cannot be verified: {_told(error)}; give its CA certificates with --ca"
+                    f"{host} cannot be verified: {_reason(error)}; give its CA certificates with --ca"
                 ) from None
-            raise _Passing(_told(error)) from None
+            raise _Passing(_reason(error)) from None
 
     @contextmanager
     def _living(self, answer: Any) -> Iterator[None]:
@@ -292,7 +292,7 @@ def _is_unverified(error: BaseException) -> bool:
     return any(isinstance(each, ssl.SSLCertVerificationError) for each in inner)
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return what went wrong, without the library's object names."""
     text = str(error.__cause__ or error) or type(error).__name__
     return " ".join(text.rpartition(">: ")[2].split())[:200]

@@ -58,11 +58,11 @@ def page(document: Any, offset: int, backup_type: str) -> Page:
     return Page(extents.of(found), following)
 
 
-def _extents(told: Any, reached: int, backup_type: str) -> Iterator[tuple[int, int, int]]:
+def _extents(listed: Any, reached: int, backup_type: str) -> Iterator[tuple[int, int, int]]:
     """Yield each (offset, length, type), contiguous from `reached` on."""
-    if told is not None and not isinstance(told, list):
+    if listed is not None and not isinstance(listed, list):
         raise ValueError("its extents are not a list")
-    for each in told or []:
+    for each in listed or []:
         if not isinstance(each, dict):
             raise ValueError("an extent is not an object")
         offset, length, kind = (_number(each.get(name), name) for name in ("offset", "length", "type"))
@@ -146,9 +146,9 @@ def _range(ask: Ask, start: int, stop: int, backup_type: str, what: str) -> Exte
     parts = [extents.of([])]
     following: Optional[int] = start
     while following is not None and following < stop:
-        told = _page(ask(following, stop - following), following, backup_type, what)
-        parts.append(told.found)
-        following = told.following
+        read = _page(ask(following, stop - following), following, backup_type, what)
+        parts.append(read.found)
+        following = read.following
     return extents.merged(numpy.concatenate(parts))
 
 
@@ -163,7 +163,7 @@ def size(found: Extents) -> int:
     return int(extents.ends(found[-1:])[0])
 
 
-def tells_zeros(found: Extents) -> bool:
+def reports_zeros(found: Extents) -> bool:
     """Return whether the map declares any range zero. Maps of v1.8's incremental backups do not."""
     return bool((found["kind"] & ZERO).any())
 

@@ -50,10 +50,10 @@ class Login:
         """Return the headers that identify us now: tokens are renewed. Secret, never show them."""
         try:
             with _heard():
-                told = list(self._settings.auth_settings().values())
+                settings = list(self._settings.auth_settings().values())
         except self._failures as error:
             raise errors.AccessDenied(f"no credentials for the cluster: {_line(error)}") from None
-        shown = [each for each in told if each and each.get("in") == "header" and each.get("value")]
+        shown = [each for each in settings if each and each.get("in") == "header" and each.get("value")]
         return {each["key"]: each["value"].strip() for each in shown}  # a token's file may end with a newline
 
     def verification(self) -> dict[str, Any]:

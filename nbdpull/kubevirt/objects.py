@@ -82,14 +82,14 @@ def is_of(found: Object, machine: Machine, trackers: Iterable[Object]) -> bool:
 class State(NamedTuple):
     """The state of a backup.
 
-    ended: how, as a text, "" while it runs; ready: whether it can be read; told: its latest conditions; type: of
-    BackupType; checkpoint: (name, seconds since 1970); begun: ISO 8601; quiesced: None = not reported.
+    ended: how, as a text, "" while it runs; ready: whether it can be read; conditions: the latest ones, as text; type:
+    of BackupType; checkpoint: (name, seconds since 1970); begun: ISO 8601; quiesced: None = not reported.
     """
 
     uid: str
     ended: str
     ready: bool
-    told: str
+    conditions: str
     type: Optional[str]
     checkpoint: Optional[tuple[str, int]]
     begun: Optional[str]
@@ -100,19 +100,19 @@ class State(NamedTuple):
 def state(found: Object, inside: bool) -> State:
     """Return the state of a backup. inside: whether we are in the cluster, where its services can be reached."""
     status = _at(found, "status") or {}
-    told = {each.get("type"): each for each in _list(status.get("conditions")) if isinstance(each, dict)}
+    conditions = {each.get("type"): each for each in _list(status.get("conditions")) if isinstance(each, dict)}
     begun = _time(_at(found, "metadata", "creationTimestamp"))
     checkpoint = status.get("checkpointName")
     access = _access(status, inside)
     return State(
         uid=uid(found),
-        ended=_ended(found, told),
-        ready=bool(access) and _is_ready(told),
-        told=_last(told),
+        ended=_ended(found, conditions),
+        ready=bool(access) and _is_ready(conditions),
+        conditions=_last(conditions),
         type=_TYPES.get(str(status.get("type"))),
         checkpoint=(checkpoint, int(begun.timestamp()) if begun else 0) if checkpoint else None,
         begun=begun.isoformat(timespec="seconds") if begun else None,
-        quiesced=_quiesced(told.get("Quiesced")),
+        quiesced=_quiesced(conditions.get("Quiesced")),
         access=access,
     )
 
@@ -135,19 +135,19 @@ def _is_true(condition: Optional[Object]) -> bool:
     return bool(condition and condition.get("status") == "True")
 
 
-def _is_ready(told: Mapping[Any, Object]) -> bool:
-    progressing = told.get("Progressing")
+def _is_ready(conditions: Mapping[Any, Object]) -> bool:
+    progressing = conditions.get("Progressing")
     by_reason = _is_true(progressing) and _at(progressing, "reason") == "ExportReady"
-    return by_reason or _is_true(told.get("ExportReady"))
+    return by_reason or _is_true(conditions.get("ExportReady"))
 
 
-def _ended(found: Object, told: Mapping[Any, Object]) -> str:
+def _ended(found: Object, conditions: Mapping[Any, Object]) -> str:
     """Return how a backup ended or is about to end, "" if neither."""
     for name in _TERMINAL:
-        if _is_true(told.get(name)):
-            return f"it has ended ({_shown(told[name])})"
-    aborting = next((told[name] for name in ("Aborting", "Deleting") if _is_true(told.get(name))), None)
-    progressing = told.get("Progressing")
+        if _is_true(conditions.get(name)):
+            return f"it has ended ({_shown(conditions[name])})"
+    aborting = next((conditions[name] for name in ("Aborting", "Deleting") if _is_true(conditions.get(name))), None)
+    progressing = conditions.get("Progressing")
     if aborting is None and _is_true(progressing) and _at(progressing, "reason") == "Aborting":
         aborting = progressing
     if aborting:
@@ -177,8 +177,8 @@ def _shown(condition: Object) -> str:
     return ": ".join(str(word) for word in dict.fromkeys(words) if word)[:300]
 
 
-def _last(told: Mapping[Any, Object]) -> str:
-    true = [each for each in told.values() if _is_true(each)] or list(told.values())
+def _last(conditions: Mapping[Any, Object]) -> str:
+    true = [each for each in conditions.values() if _is_true(each)] or list(conditions.values())
     return "; ".join(map(_shown, true)) or "it has no status"
 
 

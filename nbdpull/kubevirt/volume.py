@@ -28,7 +28,7 @@ READ_DATA = 8 << 20  # bytes that a thread reads at once: each request costs Kub
 class Volume:
     """One volume of a backup.
 
-    size: bytes; allocated: bytes that are not zero, according to the map; tells_zeros: whether the map declares any
+    size: bytes; allocated: bytes that are not zero, according to the map; reports_zeros: whether the map declares any
     zeros; presumed: see nbd.source.
     """
 
@@ -37,7 +37,7 @@ class Volume:
         self._endpoint, self.name, self._type, self.presumed = endpoint, name, backup_type, 0
         self._map = extent_map.whole(self._ask, backup_type, name, self._behind)
         self.size = extent_map.size(self._map)
-        self.tells_zeros = extent_map.tells_zeros(self._map)
+        self.reports_zeros = extent_map.reports_zeros(self._map)
         self.allocated = extents.total(extent_map.stored(self._map, BackupType.FULL, 0, None), extents.DATA)
         self._stored = extent_map.stored(self._map, backup_type, 0, None)
 
@@ -85,8 +85,8 @@ class Volume:
         start = self.size - min(self.size, extent_map.OVERLAP)
         document = self._ask(start, 2 * extent_map.OVERLAP)
         try:
-            told = extent_map.page(document, start, self._type).found
+            found = extent_map.page(document, start, self._type).found
         except ValueError:
-            told = extents.of([])
-        if not numpy.array_equal(extents.merged(told), extents.clip(self._map, start, self.size)):
+            found = extents.of([])
+        if not numpy.array_equal(extents.merged(found), extents.clip(self._map, start, self.size)):
             raise errors.JobLost(f"volume {self.name}: the backup is no longer the one that was read")

@@ -158,7 +158,7 @@ class Layers:
 
     # Bitmaps
 
-    def tells_since(self, bitmap: str) -> bool:
+    def records_since(self, bitmap: str) -> bool:
         """Return whether the bitmaps of this name record every change since the first of them was created.
 
         The top image has one, and so have those below without a gap, each intact. (libvirt has the same rule, except

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Held = Callable[[int, int], Ranges]
 
-_Told = TypeVar("_Told")
+_Answer = TypeVar("_Answer")
 
 DIRTY_BITMAP = "qemu:dirty-bitmap:"
 STATE_DIRTY = 1 << 0  # of a dirty bitmap
@@ -101,7 +101,7 @@ class Source:
         connections: int = 2,
     ):
         self._dirty_from, self._held, self._again, self.presumed = dirty_from, held, again, 0
-        self._tells_edge = bitmap is not None and (layered or held is None)
+        self._reports_edge = bitmap is not None and (layered or held is None)
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
@@ -155,7 +155,7 @@ class Source:
         Proves on the way that the server's answers cover [start, size) exactly.
         """
         found = extents.merged_stream(pipeline.ahead(self._status_windows(start), STATUS_AHEAD))
-        if not self._tells_edge:
+        if not self._reports_edge:
             return found
         return extents.merged_stream(extents.with_edge(found, MAX_CLUSTER, self._presume))
 
@@ -201,7 +201,7 @@ class Source:
             parts.append(zero)
         elif len(zero):
             parts.append(extents.intersect(zero, self._held(int(zero["offset"][0]), int(extents.ends(zero[-1:])[0]))))
-        if self._tells_edge:
+        if self._reports_edge:
             data = clean[clean["kind"] == extents.DATA]
             data["kind"] = extents.CLEAN
             parts.append(data)
@@ -272,8 +272,8 @@ class Source:
             return bytes(reader.read_batch([(offset, length)])[0])
 
     def _tried(
-        self, first: Callable[[], _Told], renew: Callable[[], None], again: Optional[Callable[[], _Told]] = None
-    ) -> _Told:
+        self, first: Callable[[], _Answer], renew: Callable[[], None], again: Optional[Callable[[], _Answer]] = None
+    ) -> _Answer:
         """Return what first() returns; if its connection broke, what again() returns, on up to TRIES connections.
 
         A server also breaks the connection if a read fails midway: so the second try reads in small pieces, whose

@@ -65,8 +65,8 @@ def against(options: Options, report: Report = lambda **event: None, check: Chec
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
-        told = partial(report, event="progress", domain=target.domain, point=found.id, disk=disk, size=opened.size)
-        compared, differences = _compared(opened, live, options, told, check)
+        progress = partial(report, event="progress", domain=target.domain, point=found.id, disk=disk, size=opened.size)
+        compared, differences = _compared(opened, live, options, progress, check)
     return Result(target.domain, found, disk, opened.size, compared, differences)
 
 
@@ -78,7 +78,7 @@ def _chosen(point: series.Point, disk: Optional[str]) -> str:
 
 
 def _compared(
-    opened: lookup.RandomImage, live: source.Source, options: Options, told: Report, check: Check
+    opened: lookup.RandomImage, live: source.Source, options: Options, progress: Report, check: Check
 ) -> tuple[int, list[_Range]]:
     """Compare the wanted part, as far as there is time; return (bytes that were compared, differences)."""
     is_over = deadline.after(options.max_duration)
@@ -94,7 +94,7 @@ def _compared(
         compared += _length(number, opened.size)
         differences += found
         position = number * BLOCK + _length(number, opened.size)
-        told(position=position, written_bytes=position)
+        progress(position=position, written_bytes=position)
         if is_over():
             break
     merged = extents.merged(extents.of((*each, extents.DATA) for each in differences))

@@ -137,13 +137,13 @@ def _look(
     source: Series, target: Series, known: soundness.Soundness, match: Matched, behind: _Behind, check: Check
 ) -> None:
     behind.problems += [_of(point, match.out_of_order(point, target.store.root)) for point in match.unordered]
-    tell = resealed_point.lacking(source, target, match)
+    find_lacking = resealed_point.lacking(source, target, match)
     for point in match.newer:
         check()
         try:
             if point.id in known.damaged:
                 raise soundness.damage(source, point)
-            lacking = tell(point, behind.sizes)
+            lacking = find_lacking(point, behind.sizes)
         except (errors.Damaged, errors.StoreError) as error:
             behind.problems.append(_of(point, error))
             continue

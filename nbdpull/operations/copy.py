@@ -320,12 +320,12 @@ def _take(
     with source.store.looking(source.folder), target.store.looking(target.folder):
         known = frozenset(findings.names(target))
         planned = {each.point: each.bytes for each in _planned(source, target, match, points, found, run.check)}
-    tell = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
+    progress = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
     taking = _taking(source, target, match, there, run)
     try:
         for point in points:
             if point.id in planned:
-                _take_one(source, target, point, taking, tell, known, found, run)
+                _take_one(source, target, point, taking, progress, known, found, run)
     except errors.Busy:
         _sweep(target, found, run)  # what a dead copy left may be in the way
         raise
@@ -337,13 +337,13 @@ def _take_one(
     target: Series,
     point: Point,
     taking: Union[Incoming, Resealing],
-    tell: _Progress,
+    progress: _Progress,
     known: Container[str],
     found: Domain,
     run: _Run,
 ) -> None:
     try:
-        taken = taking.take(point, partial(tell, point.id), run.check)
+        taken = taking.take(point, partial(progress, point.id), run.check)
     except (errors.Damaged, errors.StoreError) as error:
         found.refused.append(Refused(point.id, _why(source, target, point, error)))
         return
@@ -364,7 +364,7 @@ def _found_since(target: Series, taken: Taken, known: Container[str]) -> list[st
     """Return warnings if findings that were stored since the copy began affect the point."""
     try:
         made = map(target.point_in, [taken.point])  # read only if needed; under another seal, its manifest differs
-        return crossing.tell_of_findings(target, made, known)
+        return crossing.warn_of_findings(target, made, known)
     except (errors.Damaged, errors.StoreError) as error:
         return [f"it is not known whether a verification has found damages of point {taken.point} meanwhile: {error}"]
 

@@ -56,17 +56,17 @@ def _omitted(target: series.Series, points: list[series.Point]) -> list[Optional
     """
     if not target.store.seal.opens:
         return [None] * len(points)
-    keys = [_told_by(target, point) for point in points]
+    keys = [_key(target, point) for point in points]
     first = dict(zip(reversed(keys), reversed(points)))
-    told = dict(zip(first, target.store.several(partial(omissions.of_point, target), first.values())))
-    found = [told[key] for key in keys]
+    by_key = dict(zip(first, target.store.several(partial(omissions.of_point, target), first.values())))
+    found = [by_key[key] for key in keys]
     again = [at for at, point in enumerate(points) if found[at] is None and point is not first[keys[at]]]
     for at, each in zip(again, target.store.several(lambda at: omissions.of_point(target, points[at]), again)):
         found[at] = each  # the definitions of the first point may be damaged while those of this one are not
     return found
 
 
-def _told_by(target: series.Series, point: series.Point) -> Hashable:
+def _key(target: series.Series, point: series.Point) -> Hashable:
     """Return a key of what determines the omissions of a point."""
     entries = [point.file(name) for name in (layout.DOMAIN_XML, layout.LIVE_XML)]
     definitions = tuple(entry and (entry.sha256, target.size_flaw(entry) is None) for entry in entries)

@@ -63,26 +63,26 @@ def _of_point(
     for name in [point.disk(name).name for name in disks or point.disks]:  # check all names before reading any disk
         with lookup.RandomImage(target, point, name, check=check) as opened:
 
-            def tell(position: int, name: str = name, size: int = opened.size) -> None:
+            def progress(position: int, name: str = name, size: int = opened.size) -> None:
                 report(
                     event="progress", point=point.id, disk=name, position=position, size=size, written_bytes=position
                 )
 
-            result[name] = image_digest(opened, threads, tell, check)
+            result[name] = image_digest(opened, threads, progress, check)
     return result
 
 
 def image_digest(
     opened: lookup.RandomImage,
     threads: int = 2,
-    tell: Callable[[int], None] = lambda position: None,
+    progress: Callable[[int], None] = lambda position: None,
     check: Check = lambda: None,
 ) -> str:
     """Return the digest of a RandomImage, in hex."""
-    return reader.digest_of(_parts(opened, threads, tell, check)).hex()
+    return reader.digest_of(_parts(opened, threads, progress, check)).hex()
 
 
-def _parts(opened: lookup.RandomImage, threads: int, tell: Callable[[int], None], check: Check) -> Iterator[bytes]:
+def _parts(opened: lookup.RandomImage, threads: int, progress: Callable[[int], None], check: Check) -> Iterator[bytes]:
     """Yield the bytes whose digest is the digest of an image."""
     yield layout.image_digest_head(opened.size)
 
@@ -100,7 +100,7 @@ def _parts(opened: lookup.RandomImage, threads: int, tell: Callable[[int], None]
         for (number, _), leaf in zip(blocks, leaves):
             if leaf is not None:
                 yield layout.image_digest_block(number, leaf)
-        tell(blocks[-1][0] * BLOCK)
+        progress(blocks[-1][0] * BLOCK)
 
 
 def _batches(opened: lookup.RandomImage) -> Iterator[list[_Block]]:

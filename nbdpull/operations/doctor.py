@@ -14,7 +14,7 @@ from ..core import errors
 from ..core.errors import Check, Report
 from ..crypto import identity_files
 from ..readiness import machine, versions
-from ..readiness.finding import WARN, Finding, bad, good, told
+from ..readiness.finding import WARN, Finding, bad, good, guarded
 from .options.pulls import DoctorOptions as Options
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def doctor(options: Options, report: Report = lambda **event: None, check: Check
 
 def _looks(options: Options, check: Check) -> Iterator[Finding]:
     yield from machine.programs()
-    yield from told("identity", _identities())
+    yield from guarded("identity", _identities())
     check()
     try:
         from ..hypervisor import connection
@@ -52,7 +52,7 @@ def _looks(options: Options, check: Check) -> Iterator[Finding]:
     if options.domain is not None:
         from ..readiness import domain
 
-        yield from told(f"domain {options.domain}", domain.found(options.domain, options.uri, check))
+        yield from guarded(f"domain {options.domain}", domain.found(options.domain, options.uri, check))
 
 
 def _identities() -> Iterator[Finding]:

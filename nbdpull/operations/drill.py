@@ -95,8 +95,8 @@ def drill(options: Options, report: Report = lambda **event: None, check: Check 
         raise errors.UsageError(
             f"{target.domain} has no guest agent channel; say with --expect what its serial console shows when it is up"
         )
-    told = partial(report, event="drill", domain=target.domain, point=point.id)
-    seen = _seen(_Run(options, target, point, xml, expect, told, check))
+    report_point = partial(report, event="drill", domain=target.domain, point=point.id)
+    seen = _seen(_Run(options, target, point, xml, expect, report_point, check))
     now = findings.now()
     result = Result(
         point=point,

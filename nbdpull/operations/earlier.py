@@ -20,8 +20,8 @@ def seen(options: _O) -> _O:
     """Return the options with the store as of their `as_of`, or unchanged if that is None. UsageError."""
     if options.as_of is None:
         return options
-    told: _O = replace(options, store=place.as_of(options.store, moment(options.as_of)), as_of=None)
-    return told
+    changed: _O = replace(options, store=place.as_of(options.store, moment(options.as_of)), as_of=None)
+    return changed
 
 
 def moment(text: str) -> datetime:

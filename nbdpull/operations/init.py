@@ -48,6 +48,6 @@ def init(options: Options, report: Report = lambda **event: None, check: Check =
     made = marker.create(options.store, options.group, seal, protection)
     if wanted:
         policies.put_immutability(made, wanted)
-    told = marker.of(made)
-    probed = asdict(told.object_store) if told.object_store else None
-    return Result(told.uuid, told.master, probed, [*made.warnings(), *unproved], wanted)
+    content = marker.of(made)
+    probed = asdict(content.object_store) if content.object_store else None
+    return Result(content.uuid, content.master, probed, [*made.warnings(), *unproved], wanted)

@@ -62,10 +62,10 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
 
 
 def _require_sense(options: Options) -> None:
-    told = {"--http-data": options.http_data, "--ca": options.ca, "--token-file": options.token_file,
+    given = {"--http-data": options.http_data, "--ca": options.ca, "--token-file": options.token_file,
             "--type": options.type, "--since": options.since, "--checkpoint": options.checkpoint,
             "--uuid": options.uuid}  # fmt: skip
-    for name, value in told.items():
+    for name, value in given.items():
         if value:
             raise errors.UsageError(f"{name} is for a backup that is named by --http-map")
 

@@ -64,12 +64,12 @@ def kubevirt_plan(options: Options, report: Report = lambda **event: None, check
     disks = [_disk(machine, begin, name, sources, sizes) for name in names]
     choice = begin.choice(disks)
     unknown = dict.fromkeys(("dirty_bytes", "zero_bytes", "data_bytes", "extents", "stored_bytes_estimate", "seconds"))
-    told = [{**each, "size": sizes.get(each["name"]), **unknown} for each in choice.told(disks)]
+    described = [{**each, "size": sizes.get(each["name"]), **unknown} for each in choice.described(disks)]
     return Result(
         domain=machine.domain,
         since=choice.since,
         parent=choice.parent.id if choice.parent else None,
-        disks=told,
+        disks=described,
         seconds=None,
         offline=None,
         warnings=[*warnings, *begin.warnings, *choice.lost_warnings()],

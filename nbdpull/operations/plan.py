@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..hypervisor import domain, socket_keeper
-from ..pulling import copies, fit, holder, live_disk, offline_read, preparation, route, run_record, standing
+from ..pulling import active_job, copies, fit, holder, live_disk, offline_read, preparation, route, run_record
 from ..pulling.live_disk import Live, Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
@@ -98,7 +98,7 @@ def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks
     lookout = Lookout(vm, backup, check, keeps_sockets)
     # the journal lets the next run remove our job if we die
     with run_record.written(run_record.of(vm, backup)), lookout.guarding(), vm.backups.begun(backup) as job:
-        with standing.live(subject, job, lookout, Reading(threads=1)) as live:  # for a sample
+        with active_job.live(subject, job, lookout, Reading(threads=1)) as live:  # for a sample
             found = [_disk(subject, prepared, disk, live, threads, check) for disk in subject.disks]
         job.finish()
     return found
@@ -125,5 +125,5 @@ def _disk(subject: Subject, prepared: Prepared, disk: Disk, live: Live, threads:
     threads = min(threads, len(os.sched_getaffinity(0)))
     seconds = mapping + counts["data_bytes"] * sample.seconds_a_byte / threads
     stored = round(counts["data_bytes"] * sample.ratio)
-    told = {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
-    return {**told, **counts, "stored_bytes_estimate": stored, "seconds": round(seconds, 2)}
+    values = {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
+    return {**values, **counts, "stored_bytes_estimate": stored, "seconds": round(seconds, 2)}

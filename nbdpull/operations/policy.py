@@ -12,7 +12,7 @@ from ..core import errors
 from ..core.choices import LockMode
 from ..core.errors import Check, Report
 from ..repository import immutable, marker, policies, series_choice
-from ..repository.policies import Immutability, Standing
+from ..repository.policies import Immutability, StoredPolicy
 from ..repository.retention import Policy
 from ..storage import place
 from ..storage.base import Store
@@ -24,12 +24,12 @@ from .options.stores import PolicyOptions as Options
 class Result:
     """The policies of a store.
 
-    standing: the present policies, in the order in which they are tried; for a domain that was asked for, only the one
+    policies: the present ones, in the order in which they are tried; for a domain that was asked for, only the one
     that applies to it. immutable: how new objects are protected, None: not at all. changed: whether anything changed.
     warnings: about locks.
     """
 
-    standing: list[Standing]
+    policies: list[StoredPolicy]
     immutable: Optional[Immutability]
     changed: bool
     warnings: list[str] = field(default_factory=list)
@@ -62,10 +62,10 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
         if not any(policies.drop(opened, each) for each in patterns):
             raise errors.StoreError(f"{opened.root} has no policy {_of(options.domain)}; it has: {_names(before)}")
     elif options.domain is not None:
-        counting = policies.counting(before, options.domain)
-        return Result([counting] if counting else [], was, changed=False)
-    standing, now = policies.load(opened), policies.immutability(opened)
-    return Result(standing, now, (standing, now) != (before, was), unproved)
+        applying = policies.applying(before, options.domain)
+        return Result([applying] if applying else [], was, changed=False)
+    stored, now = policies.load(opened), policies.immutability(opened)
+    return Result(stored, now, (stored, now) != (before, was), unproved)
 
 
 def immutability(options: Union[Options, InitOptions], was: Optional[Immutability] = None) -> Optional[Immutability]:
@@ -122,5 +122,5 @@ def _of(pattern: Optional[str]) -> str:
     return "of all domains" if pattern is None else f"of {pattern}"
 
 
-def _names(standing: list[Standing]) -> str:
-    return ", ".join(f"one {_of(each.pattern)}" for each in standing) or "none"
+def _names(stored: list[StoredPolicy]) -> str:
+    return ", ".join(f"one {_of(each.pattern)}" for each in stored) or "none"

@@ -28,7 +28,7 @@ from ..repository import (
     series_choice,
     soundness,
 )
-from ..repository.policies import Standing
+from ..repository.policies import StoredPolicy
 from ..repository.removal import Swept
 from ..repository.repack import Repacked
 from ..repository.retention import Candidate, Decision
@@ -49,7 +49,7 @@ class Pruned:
     """
 
     domain: str
-    policy: Optional[Standing]
+    policy: Optional[StoredPolicy]
     in_store: bool
     decisions: list[Decision] = field(default_factory=list)
     created: dict[str, datetime] = field(default_factory=dict)
@@ -76,14 +76,14 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
     A problem with one domain hides no other. UsageError if neither has a policy, or the policy in the options keeps
     nothing; the errors of `policies.load` if the policies of the store cannot be read.
     """
-    told = Standing(None, policy.made(options.rules)) if options.rules else None
+    given = StoredPolicy(None, policy.made(options.rules)) if options.rules else None
     wanted = store_choice.find_domains(options.store, options.domain, options.identities)
     if options.now:
         removal.require_at_once(wanted[0].store)
-    standing = [told] if told else policies.load(wanted[0].store)
-    found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
+    stored = [given] if given else policies.load(wanted[0].store)
+    found = [Pruned(each.domain, policies.applying(stored, each.domain), not given) for each in wanted]
     if not any(each.policy for each in found):
-        of = f" for {options.domain or 'any of its domains'}" if standing else ""
+        of = f" for {options.domain or 'any of its domains'}" if stored else ""
         raise errors.UsageError(f"no policy given, and the store has none{of}: {_REMEDY.format(options.store)}")
     return Result(list(_all_pruned(zip(wanted, found), options, check)))
 
@@ -104,10 +104,10 @@ def require_policy(root: str, domain: Optional[str] = None) -> None:
     `after_pull` will report that.
     """
     try:
-        standing = [] if marker.is_new(root) else policies.load(marker.open_store(root))
+        stored = [] if marker.is_new(root) else policies.load(marker.open_store(root))
     except errors.MissingSoftware:
         return
-    if not (policies.counting(standing, domain) if domain is not None else standing):
+    if not (policies.applying(stored, domain) if domain is not None else stored):
         of = "" if domain is None else f" for {domain}"
         raise errors.UsageError(
             f"--prune: {root} has no policy{of}; write one with nbdpull policy, once the store has its first point"
@@ -119,7 +119,7 @@ def after_pull(root: str, point: Point, identities: Sequence[str], check: Check)
     pulled = point.manifest
     try:
         opened = unlocking.opened(root, identities)
-        asked = Pruned(pulled.domain, policies.counting(policies.load(opened), pulled.domain), in_store=True)
+        asked = Pruned(pulled.domain, policies.applying(policies.load(opened), pulled.domain), in_store=True)
         return _pruned(series_choice.of_domain(opened, pulled.domain, pulled.uuid), asked, Options(root), check)
     except errors.NbdpullError as error:
         return Pruned(pulled.domain, None, in_store=True, problem=str(error))
@@ -152,7 +152,7 @@ def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pr
             return replace(asked, problem=str(error))
 
 
-def _decided(target: Series, asked: Pruned, by: Standing, options: Options, check: Check) -> Pruned:
+def _decided(target: Series, asked: Pruned, by: StoredPolicy, options: Options, check: Check) -> Pruned:
     with target.store.looking(target.folder):
         known = soundness.of_series(target)
         for error in known.refused.values():

@@ -24,6 +24,7 @@ from ..hypervisor.guest_load import Cores
 from ..nbd import libnbd
 from ..pulling import (
     account,
+    active_job,
     belongings,
     copies,
     copying,
@@ -33,7 +34,6 @@ from ..pulling import (
     preparation,
     reclaim,
     run_record,
-    standing,
     superseded,
 )
 from ..pulling.account import Cut, Whose
@@ -190,14 +190,14 @@ def _make(run: _Run, prepared: Prepared, how: How, lookout: Lookout) -> _Made:
     with ExitStack() as begun:
         making = begun.enter_context(run_record.new_point(run.series, record, prepared.dead))
         log.info("journal written")
-        job = begun.enter_context(standing.standing(run.vm, prepared, lookout))
+        job = begun.enter_context(active_job.started(run.vm, prepared, lookout))
         laps.end("begin")
         _log_job(prepared, job)
         run.warnings.extend(job.freeze.warnings)
         with making.journal.reading(job.freeze.consistency, job.freeze.reason):
             copied = copying.copied(run.subject, run.series, prepared, making, job, how, lookout, run.report)
             laps.end("copy")
-        standing.finish(run.vm, job)
+        active_job.finish(run.vm, job)
         log.info("backup job ended")
         laps.end("end")
         added = _add_belongings(run, prepared, making.point, job)
@@ -216,8 +216,8 @@ def _settled(run: _Run, prepared: Prepared, made: _Made, reclaimed: list[Leftove
     dropped = superseded.drop(run.vm, run.subject.points, made.point)
     run.warnings.extend(run.held.found_since(made.point))
     now = run.series, made.point
-    healed, told = copies.mended(now, prepared.choice, made.copied.healed, run.options.level, run.check)
-    run.warnings.extend([*told, *dropped.warnings, *run.held.told_later(), *run.series.store.warnings()])
+    healed, mending = copies.mended(now, prepared.choice, made.copied.healed, run.options.level, run.check)
+    run.warnings.extend([*mending, *dropped.warnings, *run.held.late_warnings(), *run.series.store.warnings()])
     return Result(
         point=made.point,
         partial=made.point.manifest.partial,
@@ -345,5 +345,5 @@ def _members(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added, a
 
 def _age(as_of: str) -> str:
     """Return a warning that a resumed point is older than the user may expect."""
-    told = f"the point holds the disks as of {as_of}: this pull resumed the job of an interrupted run"
-    return f"{told} (--resume=never starts over)"
+    warning = f"the point holds the disks as of {as_of}: this pull resumed the job of an interrupted run"
+    return f"{warning} (--resume=never starts over)"

@@ -196,12 +196,12 @@ def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Rep
     taken = {disk: subject.places[disk] for disk in images}
     beside = belongings.beside(source.point, where.folder)
     allowed = fit.Allowed(options.force, options.in_place, options.space_check)
-    told = fit.require_fit(where, images, taken, beside.values(), allowed, source.check)
+    fitting = fit.require_fit(where, images, taken, beside.values(), allowed, source.check)
     planned = belongings.planned(source.series, source.point, subject.stored, taken, where.folder, subject.asked)
     if not options.salvage:  # the domain's files even without --verify: no other digest covers their content
         files = [source.point.files[name] for name in beside]
         origin.prove(source, images if options.verify else (), files, whole=not _are_new(taken))
-    return _Prepared(images, taken, planned, lost, [*told, *planned.warnings])
+    return _Prepared(images, taken, planned, lost, [*fitting, *planned.warnings])
 
 
 def _are_new(taken: Mapping[str, Place]) -> bool:

@@ -70,7 +70,7 @@ def run(options: Options, report: Report = lambda **event: None, check: Check = 
         consistency=job.consistency,
         consistency_reason=job.consistency_reason,
         token=options.token,
-        disks=[_told(disk) for disk in job.disks],
+        disks=[_of_disk(disk) for disk in job.disks],
         dropped_checkpoints=job.dropped_checkpoints,
         seconds=round(time.monotonic() - started, 3),
         warnings=[*job.warnings, *failed],
@@ -81,7 +81,7 @@ def _run_command(options: Options, job: Job, since: Optional[Token], report: Rep
     """Run the command. CommandFailed if it does not exit with 0; the job's error instead if the job was lost."""
     with ExitStack() as handed:
         disks = [_described(disk, export, handed) for disk, export in zip(job.disks, exports.of(job).values())]
-        told = {
+        described = {
             "run": job.id,
             "since": since.run if since else None,
             "as_of": job.as_of,
@@ -89,13 +89,13 @@ def _run_command(options: Options, job: Job, since: Optional[Token], report: Rep
             "consistency_reason": job.consistency_reason,
             "disks": disks,
         }
-        report(event="start", domain=options.domain, **told)
-        path = handed.enter_context(command.handed([json.dumps({"domain": options.domain, **told})]))
-        environment = {**options.environment, **_variables(options.domain, told), "NBDPULL_JSON": path}
+        report(event="start", domain=options.domain, **described)
+        path = handed.enter_context(command.handed([json.dumps({"domain": options.domain, **described})]))
+        environment = {**options.environment, **_variables(options.domain, described), "NBDPULL_JSON": path}
         code = command.run(options.command, environment, options.stdout, _looking(job))
     log.info("command ended: %s", command.said(code))
     if code:
-        exports.require_standing(job)  # a lost job explains the failure
+        exports.require_active(job)  # a lost job explains the failure
         raise errors.CommandFailed(
             f"command {options.command[0]!r}: {command.said(code)}; the backup was not committed, nothing has changed"
         )
@@ -109,21 +109,21 @@ def _looking(job: Job) -> Callable[[], None]:
         nonlocal asked
         exports.check(job)
         if time.monotonic() - asked > _LOOK:
-            exports.require_standing(job)
+            exports.require_active(job)
             asked = time.monotonic()
 
     return look
 
 
-def _told(disk: Disk) -> dict[str, Any]:
+def _of_disk(disk: Disk) -> dict[str, Any]:
     return {name: getattr(disk, name) for name in _DISK}
 
 
 def _described(disk: Disk, export: exports.Export, handed: ExitStack) -> dict[str, Any]:
-    """Return what `_told` does, with the address of the disk and the file that lists its extents."""
+    """Return what `_of_disk` does, with the address of the disk and the file that lists its extents."""
     extents = handed.enter_context(command.handed(_lines(disk)))
     way = {"uri": export.uri, "export": export.name, "bitmap": export.bitmap, "context": export.context}
-    return {**_told(disk), **way, "extents": extents}
+    return {**_of_disk(disk), **way, "extents": extents}
 
 
 def _lines(disk: Disk) -> Iterator[str]:
@@ -131,11 +131,11 @@ def _lines(disk: Disk) -> Iterator[str]:
         yield f"{extent.offset} {extent.length} {extent.kind}"
 
 
-def _variables(domain: str, told: dict[str, Any]) -> dict[str, str]:
+def _variables(domain: str, described: dict[str, Any]) -> dict[str, str]:
     """Return the environment variables with these values: NBDPULL_RUN_ID, …, and for each disk NBDPULL_VDA_URI, …"""
-    disks = told["disks"]
-    of_run = {name.upper(): value or "" for name, value in told.items() if name not in ("run", "disks")}
-    of_run["RUN_ID"] = told["run"]
+    disks = described["disks"]
+    of_run = {name.upper(): value or "" for name, value in described.items() if name not in ("run", "disks")}
+    of_run["RUN_ID"] = described["run"]
     of_disks = {
         f"{disk['name']}_{name}".upper(): str(value) for disk in disks for name, value in disk.items() if name != "name"
     }

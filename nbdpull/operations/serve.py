@@ -62,9 +62,9 @@ def _over_nbd(options: Options, report: Report, check: Check) -> Result:
     served = Result()
     with suppress(errors.Interrupted), nbd_server.Server(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))
-        told = partial(report, domain=server.domain, point=server.point)
-        told(event="serving", writable=options.writable, exports=[vars(export) for export in server.exports])
-        server.wait(lambda text: told(event="trouble", message=text))
+        report_point = partial(report, domain=server.domain, point=server.point)
+        report_point(event="serving", writable=options.writable, exports=[vars(export) for export in server.exports])
+        server.wait(lambda text: report_point(event="trouble", message=text))
     return served
 
 
@@ -81,7 +81,7 @@ def _over_http(options: Options, report: Report, check: Check) -> Result:
     served = Result()
     with suppress(errors.Interrupted), point_server.serving(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))
-        told = partial(report, domain=server.domain, point=server.point)
-        told(event="serving", url=server.url, exports=[vars(export) for export in server.exports])
-        server.wait(lambda text: told(event="trouble", message=text), check)
+        report_point = partial(report, domain=server.domain, point=server.point)
+        report_point(event="serving", url=server.url, exports=[vars(export) for export in server.exports])
+        server.wait(lambda text: report_point(event="trouble", message=text), check)
     return served

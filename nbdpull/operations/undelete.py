@@ -126,7 +126,7 @@ def _held(series: Series, point: Point, now: Versioned, check: Check) -> dict[st
     version of it may be.
     """
     with series.store.looking(series.folder):
-        entries = references.standing(series, references.of_point(series, point))
+        entries = references.holding(series, references.of_point(series, point))
     return now.holding({f"{series.folder}/{each.path}": (each.size, each.sha256) for each in entries}, check)
 
 

@@ -147,7 +147,7 @@ def _by_points(run: Run, depth: Depth, tally: Tally) -> Outcome:
     """Check all points of a series, or the one that was asked for."""
     complete = True
     try:
-        _look(run.points, run.evidence, Inspector(run.target, depth, run.tell), depth, tally)
+        _look(run.points, run.evidence, Inspector(run.target, depth, run.report), depth, tally)
     except TimeIsUp:
         complete = False
     finally:  # even if the user ends the run, damage that was seen is recorded
@@ -157,7 +157,7 @@ def _by_points(run: Run, depth: Depth, tally: Tally) -> Outcome:
 
 def _by_files(runs: list[Run], depth: Depth, tally: Tally) -> list[Outcome]:
     """Check the files of several series, those that were proved longest ago first."""
-    rolling = [Rolling(run.evidence, depth, run.tell) for run in runs]
+    rolling = [Rolling(run.evidence, depth, run.report) for run in runs]
     complete = True
     try:
         while left := [each for each in rolling if each.next is not None]:

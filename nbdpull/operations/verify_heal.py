@@ -124,14 +124,14 @@ class Healer:
     def _part_again(self, paths: Collection[str]) -> Part:
         """Return the part to check again besides the recorded damages."""
         run = self.run
-        is_told = run.evidence.known.is_told(run.evidence.points)
-        return ONLY_WINDOWS if is_told and all(map(layout.CHUNK_PATH.match, paths)) else Part()
+        lists_all = run.evidence.known.lists_all(run.evidence.points)
+        return ONLY_WINDOWS if lists_all and all(map(layout.CHUNK_PATH.match, paths)) else Part()
 
     def _has_looked_again(self, depth: Depth, paths: Collection[str]) -> bool:
         """Check the recorded damages of the points in this run again, then those of other points with a damage in one
         of these files; return whether there was time."""
         run, known = self.run, self.run.evidence.known
-        inspector = Inspector(run.target, depth, run.tell)
+        inspector = Inspector(run.target, depth, run.report)
         own, ids = [each for each in run.points if known.recorded(each)], {each.id for each in run.points}
         others = [each for each in run.evidence.points if each.id not in ids and known.names(each, paths)]
         try:

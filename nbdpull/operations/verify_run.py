@@ -86,12 +86,12 @@ class Run:
         self.points, self._refused = self.evidence.points, self.evidence.refused
         if options.point is not None:
             self.points, self._refused = [target.point(options.point)], {}
-        self.tell = partial(tally.take, target.domain)
+        self.report = partial(tally.take, target.domain)
         self.warnings = [*warnings]
         self.warnings += self.evidence.unreadable
         self.warnings += _strangers(target, self.points)
         for name, error in self._refused.items():
-            self.tell(inspection.refusal(name, error))
+            self.report(inspection.refusal(name, error))
 
     @property
     def _too_new(self) -> set[str]:
@@ -108,16 +108,16 @@ class Run:
             self.warnings += ledger.record(self.target, proved, before) if self._keep else []
         if (finding := self.evidence.conclude(self._too_new)) and self._keep:
             self.warnings += findings.kept(self.target, findings.VERIFY, **finding)
-            self.warnings += self._told_of_new_points(finding)
+            self.warnings += self._warnings_of_new_points(finding)
 
-    def _told_of_new_points(self, finding: Document) -> list[str]:
+    def _warnings_of_new_points(self, finding: Document) -> list[str]:
         """Record the finding for points that were committed meanwhile, too; return warnings.
 
         Called once the finding is written: a pull that commits after that sees it.
         """
         known = {*(point.id for point in self.evidence.points), *self.evidence.refused}
         try:
-            return crossing.tell_of_points(self.target, known, finding)
+            return crossing.warn_of_points(self.target, known, finding)
         except errors.StoreError as error:
             return [str(error)]
 

@@ -50,7 +50,7 @@ def start(
         offline=offline,
         since=choice.since,
         parent=choice.parent and choice.parent.id,
-        disks=choice.told(disks),
+        disks=choice.described(disks),
     )
 
 

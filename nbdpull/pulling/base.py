@@ -122,7 +122,7 @@ class Choice:
         """Return the Point with the whole image that an incremental of this disk changes, or None."""
         return self.parent if self.base and target in self.base.whole and self.start(target) else None
 
-    def told(self, disks: Iterable[Disk]) -> list[dict[str, Any]]:
+    def described(self, disks: Iterable[Disk]) -> list[dict[str, Any]]:
         """Return the disks as the event "start" lists them."""
         return [
             {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
@@ -173,7 +173,7 @@ def choose(
     if all(mode == FULL for mode, _ in decisions.values()):
         base, like = None, finder.sound(base if base and base.whole else finder.like())
     if base:
-        finder.tell_of_partial(base, decisions)
+        finder.warn_of_partial(base, decisions)
     choice = Choice(base, decisions, finder.warnings, finder.given_back, like)
     choice.warnings.extend(choice.lost_warnings())
     return choice
@@ -267,10 +267,10 @@ class Proof:
             damaged=frozenset(disk for disk, paths in recorded.items() if paths is None),
             bad={disk: frozenset(stored.bad) for disk, stored in disks.items() if stored.bad},
         )
-        self._tell_of_damage(point, disks, found.damaged, known)
+        self._warn_of_damage(point, disks, found.damaged, known)
         return found
 
-    def _tell_of_damage(
+    def _warn_of_damage(
         self, point: series.Point, disks: Mapping[str, _Stored], damaged: Collection[str], known: verdict.Known
     ) -> None:
         for disk, stored in disks.items():
@@ -375,7 +375,7 @@ class _Finder(Proof):
     def _newest_whole(self) -> Optional[series.Point]:
         return next(self._whole(), None)
 
-    def tell_of_partial(self, base: Base, decisions: dict[str, Decision]) -> None:
+    def warn_of_partial(self, base: Base, decisions: dict[str, Decision]) -> None:
         """Warn if the next point will be partial, in a series that has points with whole images."""
         partial = base.point.manifest.partial if base.point else set(decisions)
         chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]

@@ -56,8 +56,8 @@ def add(
     if not vm.is_remote:
         warnings += _add_local_files(vm, new, xml, live, parent, timeout)
     warnings += _missed(subject, series, xml, live, asked)
-    passwords, told = _passwords(vm, xml, live, subject.points.newest)
-    return Added(passwords, warnings + told)
+    passwords, warned = _passwords(vm, xml, live, subject.points.newest)
+    return Added(passwords, warnings + warned)
 
 
 def _add_local_files(
@@ -83,8 +83,8 @@ def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], ask
     names, last = [disk.target for disk in subject.disks], subject.points.newest
     known = {each.what for each in (omissions.of_point(series, last) if last else None) or []}
     for each in omissions.found(xml, live, names, [] if subject.vm.is_remote else None, asked):
-        told = {omissions.DISK: each.why != omissions.NEXT_START, omissions.DEVICE: each.what in known}
-        if each.missed and not told.get(each.kind):
+        is_expected = {omissions.DISK: each.why != omissions.NEXT_START, omissions.DEVICE: each.what in known}
+        if each.missed and not is_expected.get(each.kind):
             where = f" ({each.path})" if each.path else ""
             yield f"{each.what}{where} is not in the point: it {each.why}"
 

@@ -17,7 +17,7 @@ from ..format.directory import Directory
 from ..hypervisor.guest_load import Cores
 from ..repository.new_point import Stored
 from ..repository.series import Series
-from . import copies, live_disk, resume, standing
+from . import active_job, copies, live_disk, resume
 from .copies import Healed
 from .disk_copy import DiskCopy, Storing
 from .live_disk import Reading
@@ -50,13 +50,13 @@ def copied(
     series: Series,
     prepared: Prepared,
     making: UnderWay,
-    job: standing.Job,
+    job: active_job.Job,
     how: How,
     lookout: Lookout,
     report: Report,
 ) -> Copied:
     """Read every disk. JobLost if the job ended before everything was read."""
-    with standing.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
+    with active_job.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
         check, choice = lookout.check, prepared.choice
         bases = {disk.target: copies.base_of(series, choice, disk.target, check) for disk in subject.disks}
         kept = _kept(subject, series, prepared, making, bases, lookout)

@@ -22,8 +22,8 @@ def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None
     """Raise Unsupported or StoreError if a reader would have to refuse the point. where: directory of the series."""
     for disk in disks:
         if disk.size > layout.MAX_DISK:
-            told = f"disk {disk.target} is larger than {sizes.shown(layout.MAX_DISK)}"
-            raise errors.Unsupported(f"{told}: leave it out with --exclude")
+            problem = f"disk {disk.target} is larger than {sizes.shown(layout.MAX_DISK)}"
+            raise errors.Unsupported(f"{problem}: leave it out with --exclude")
     if sequence > members.MAX_INTEGER:
         raise errors.StoreError(
             f"a point in {where} has the highest possible sequence number (2^64 - 1): choose another directory for -o"

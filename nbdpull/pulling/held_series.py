@@ -32,7 +32,7 @@ class Held:
     warnings: list[str]
     findings: frozenset[str] = frozenset()
 
-    def told_later(self) -> list[str]:
+    def late_warnings(self) -> list[str]:
         """Return warnings about unreadable points that were found since."""
         return _warnings(self.points.refused)
 
@@ -40,7 +40,7 @@ class Held:
         """Return a warning if a verification has found damage in the new point meanwhile. The point is committed, so an
         error here is only a warning, too."""
         try:
-            return crossing.tell_of_findings(self.series, [made], self.findings)
+            return crossing.warn_of_findings(self.series, [made], self.findings)
         except errors.NbdpullError as error:
             return [f"it is not known whether a verification has found damage in point {made.id} meanwhile: {error}"]
 

@@ -67,22 +67,22 @@ def note(store: Store) -> None:
         folders.make(journal_files.folder(), access.OWNER)
         folder = DirectoryStore(journal_files.folder())
         with folder.alone(_LOCK):  # many first pulls may begin in one minute
-            told = _read()
-            told += b"\n" if told and not told.endswith(b"\n") else b""  # a user has edited the file
-            folder.replace(_FILE, told + _new_lines(store))
+            content = _read()
+            content += b"\n" if content and not content.endswith(b"\n") else b""  # a user has edited the file
+            folder.replace(_FILE, content + _new_lines(store))
 
 
 def _new_lines(store: Store) -> bytes:
     key, known = store.seal.id, _known(store)
-    places = [where for where in place.told(store) if "\n" not in where and key not in known.get(where, [])]
+    places = [where for where in place.names(store) if "\n" not in where and key not in known.get(where, [])]
     return b"" if key is None else "".join(f"{key} {where}\n" for where in places).encode(errors="surrogateescape")
 
 
 def _known(store: Store) -> dict[str, list[str]]:
     """Return {place: keys} of all names of the store's place that are known."""
-    told = [line.partition(" ") for line in _read().decode(errors="surrogateescape").split("\n") if line]
-    places = place.told(store) if told else []
-    keys = {where: [key for key, _, of in told if of == where] for where in places}
+    lines = [line.partition(" ") for line in _read().decode(errors="surrogateescape").split("\n") if line]
+    places = place.names(store) if lines else []
+    keys = {where: [key for key, _, of in lines if of == where] for where in places}
     return {where: found for where, found in keys.items() if found}
 
 

@@ -168,13 +168,13 @@ class _StoredCheckpoints(Checkpoints):
 
     def get(self, name: str) -> Checkpoint:
         found = super().get(name)
-        return replace(found, disks={target: self._tells_since(target, name) for target in found.disks})
+        return replace(found, disks={target: self._records_since(target, name) for target in found.disks})
 
-    def _tells_since(self, target: str, checkpoint: str) -> Optional[bool]:
-        return self._layers[target].tells_since(checkpoint) if target in self._layers else None
+    def _records_since(self, target: str, checkpoint: str) -> Optional[bool]:
+        return self._layers[target].records_since(checkpoint) if target in self._layers else None
 
     def can_define(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
-        if not targets or not all(self._tells_since(target, checkpoint.name) for target in targets):
+        if not targets or not all(self._records_since(target, checkpoint.name) for target in targets):
             return False
         self.define(replace(checkpoint, disks=dict.fromkeys(targets)))
         return True

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ..hypervisor.domain import Domain
 from ..pulling import journal_files, strays
-from .finding import WARN, Finding, good, told
+from .finding import WARN, Finding, good, guarded
 
 _PEER = "virtnbdbackup"  # its program, and the start of its checkpoints' names
 
@@ -18,8 +18,8 @@ _PEER = "virtnbdbackup"  # its program, and the start of its checkpoints' names
 def found(vm: Domain) -> Iterator[Finding]:
     names = vm.checkpoints.names()
     for name in names:
-        yield from told(f"checkpoint {name}", _checkpoint(vm, name))
-    yield from told("strays", _strays(vm))
+        yield from guarded(f"checkpoint {name}", _checkpoint(vm, name))
+    yield from guarded("strays", _strays(vm))
     yield from _peer(vm, names)
     if vm.has_internal_snapshots:
         when = "as long as there are checkpoints" if names else "once a pull has made a checkpoint"

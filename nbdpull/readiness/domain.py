@@ -16,22 +16,22 @@ from ..hypervisor import domain
 from ..hypervisor.domain import Domain
 from ..pulling import holder, offline_read
 from . import checkpoints, disks
-from .finding import BAD, WARN, Finding, bad, good, told
+from .finding import BAD, WARN, Finding, bad, good, guarded
 
 
 def found(name: str, uri: Optional[str], check: Check) -> Iterator[Finding]:
     """Check the domain of that name."""
     with contextlib.ExitStack() as entered:
         vm = entered.enter_context(domain.open(name, uri, check=check))
-        asked = _who_tells_of_images(vm, entered, check)
-        yield from told("state", _state(vm))
-        yield from told("disks", disks.found(asked))
-        yield from told("other data", disks.other_data(vm))
-        yield from told("iothreads", disks.in_threads(vm))
-        yield from told("checkpoints", checkpoints.found(asked))
+        asked = _reader_of_images(vm, entered, check)
+        yield from guarded("state", _state(vm))
+        yield from guarded("disks", disks.found(asked))
+        yield from guarded("other data", disks.other_data(vm))
+        yield from guarded("iothreads", disks.in_threads(vm))
+        yield from guarded("checkpoints", checkpoints.found(asked))
 
 
-def _who_tells_of_images(vm: Domain, entered: contextlib.ExitStack, check: Check) -> Domain:
+def _reader_of_images(vm: Domain, entered: contextlib.ExitStack, check: Check) -> Domain:
     """Return a handle that inspects images. If the domain is off, it reads the images itself, as libvirt does not."""
     if not (vm.active or vm.is_remote):
         with contextlib.suppress(errors.MissingSoftware):  # which is reported already

@@ -35,7 +35,7 @@ def bad(subject: str, error: errors.NbdpullError) -> Finding:
     return Finding(BAD, subject, what, advice or "see the text", error.exit_code)
 
 
-def told(subject: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+def guarded(subject: str, findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield the findings of one check, and an error as a finding, so that a failure does not prevent the other
     checks."""
     try:

@@ -11,16 +11,16 @@ from ..core import errors
 from ..kubevirt import backup, objects, ours
 from ..kubevirt.cluster import Cluster
 from ..kubevirt.given import Machine
-from .finding import BAD, WARN, Finding, good, told
+from .finding import BAD, WARN, Finding, good, guarded
 
 
 def found(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
     """Yield the findings of all checks, each independent of the others."""
-    yield from told("cluster", _cluster(cluster))
-    yield from told("KubeVirt", _release(cluster))
-    yield from told("permissions", _permissions(cluster, machine))
-    yield from told(f"virtual machine {machine.domain}", _machine(cluster, machine))
-    yield from told("backups", _backups(cluster, machine))
+    yield from guarded("cluster", _cluster(cluster))
+    yield from guarded("KubeVirt", _release(cluster))
+    yield from guarded("permissions", _permissions(cluster, machine))
+    yield from guarded(f"virtual machine {machine.domain}", _machine(cluster, machine))
+    yield from guarded("backups", _backups(cluster, machine))
 
 
 def _cluster(cluster: Cluster) -> Iterator[Finding]:
@@ -77,7 +77,7 @@ _WITHOUT = {  # (state, advice, exit code)
 def _machine(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
     subject = f"virtual machine {machine.domain}"
     known = backup.require_known(cluster, machine)
-    yield from told(subject, _able(subject, machine, known))
+    yield from guarded(subject, _able(subject, machine, known))
     for volume, source in objects.volumes(known).items():
         yield _volume(volume, source)
 
@@ -102,7 +102,9 @@ def _backups(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
         mine, name = ours.is_ours(each, machine), objects.name_of(each)
         whose = f"made by nbdpull, for store {ours.store_of(each)}" if mine else "not made by nbdpull"
         advice = "if its run has died, nbdpull cleanup with -o that store ends it" if mine else "pull when it has ended"
-        yield Finding(WARN, f"backup {name}", f"{whose}; running: {objects.state(each, cluster.inside).told}", advice)
+        yield Finding(
+            WARN, f"backup {name}", f"{whose}; running: {objects.state(each, cluster.inside).conditions}", advice
+        )
     if not running:
         yield good("backups", "none is running")
     for each in trackers:

@@ -58,7 +58,7 @@ class CountedOn:
         self.present = Present(target)
         self._points = {point.id: point for point in points}
         self._unread = {**self._points}
-        self._is_told = True  # whether every point read so far could be read completely
+        self._all_readable = True  # whether every point read so far could be read completely
         self._named: dict[str, FileEntry] = {}
         self._removed: Optional[dict[str, FileEntry]] = None
         self._refused: Optional[bool] = None
@@ -91,7 +91,7 @@ class CountedOn:
         points refer; None if not every existing point can be read."""
         while self._unread:
             self._read(next(iter(self._unread)))
-        if not self._is_told or self._some_refused():
+        if not self._all_readable or self._some_refused():
             return None
         found = {**_of_removed(self._target, but=name), **self._named}
         return {path: entry for path, entry in found.items() if path.startswith(f"{name}/")}
@@ -148,10 +148,10 @@ class CountedOn:
         try:
             for entry in references.of_point(self._target, point) if point else []:
                 self._named.setdefault(entry.path, entry)
-                for each in self._target.standing(entry):
+                for each in self._target.holding(entry):
                     self._named.setdefault(each.path, each)
         except errors.Damaged:
-            self._is_told = False
+            self._all_readable = False
 
     def _known_to_removed(self, path: str) -> Optional[FileEntry]:
         if self._removed is None:

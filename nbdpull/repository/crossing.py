@@ -19,24 +19,24 @@ from .evidence import MAX_PLACES, Damage, References
 from .series import Point, Series
 
 
-def tell_of_points(series: Series, known: Collection[str], finding: Document) -> list[str]:
+def warn_of_points(series: Series, known: Collection[str], finding: Document) -> list[str]:
     """Record what a stored finding of a verification means for points that were committed since; return a warning for
     each affected point. known: ids of the points that the verification considered. StoreError."""
     if not any(about["damages"] for about in finding["points"]):
         return []
     new = [point for point in series.load()[0] if point.id not in known]
-    return [text for point in new for text in _told(series, point, [finding])]
+    return [text for point in new for text in _recorded(series, point, [finding])]
 
 
-def tell_of_findings(series: Series, points: Iterable[Point], known: Container[str]) -> list[str]:
+def warn_of_findings(series: Series, points: Iterable[Point], known: Container[str]) -> list[str]:
     """Record what findings stored while these points were made mean for them; return a warning for each affected point.
     known: names of the findings that existed before. StoreError."""
     new = [each for each in findings.names(series) if each not in known]
     found = [each for each in findings.load(series, new) if each["kind"] == findings.VERIFY]
-    return [text for point in points for text in _told(series, point, found)] if found else []
+    return [text for point in points for text in _recorded(series, point, found)] if found else []
 
 
-def _told(series: Series, point: Point, found: list[Document]) -> list[str]:
+def _recorded(series: Series, point: Point, found: list[Document]) -> list[str]:
     about = _about(series, point, found)
     if about is None:
         return []
@@ -52,17 +52,17 @@ def _about(series: Series, point: Point, found: list[Document]) -> Optional[Docu
     """Return what a finding should record of the point; None if nothing that the point refers to is damaged. If the
     findings do not list all damage, whether the rest affects the point is unknown, so the point counts as damaged
     unless it refers only to its own files."""
-    places, is_all_told = _places(found)
+    places, is_complete = _places(found)
     refers, seen = References(series, point), dict[tuple[Optional[str], Optional[int]], Document]()
     for place in places:
         at = map(place.get, ("offset", "length", "path"))
         damage = Damage(point.id, place.get("disk"), place.get("problem") or "", *at)
         if damage.path and refers.to(damage):
             seen.setdefault((damage.path, damage.offset), damage.place)
-    if not seen and (is_all_told or refers.is_alone):
+    if not seen and (is_complete or refers.is_alone):
         return None
     about = {**findings.entry(point), "verdict": verdict.DAMAGED, "damages": max(1, len(seen)), "complete": False}
-    more = {} if is_all_told and len(seen) <= MAX_PLACES else {"more": True}
+    more = {} if is_complete and len(seen) <= MAX_PLACES else {"more": True}
     return {**about, "places": [*seen.values()][:MAX_PLACES], **more}
 
 

@@ -49,8 +49,8 @@ class Damage:
     @property
     def place(self) -> dict[str, Any]:
         """The damage as an entry of a finding's `places`."""
-        told = {name: value for name, value in vars(self).items() if name != "point"}
-        return {**told, "problem": self.problem[:MAX_PROBLEM]}
+        values = {name: value for name, value in vars(self).items() if name != "point"}
+        return {**values, "problem": self.problem[:MAX_PROBLEM]}
 
 
 class Look:
@@ -122,13 +122,13 @@ class Look:
     def entry(self, level: str, part: Part) -> Document:
         """Return the entry of the point in a finding, complete except for the verdict."""
         places = self._places()
-        told = {**findings.entry(self.point), "verdict": "", "damages": len(self.damages)}
-        told.update({"places": places[:MAX_PLACES]} if places else {})
-        told.update({"more": True} if len(places) > MAX_PLACES else {})
+        entry = {**findings.entry(self.point), "verdict": "", "damages": len(self.damages)}
+        entry.update({"places": places[:MAX_PLACES]} if places else {})
+        entry.update({"more": True} if len(places) > MAX_PLACES else {})
         if not self.complete or part.paths is not None:  # of some files, the ledger records it
-            told["complete"] = False
+            entry["complete"] = False
         settled = [each.finding for each in self._recorded if self.ended and self._has_settled(each, level, part)]
-        return {**told, **({"settles": settled} if settled else {})}
+        return {**entry, **({"settles": settled} if settled else {})}
 
     @property
     def is_news(self) -> bool:
@@ -282,7 +282,7 @@ class Evidence:
     def _moved_to(self, entry: FileEntry) -> Optional[list[FileEntry]]:
         """Return the files that hold the frames of this one now; None if it was not moved, or if that is unknown."""
         with suppress(errors.Damaged):
-            held = self.target.standing(entry)
+            held = self.target.holding(entry)
             return None if held == [entry] else held
         return None
 

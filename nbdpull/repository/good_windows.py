@@ -62,9 +62,9 @@ def _keys(disk: Directory, numbers: NDArray[numpy.uint32]) -> dict[int, _Key]:
     refs = disk.pages.copy()
     refs["file"] = numbers[refs["file"]]
     starts, firsts = numpy.unique(refs["offset"], return_index=True)
-    ends, told, size = [*firsts[1:].tolist(), len(refs)], refs.tobytes(), refs.itemsize
+    ends, packed, size = [*firsts[1:].tolist(), len(refs)], refs.tobytes(), refs.itemsize
     windows = zip(starts.tolist(), firsts.tolist(), ends)
-    return {start: (disk.size, told[first * size : end * size]) for start, first, end in windows}
+    return {start: (disk.size, packed[first * size : end * size]) for start, first, end in windows}
 
 
 def _bits(numbers: list[int]) -> int:

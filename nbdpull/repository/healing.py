@@ -44,9 +44,9 @@ class Tried(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """A file that may need healing. is_told: whether it is recorded by its path; points: those that name it."""
+    """A file that may need healing. is_listed: whether it is recorded by its path; points: those that name it."""
 
-    is_told: bool
+    is_listed: bool
     points: list[Point]
 
 
@@ -62,21 +62,21 @@ def heal(
     immutable.begin(target.store)  # the policy may have changed since the run started
     wanted: dict[FileEntry, _Wanted] = {}
     for point in points:
-        for entry, is_told in _damaged(target, point, known):
+        for entry, is_listed in _damaged(target, point, known):
             before = wanted.get(entry, _Wanted(False, []))
-            wanted[entry] = _Wanted(before.is_told or is_told, [*before.points, point])
+            wanted[entry] = _Wanted(before.is_listed or is_listed, [*before.points, point])
     drafts.remove(target, {entry.path.partition("/")[0] for entry in wanted})  # of a healing that was killed
     mended: set[FileEntry] = set()
-    for entry, (is_told, named_by) in wanted.items():
+    for entry, (is_listed, named_by) in wanted.items():
         if entry in tried:
             continue
         found = _tried(target, copy, entry, named_by, mended, check)
         if found.outcome is Outcome.HEALED:
-            told = [immutable.keep_promises(target, held.path, named_by) for held in target.standing(entry)]
-            found = found._replace(problem="; ".join(text for each in told for text in each))
+            warnings = [immutable.keep_promises(target, held.path, named_by) for held in target.holding(entry)]
+            found = found._replace(problem="; ".join(text for each in warnings for text in each))
         if found.outcome is not Outcome.SOUND:
             tried.add(entry)
-        if is_told or found.outcome is not Outcome.SOUND:
+        if is_listed or found.outcome is not Outcome.SOUND:
             yield found
 
 
@@ -98,7 +98,7 @@ def _damaged(target: Series, point: Point, known: Known) -> Iterator[tuple[FileE
     """Return (file of a point that may be damaged, whether it is recorded), as far as the point's directories can be
     read."""
     paths = {place.get("path") for each in known.recorded(point) for place in each.places or []}
-    is_all = not known.is_told([point])
+    is_all = not known.lists_all([point])
     found = references.by_directories(point, references.readable(target, point)) if paths or is_all else []
     return ((entry, entry.path in paths) for entry in found if is_all or entry.path in paths)
 
@@ -132,7 +132,7 @@ def _healed_where_it_is(target: Series, copy: Series, entry: FileEntry, mended: 
     No table is healed: the table in another store records other moves, and may lead to less.
     """
     with suppress(errors.Damaged):
-        held = target.standing(entry)
+        held = target.holding(entry)
         if held != [entry]:
             bad = {each for each in held if target.own_flaw(each, check)}
             mended.update(each for each in bad if _healed(target, copy, each, check))

@@ -31,15 +31,15 @@ _MOST = 10 * 86400.0  # longest reserve, in seconds
 def begin(store: Store, more: timedelta = timedelta()) -> None:
     """From now on, protect the files of points that are made in a Store, if its policy demands it. more: extra time.
     Damaged if the policy cannot be read."""
-    told = None if store.has_locks else policies.immutability(store)
-    store.protection = protection(told, datetime.now(timezone.utc) + more) if told else None
+    setting = None if store.has_locks else policies.immutability(store)
+    store.protection = protection(setting, datetime.now(timezone.utc) + more) if setting else None
 
 
-def protection(told: Immutability, now: datetime) -> Protection:
+def protection(setting: Immutability, now: datetime) -> Protection:
     """Return the protection of files made now."""
-    least = now.replace(microsecond=0) + timedelta(seconds=told.seconds + 1)
-    reserve = timedelta(seconds=round(min(told.seconds * _SHARE, _MOST)))
-    return Protection(least + reserve, told.mode, least)
+    least = now.replace(microsecond=0) + timedelta(seconds=setting.seconds + 1)
+    reserve = timedelta(seconds=round(min(setting.seconds * _SHARE, _MOST)))
+    return Protection(least + reserve, setting.mode, least)
 
 
 def put(store: Store, wanted: Immutability) -> None:
@@ -89,7 +89,7 @@ def secure(series: Series, point: Point, promise: Optional[Promise] = None) -> O
         return wanted._replace(until=promise.until)
     with store.looking(series.folder):
         entries = references.of_point(series, point)
-        held = {each.path: None for each in references.standing(series, entries)}
+        held = {each.path: None for each in references.holding(series, entries)}
         held.update({path: None for path in references.beside(series, entries)})
     store.protect([*whole(store), *_in(series, held)], wanted)
     return wanted
@@ -137,25 +137,25 @@ def _known(series: Series, base: ParentEntry, uuid: str, wanted: Protection) -> 
     """
     with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
         found = series.point_in(base.point)
-        told = _told(series, found, uuid) if found.sha256 == base.sha256 else None
-        if told and told.mode == wanted.mode and told.until >= wanted.enough:
-            return _Known(told.until, told.keys)
+        record = _record(series, found, uuid) if found.sha256 == base.sha256 else None
+        if record and record.mode == wanted.mode and record.until >= wanted.enough:
+            return _Known(record.until, record.keys)
     return None
 
 
-class _Told(NamedTuple):
+class _Record(NamedTuple):
     until: datetime
     mode: str
     keys: list[str]
 
 
-def _told(series: Series, point: Point, uuid: str) -> Optional[_Told]:
+def _record(series: Series, point: Point, uuid: str) -> Optional[_Record]:
     """Return what a point promises about locks, as far as that counts."""
     locked = point.manifest.locked
     with suppress(ValueError):
         if locked and point.manifest.store == uuid and (until := datetime.fromisoformat(locked.until)).tzinfo:
             held = series.store.protected_until(f"{series.folder}/{point.id}/{layout.MANIFEST}")
-            return _Told(min(until, held), locked.mode, locked.keys) if held else None
+            return _Record(min(until, held), locked.mode, locked.keys) if held else None
     return None
 
 
@@ -172,8 +172,8 @@ def keep_promises(series: Series, path: str, points: Iterable[Point]) -> list[st
 def _keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
     if series.store.protects:
         uuid = marker.uuid_of(series.store)
-        told = [found for point in points if (found := _told(series, point, uuid))]
-        longest = max(told, key=lambda each: each.until, default=None)
+        records = [found for point in points if (found := _record(series, point, uuid))]
+        longest = max(records, key=lambda each: each.until, default=None)
         if longest and longest.until > datetime.now(timezone.utc):
             wanted = Protection(longest.until.replace(microsecond=0), longest.mode, longest.until)
             series.store.protect([f"{series.folder}/{path}"], wanted)

@@ -26,7 +26,7 @@ from . import drafts, half_points, immutable, live_frames, lock_free, proved_cop
 from .counted_on import CountedOn, is_there
 from .series import Point, Series
 
-Tell = Callable[[int], None]  # called with the number of bytes just copied
+Progress = Callable[[int], None]  # called with the number of bytes just copied
 
 
 class Taken(NamedTuple):
@@ -119,7 +119,7 @@ class Incoming:
         self._counted_on = CountedOn(target, points)
         self._known = {point.id for point in points}
 
-    def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
+    def take(self, point: Point, progress: Progress = lambda count: None, check: Check = lambda: None) -> Taken:
         """Copy what the target lacks of a point, and then commit the point.
 
         Damaged if a file of the source is missing, or not what was stored. After that, and after OutputError or
@@ -129,7 +129,7 @@ class Incoming:
         immutable.begin(self._target.store)  # anew for each point: its time counts from here
         making = _Making(self._target, point.id)
         try:
-            self._take(point, making, tell, check)
+            self._take(point, making, progress, check)
         except (errors.Damaged, errors.StoreError, errors.OutputError):
             making.undo(self._counted_on.includes)
             self._counted_on.present.forget()
@@ -146,13 +146,13 @@ class Incoming:
                 lock_free.require_not_doomed(self._target, name)
         require_sizes(self._source, entries)
 
-    def _take(self, point: Point, making: _Making, tell: Tell, check: Check) -> None:
+    def _take(self, point: Point, making: _Making, progress: Progress, check: Check) -> None:
         """Copy the point. Whenever frames have been moved to other files meanwhile, continue with those: all that
         exists counts."""
         needed = self._needed(point)
         while True:
             try:
-                return self._take_once(point, needed, making, tell, check)
+                return self._take_once(point, needed, making, progress, check)
             except errors.Damaged:
                 before, needed = needed, self._needed(point)
                 if needed.files == before.files:
@@ -161,13 +161,13 @@ class Incoming:
     def _needed(self, point: Point) -> _Needed:
         return _needed(self._source, self._target, point, self._counted_on.present)
 
-    def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
+    def _take_once(self, point: Point, needed: _Needed, making: _Making, progress: Progress, check: Check) -> None:
         entries, tables, _ = needed
         with self._target.store.looking(self._target.folder):
             doubtful, there = self._doubtful(needed)
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
-            self._make_sure(entry, entry in there, making, tell, check)
+            self._make_sure(entry, entry in there, making, progress, check)
         making.sync()
         manifest = self._manifest(point)
         making.lead(tables)
@@ -196,14 +196,14 @@ class Incoming:
         for name in self._counted_on.points:
             lock_free.require_base(self._target, name)
 
-    def _make_sure(self, entry: FileEntry, is_there: bool, making: _Making, tell: Tell, check: Check) -> None:
+    def _make_sure(self, entry: FileEntry, is_there: bool, making: _Making, progress: Progress, check: Check) -> None:
         """Make sure that the target has the file, whole and durable. is_there: whether one of its size was seen."""
         if is_there and not self._target.own_flaw(entry, check):
             making.seal_again(entry)
         else:
-            self._copy(entry, making, tell, check)
+            self._copy(entry, making, progress, check)
 
-    def _copy(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
+    def _copy(self, entry: FileEntry, making: _Making, progress: Progress, check: Check) -> None:
         require_sizes(self._source, [entry])
 
         def begin(count: int) -> None:
@@ -211,7 +211,7 @@ class Incoming:
             self._throttle.take(count)
 
         with making.file(entry) as file:
-            if not proved_copy.copied(self._source, entry, file, begin, tell):
+            if not proved_copy.copied(self._source, entry, file, begin, progress):
                 where = self._source.store.path(f"{self._source.folder}/{entry.path}")
                 raise errors.Damaged(f"{where}: the file is damaged (it is not what was stored)")
 

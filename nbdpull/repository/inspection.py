@@ -53,7 +53,7 @@ class Seen(NamedTuple):
     raw_bytes: int = 0
 
 
-Tell = Callable[[Union[Damage, TooNew, Seen]], None]
+Report = Callable[[Union[Damage, TooNew, Seen]], None]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def refusal(point: str, error: errors.NbdpullError) -> Union[Damage, TooNew]:
 
 
 class Inspector:
-    """Checks points of one Series. tell: called with all that is found, and with the progress in between.
+    """Checks points of one Series. report: called with all that is found, and with the progress in between.
 
     What several points refer to is checked and reported once, and noted for each point.
     """
 
-    def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
-        self._target, self._depth, self._tell = target, depth, tell
+    def __init__(self, target: Series, depth: Depth, report: Report) -> None:
+        self._target, self._depth, self._report = target, depth, report
         self._threads = pipeline.Threads(depth.threads)
         self._sound: set[tuple[str, str]] = set()  # (path, SHA-256) of files read and found good
         self._fitting: set[tuple[str, str]] = set()  # and those of which only the size was checked
@@ -114,7 +114,7 @@ class Inspector:
                 found.append(self._target.directory(look.point, disk.name, partial=True, read=self._read_page))
             except errors.Damaged as error:
                 look.unread.add(disk.name)
-                self._tell(look.found(disk.name, error, path=disk.directory.path))
+                self._report(look.found(disk.name, error, path=disk.directory.path))
         return found
 
     def _files(self, look: Look, directories: Sequence[Directory]) -> None:
@@ -136,12 +136,12 @@ class Inspector:
         with self._target.store.looking(self._target.folder):
             for entry, flaw in zip(entries, self._of_each(work, entries)):
                 if flaw:
-                    self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
+                    self._report(look.found(_disk_of(directories, entry), flaw, path=entry.path))
                     self._unsound[entry.path, entry.sha256] = flaw
                 else:
                     self._fitting.add((entry.path, entry.sha256))
                     self._sound |= {(entry.path, entry.sha256)} if entry.path in whole else set()
-                self._tell(Seen(point.id, files=int(entry.path in whole)))
+                self._report(Seen(point.id, files=int(entry.path in whole)))
 
     def _of_each(
         self, work: Callable[[FileEntry], Optional[str]], entries: Sequence[FileEntry]
@@ -171,12 +171,12 @@ class Inspector:
 
     def _disk(self, look: Look, disk: Directory) -> bool:
         """Check every page and the chosen frames of one disk; return whether the check came to its end."""
-        ranges = _Ranges(look, disk.disk, self._tell)
+        ranges = _Ranges(look, disk.disk, self._report)
         try:
             self._frames(look, disk, ranges)
         except _Enough:
             problem = f"more than {MAX_DAMAGES} damages: the rest of this disk is not checked"
-            self._tell(look.found(disk.disk, problem))
+            self._report(look.found(disk.disk, problem))
             return False
         return True
 
@@ -199,7 +199,7 @@ class Inspector:
                 bad = part.chosen[~is_good]
                 for number in range(len(bad)):
                     self._bad_frame(frames, disk, bad[number : number + 1], part.window, ranges)
-                self._tell(Seen(look.point.id, frames=len(flaws), raw_bytes=int(part.chosen["raw"].sum())))
+                self._report(Seen(look.point.id, frames=len(flaws), raw_bytes=int(part.chosen["raw"].sum())))
 
     def _bad_frame(
         self, frames: reader.FrameReader, disk: Directory, one: Records, window: Records, ranges: _Ranges
@@ -268,14 +268,14 @@ class _Part(NamedTuple):
 class _Ranges:
     """The damaged ranges of a disk, reported one by one until there are too many."""
 
-    def __init__(self, look: Look, disk: str, tell: Tell) -> None:
-        self._look, self._disk, self._tell = look, disk, tell
+    def __init__(self, look: Look, disk: str, report: Report) -> None:
+        self._look, self._disk, self._report = look, disk, report
         self._left = MAX_DAMAGES
 
     def damaged(self, problem: str, offset: int, length: int, path: Optional[str], is_new: bool) -> None:
         found = self._look.found(self._disk, problem, offset, length, path)
         if is_new:
-            self._tell(found)
+            self._report(found)
         self._left -= 1
         if self._left <= 0:
             raise _Enough

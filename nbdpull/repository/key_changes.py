@@ -80,9 +80,9 @@ def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional
 
 def require_true(store: Store, opened: Opened, key: KeyFile) -> None:
     """Raise Damaged if the note shown for a key was written by somebody who does not have the master key."""
-    is_told = any(key._replace(name="", by_passphrase=False))
+    has_note = any(key._replace(name="", by_passphrase=False))
     wrapped, _ = key_files.read(store, key.name)
-    if is_told and key_files.note(store, key.name, wrapped, keys.of_master(opened.master)) is None:
+    if has_note and key_files.note(store, key.name, wrapped, keys.of_master(opened.master)) is None:
         raise errors.Damaged(
             f"{store.path(key_files.note_path(key.name))}: not made with the key of this store: it was changed or "
             "forged, so the owner of the key is unknown; to remove that key, name it by its first word, and add --force"

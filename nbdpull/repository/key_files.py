@@ -93,14 +93,14 @@ def names(store: Store) -> list[str]:
 
 
 def _listed(store: Store, name: str) -> KeyFile:
-    by_passphrase, told = False, None
+    by_passphrase, about = False, None
     with suppress(errors.Damaged):
         data, path = read(store, name)
         by_passphrase = age.takes_passphrase(data, path)
-        told = note(store, name, data)
-    if told is None:
+        about = note(store, name, data)
+    if about is None:
         return KeyFile(name, by_passphrase, None, "", "", "")
-    return KeyFile(name, by_passphrase, told.recipient, told.label, told.when, told.who)
+    return KeyFile(name, by_passphrase, about.recipient, about.label, about.when, about.who)
 
 
 def digest(data: bytes) -> str:
@@ -114,12 +114,12 @@ def note(store: Store, name: str, wrapped: bytes, key: Optional[StoreKeys] = Non
     path = note_path(name)
     try:
         data = store.read(path, layout.MAX_NOTE)
-        told = members.build(Note, layout.unseal(data, store.path(path)))
+        about = members.build(Note, layout.unseal(data, store.path(path)))
     except (errors.Failure, ValueError):
         return None
-    if told.sha256 != digest(wrapped):
+    if about.sha256 != digest(wrapped):
         return None
-    return told if key is None or layout.has_mac(data, Sealed(key).mac) else None
+    return about if key is None or layout.has_mac(data, Sealed(key).mac) else None
 
 
 def read(store: Store, name: str) -> tuple[bytes, str]:
@@ -175,6 +175,6 @@ def found(store: Store, named: str) -> KeyFile:
     fitting = [each for each in there if named in (each.name, each.recipient, each.label)]
     if len(fitting) == 1:
         return fitting[0]
-    told = ", ".join(each.whose for each in fitting or there)
+    shown = ", ".join(each.whose for each in fitting or there)
     why = "matches several keys" if fitting else "is not one of its keys"
-    raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {told}")
+    raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {shown}")

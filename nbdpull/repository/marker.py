@@ -68,10 +68,10 @@ def open_store(root: str, cache: Optional[place.Warn] = None) -> Store:
 def _known(found: Store, data: Optional[bytes] = None) -> Store:
     """Set the protection and the seal of a Store as its marker records them, and return the Store. data: the bytes of
     the marker if they were read already."""
-    told = of(found) if data is None else _told(found, data)
-    found.protects = bool(told.object_store and told.object_store.object_lock)
-    if told.master is not None:
-        found.seal = Locked(told.master, found.root)
+    content = of(found) if data is None else _decoded(found, data)
+    found.protects = bool(content.object_store and content.object_store.object_lock)
+    if content.master is not None:
+        found.seal = Locked(content.master, found.root)
     return found
 
 
@@ -164,20 +164,20 @@ def of(found: Store) -> Marker:
             f"{found.root} is not an nbdpull store (it has no {layout.MARKER}); name the directory "
             "that a pull was given with -o"
         )
-    return _told(found, data)
+    return _decoded(found, data)
 
 
-def _told(found: Store, data: bytes) -> Marker:
+def _decoded(found: Store, data: bytes) -> Marker:
     path = found.path(layout.MARKER)
     try:
-        told = members.build(Marker, layout.unseal(data, path))
-        if (layout.SEALED in told.requires) != (told.sealed is not None):
+        content = members.build(Marker, layout.unseal(data, path))
+        if (layout.SEALED in content.requires) != (content.sealed is not None):
             raise ValueError("it contradicts itself on whether the store is sealed")
-        if told.sealed and told.sealed.cipher != CIPHER:
-            raise ValueError(f"it is sealed with {members.short(told.sealed.cipher)}")
-        if told.sealed and not layout.KEY_ID.match(told.sealed.key):
-            raise ValueError(f"sealed.key is {members.short(told.sealed.key)}")
-        return told
+        if content.sealed and content.sealed.cipher != CIPHER:
+            raise ValueError(f"it is sealed with {members.short(content.sealed.cipher)}")
+        if content.sealed and not layout.KEY_ID.match(content.sealed.key):
+            raise ValueError(f"sealed.key is {members.short(content.sealed.key)}")
+        return content
     except ValueError as error:
         raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
@@ -252,10 +252,10 @@ def _in_objects(
     if group is not None:
         raise errors.UsageError(f"--group {group}: an object store has no groups; its own policies say who may read")
     found = place.opened(root, patience)
-    told = found.find(layout.MARKER)
-    if told is not None and is_new:
+    content = found.find(layout.MARKER)
+    if content is not None and is_new:
         raise _is_one(root)
-    if told is None:
+    if content is None:
         strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
         strange = {name for name in strange if not name.startswith(PROBE)}  # left by a probe that was killed
         if any(map(found.holds, strange)) and found.find(layout.MARKER) is None:  # it may exist by now
@@ -266,8 +266,8 @@ def _in_objects(
                 "of it; to begin a new one there, run nbdpull init"
             )
         found.protection = protection
-        told = _publish_marker(found, seal)
-    return _known(found, told)
+        content = _publish_marker(found, seal)
+    return _known(found, content)
 
 
 def _sealed(store: Store) -> str:

@@ -146,12 +146,14 @@ def _differing(one: bytes, two: bytes) -> int:
     return int((numpy.frombuffer(one, numpy.uint8) != numpy.frombuffer(two, numpy.uint8)).sum())
 
 
-def _told(now: Now, entry: FileEntry) -> list[int]:
+def _recorded_levels(now: Now, entry: FileEntry) -> list[int]:
     """Return the levels at which the point that made a file compressed the disk, the most used first, according to its
     manifest; none if that cannot be read."""
     with suppress(errors.Failure):
-        told = now.series.point_in(entry.path.partition("/")[0]).disk(now.disk).levels
-        return [_LEVELS[level] for level in sorted(told, key=told.__getitem__, reverse=True) if level in _LEVELS]
+        recorded = now.series.point_in(entry.path.partition("/")[0]).disk(now.disk).levels
+        return [
+            _LEVELS[level] for level in sorted(recorded, key=recorded.__getitem__, reverse=True) if level in _LEVELS
+        ]
     return []
 
 
@@ -201,7 +203,7 @@ def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], ch
             with suppress(errors.Damaged):  # the file's records may be damaged, too
                 if not layout.CHUNK_PATH.match(entry.path):
                     continue
-                if mended(now, entry, list(dict.fromkeys([*_told(now, entry), *levels])), check):
+                if mended(now, entry, list(dict.fromkeys([*_recorded_levels(now, entry), *levels])), check):
                     done.append(entry.path)
     except errors.NbdpullError as error:
         return done, str(error)

@@ -98,8 +98,8 @@ class NewPoint:
         self._add_stored(layout.SUMS, layout.sums(digests))
         store.sync_folder(self._folder)
         promise = immutable.promised(self.series, fields.get("parent"), fields["store"])
-        told = {**fields, "locked": promise.entry if promise else None}
-        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **told), store.seal)
+        values = {**fields, "locked": promise.entry if promise else None}
+        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **values), store.seal)
         decoded = manifest.decode(data, self.id, store.seal)  # never publish what a reader would refuse
         made = Point(decoded, hashlib.sha256(data).hexdigest())
         if decoded.parent:

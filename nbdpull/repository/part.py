@@ -47,8 +47,8 @@ class Part:
     @property
     def members(self) -> dict[str, Any]:
         """The sample and the shard, as far as set, for a document; {} if the part is everything."""
-        told = {"sample": self.sample, "shard": self.shard}
-        return {} if self.is_everything else {name: value for name, value in told.items() if value is not None}
+        values = {"sample": self.sample, "shard": self.shard}
+        return {} if self.is_everything else {name: value for name, value in values.items() if value is not None}
 
     def file(self, path: str) -> bool:
         """Return whether to check the digest of a file. Every sample and every shard includes all files but chunk

@@ -30,7 +30,7 @@ _MEND = (
 )
 
 
-class Standing(NamedTuple):
+class StoredPolicy(NamedTuple):
     """A policy of a store. pattern: a shell pattern that the names of its domains match; None: all domains."""
 
     pattern: Optional[str]
@@ -69,18 +69,18 @@ class _Document:
     immutable: Optional[Immutability] = None
 
 
-class _Told(NamedTuple):
+class _Content(NamedTuple):
     """The contents of the file. data: its bytes, None if there is no file."""
 
-    standing: list[Standing]
+    policies: list[StoredPolicy]
     immutable: Optional[Immutability] = None
     data: Optional[bytes] = None
 
 
-def load(store: Store) -> list[Standing]:
+def load(store: Store) -> list[StoredPolicy]:
     """Return the policies in the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of
     them may be applied."""
-    return _told(store).standing
+    return _content(store).policies
 
 
 def immutability(store: Store) -> Optional[Immutability]:
@@ -95,19 +95,19 @@ def immutability(store: Store) -> Optional[Immutability]:
         raise errors.Damaged(f"{store.path(layout.POLICY)}: {error}; {_MEND}") from error
 
 
-def _told(store: Store) -> _Told:
+def _content(store: Store) -> _Content:
     if store.size(layout.POLICY) is None:
-        return _Told([])
+        return _Content([])
     try:
         return _decoded(store.read(layout.POLICY), store.path(layout.POLICY))
     except errors.Damaged as error:
         raise errors.Damaged(f"{error}; {_MEND}") from error
 
 
-def _decoded(data: bytes, path: str) -> _Told:
+def _decoded(data: bytes, path: str) -> _Content:
     try:
-        told = members.build(_Document, layout.unseal(data, path))
-        return _Told([_standing(each) for each in told.policies], told.immutable, data)
+        content = members.build(_Document, layout.unseal(data, path))
+        return _Content([_stored(each) for each in content.policies], content.immutable, data)
     except UnknownZone as error:  # the host that wrote the file knew the time zone
         zone = members.short(error.name)
         raise errors.MissingSoftware(f"{path}: this host does not know the time zone {zone}: install tzdata") from error
@@ -115,16 +115,16 @@ def _decoded(data: bytes, path: str) -> _Told:
         raise errors.Damaged(f"{path}: not the policies of a store ({error})") from error
 
 
-def _standing(document: Any) -> Standing:
+def _stored(document: Any) -> StoredPolicy:
     if type(document) is not dict or "domain" not in document:
         raise ValueError(f"{members.short(document)} instead of a policy")
     rules = {name: value for name, value in document.items() if name != "domain"}
-    return Standing(members.typed(Optional[str], document["domain"], "domain"), Policy.of(rules))
+    return StoredPolicy(members.typed(Optional[str], document["domain"], "domain"), Policy.of(rules))
 
 
-def counting(standing: Iterable[Standing], domain: str) -> Optional[Standing]:
+def applying(policies: Iterable[StoredPolicy], domain: str) -> Optional[StoredPolicy]:
     """Return the policy that applies to a domain with this name; None if there is none."""
-    return next((each for each in standing if fits(domain, each.pattern)), None)
+    return next((each for each in policies if fits(domain, each.pattern)), None)
 
 
 def fits(domain: str, pattern: Optional[str]) -> bool:
@@ -140,49 +140,49 @@ def pattern_of(name: str) -> str:
 def put(store: Store, pattern: Optional[str], policy: Policy) -> None:
     """Store the policy for the pattern, in place of any earlier one. Damaged, FormatTooNew, OutputError: then nothing
     is changed."""
-    with _changing(store) as told:
-        others = [each for each in told.standing if each.pattern != pattern]
-        _write(store, told._replace(standing=[*others, Standing(pattern, policy)]))
+    with _changing(store) as content:
+        others = [each for each in content.policies if each.pattern != pattern]
+        _write(store, content._replace(policies=[*others, StoredPolicy(pattern, policy)]))
 
 
 def put_immutability(store: Store, immutable: Optional[Immutability]) -> None:
     """Store the protection of files that are made from now on; None: protect no more files. Errors as for `put`."""
-    with _changing(store) as told:
-        _write_or_remove(store, told._replace(immutable=immutable))
+    with _changing(store) as content:
+        _write_or_remove(store, content._replace(immutable=immutable))
 
 
 def drop(store: Store, pattern: Optional[str]) -> bool:
     """Remove the policy for the pattern; return whether there was one. OutputError if it still applies."""
-    with _changing(store) as told:
-        left = [each for each in told.standing if each.pattern != pattern]
-        _write_or_remove(store, told._replace(standing=left))
-        return len(left) < len(told.standing)
+    with _changing(store) as content:
+        left = [each for each in content.policies if each.pattern != pattern]
+        _write_or_remove(store, content._replace(policies=left))
+        return len(left) < len(content.policies)
 
 
 @contextmanager
-def _changing(store: Store) -> Iterator[_Told]:
+def _changing(store: Store) -> Iterator[_Content]:
     """Read the policies for a change. If two runs change them at once, one fails with Busy and does not wait."""
     with store.locked("", "try again"):
-        yield _told(store)
+        yield _content(store)
 
 
-def _write_or_remove(store: Store, told: _Told) -> None:
+def _write_or_remove(store: Store, content: _Content) -> None:
     """Write the file, or remove it if nothing is left to write. Without locks a file without policies remains, because
     not every server can delete an object on the condition that it is unchanged. If no file was read, a file that exists
     by now is another writer's."""
-    if told.standing or told.immutable or (told.data is not None and not store.has_locks):
-        _write(store, told)
-    elif told.data is not None:
+    if content.policies or content.immutable or (content.data is not None and not store.has_locks):
+        _write(store, content)
+    elif content.data is not None:
         store.delete(layout.POLICY)
 
 
-def _write(store: Store, told: _Told) -> None:
-    standing = [each.members for each in sorted(told.standing, key=lambda each: each._rank)]
-    document: layout.Document = {"format": layout.FORMAT, "requires": [], **findings.now(), "policies": standing}
-    if told.immutable:
-        document["immutable"] = asdict(told.immutable)
-    if told.data is not None or store.has_locks:
-        store.replace(layout.POLICY, layout.seal(document), told.data)
+def _write(store: Store, content: _Content) -> None:
+    policies = [each.members for each in sorted(content.policies, key=lambda each: each._rank)]
+    document: layout.Document = {"format": layout.FORMAT, "requires": [], **findings.now(), "policies": policies}
+    if content.immutable:
+        document["immutable"] = asdict(content.immutable)
+    if content.data is not None or store.has_locks:
+        store.replace(layout.POLICY, layout.seal(document), content.data)
         return
     try:
         store.publish(layout.POLICY, layout.seal(document))

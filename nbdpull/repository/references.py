@@ -42,7 +42,7 @@ def by_directories(point: Point, directories: Iterable[Directory]) -> list[FileE
     return list(dict(zip(map(_PATH, named), named)).values())
 
 
-def standing(series: Series, entries: Iterable[FileEntry]) -> list[FileEntry]:
+def holding(series: Series, entries: Iterable[FileEntry]) -> list[FileEntry]:
     """Return the files that are actually read for these, each once: the files themselves, and instead of a moved file
     its table and the files that the table names. Damaged if a table cannot be read."""
     found: dict[str, FileEntry] = {}

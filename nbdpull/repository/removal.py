@@ -36,8 +36,8 @@ class Swept:
 
     freed: of removed files; waiting: of files that nothing refers to, but that are too recent to be removed; shared: of
     files that remaining points refer to; locked: of files that nothing refers to and that are hidden, but that a lock
-    keeps, the last of them until locked_until; untold: why the locks of some files are unknown, "" if there are none;
-    points: ids of the points whose last files were removed.
+    keeps, the last of them until locked_until; lock_problem: why the locks of some files are unknown, "" if
+    there are none; points: ids of the points whose last files were removed.
     """
 
     freed: int = 0
@@ -47,7 +47,7 @@ class Swept:
     has_locks: bool = True
     locked: int = 0
     locked_until: Optional[datetime] = None
-    untold: str = ""
+    lock_problem: str = ""
 
     def __add__(self, other: Swept) -> Swept:
         return Swept(
@@ -58,12 +58,12 @@ class Swept:
             self.has_locks and other.has_locks,
             self.locked + other.locked,
             max(filter(None, (self.locked_until, other.locked_until)), default=None),
-            self.untold or other.untold,
+            self.lock_problem or other.lock_problem,
         )
 
     @property
     def warnings(self) -> list[str]:
-        return [f"what a lock keeps, and until when, is unknown: {self.untold}"] if self.untold else []
+        return [f"what a lock keeps, and until when, is unknown: {self.lock_problem}"] if self.lock_problem else []
 
 
 def remove(series: Series, point: Point) -> None:
@@ -172,16 +172,16 @@ class _Locks:
     def of(self, going: Mapping[str, int]) -> Swept:
         """Return how much of some files a lock keeps. going: {path: bytes}. Without permission to read the locks, the
         files are removed nevertheless."""
-        locked, until, untold = 0, None, ""
+        locked, until, lock_problem = 0, None, ""
         for path, size in going.items() if self._is_asked else ():
             try:
-                told = self._store.protected_until(path)
+                lock_end = self._store.protected_until(path)
             except errors.AccessDenied as error:
-                self._is_asked, untold = False, str(error)
+                self._is_asked, lock_problem = False, str(error)
                 break
-            if told and told > datetime.now(timezone.utc):
-                locked, until = locked + size, max(told, until or told)
-        return Swept(locked=locked, locked_until=until, untold=untold)
+            if lock_end and lock_end > datetime.now(timezone.utc):
+                locked, until = locked + size, max(lock_end, until or lock_end)
+        return Swept(locked=locked, locked_until=until, lock_problem=lock_problem)
 
 
 class _How(NamedTuple):

@@ -287,8 +287,8 @@ class _Run:
         It is a stray if another run made the tables first. OutputError."""
         for old in batch:
             self._check()
-            told = f"{self._series.folder}/{self._folder}/{layout.REPACKED}"
-            if self._folder and self._store.seconds_since_change(told, anew=True) > graces.COUNTED_ON:
+            record = f"{self._series.folder}/{self._folder}/{layout.REPACKED}"
+            if self._folder and self._store.seconds_since_change(record, anew=True) > graces.COUNTED_ON:
                 raise errors.OutputError(f"what was moved to {self._folder} was made too long ago")
             path = f"{self._series.folder}/{moved.path_of(old.path)}"
             with suppress(errors.OutputExists):

@@ -155,7 +155,7 @@ def is_found(
         for start in sorted({*here.starts(), *there.starts()}):
             check()
             wanted, found = _shown(here, start), _shown(there, start)
-            if not _tells_the_same(wanted, found):
+            if not _shows_same(wanted, found):
                 return False
             live.update(pages.total_live(found))
             data = found[found["kind"] == extents.DATA]
@@ -174,7 +174,7 @@ def _shown(directory: Directory, start: int) -> Records:
     return stack.data_of(records) if directory.whole else records
 
 
-def _tells_the_same(one: Records, other: Records) -> bool:
+def _shows_same(one: Records, other: Records) -> bool:
     """Return whether records are the same except for the places of the frames."""
     names = ["offset", "length", "raw", "skip", "kind", "flags", "digest"]
     return len(one) == len(other) and bool((one[names] == other[names]).all())
@@ -233,9 +233,9 @@ def _with_zeros(shown: Records, start: int, stop: int) -> Records:
 
 def _unchanged(records: Records, is_known: Mask, below: Records, whole: bool) -> Mask:
     """Return which records change nothing compared with the records below."""
-    is_told = is_known | (records["kind"] == extents.ZERO)
-    changes = stack.changes(records[is_told], below, whole)
-    stays: Mask = is_told & ~numpy.isin(records["offset"], changes["offset"])
+    is_recorded = is_known | (records["kind"] == extents.ZERO)
+    changes = stack.changes(records[is_recorded], below, whole)
+    stays: Mask = is_recorded & ~numpy.isin(records["offset"], changes["offset"])
     return stays
 
 

@@ -28,7 +28,7 @@ from ..format.manifest import FULL, DiskEntry, FileEntry, ParentEntry
 from ..format.sound_part import SoundPart
 from . import immutable, incoming, lock_free, references, resealed_disk
 from .counted_on import CountedOn
-from .incoming import Taken, Tell
+from .incoming import Progress, Taken
 from .matching import Matched
 from .resealed_disk import Base
 from .resealed_folder import Making
@@ -92,7 +92,7 @@ class Resealing:
         self._known = {point.id for point in points}
         self._pairs = {pair.here.id: pair for pair in pairs}
 
-    def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
+    def take(self, point: Point, progress: Progress = lambda count: None, check: Check = lambda: None) -> Taken:
         """Make the point in the target, from what the target has already and what it lacks.
 
         Damaged if a part of the point in the source is damaged or missing; then, and with OutputError, what was made
@@ -101,7 +101,7 @@ class Resealing:
         immutable.begin(self._target.store)
         making = Making(self._target, point.id, self._counted_on)
         try:
-            made = self._made(point, making, tell, check)
+            made = self._made(point, making, progress, check)
         except errors.OutputExists as error:
             if self._target.store.has_locks:
                 making.undo()
@@ -124,13 +124,13 @@ class Resealing:
         lock_free.require_not_doomed(self._target, point.id)
         incoming.require_sizes(self._source, entries)
 
-    def _made(self, point: Point, making: Making, tell: Tell, check: Check) -> Point:
+    def _made(self, point: Point, making: Making, progress: Progress, check: Check) -> Point:
         pair = self._base_of(point)
         making.prepare(lambda: self._require_fitting(point, making, check), check)
-        disks = [self._disk(point, entry, pair, making, tell, check) for entry in point.manifest.disks]
+        disks = [self._disk(point, entry, pair, making, progress, check) for entry in point.manifest.disks]
         files = [self._file(point, name, pair, making) for name in point.files if name != layout.SUMS]
         files.append(making.sums(files, disks))
-        told = replace(
+        changed = replace(
             point.manifest,
             parent=_parent(point, pair),
             disks=disks,
@@ -138,7 +138,7 @@ class Resealing:
             locked=None,
             origin=point.origin,
         )
-        data = manifest.encode(told, self._target.store.seal)
+        data = manifest.encode(changed, self._target.store.seal)
         decoded = manifest.decode(data, point.id, self._target.store.seal)
         made = Point(decoded, hashlib.sha256(data).hexdigest())
 
@@ -166,7 +166,7 @@ class Resealing:
         return next(iter([*before[-1:], *known]), None)
 
     def _disk(
-        self, point: Point, entry: DiskEntry, pair: Optional[Pair], making: Making, tell: Tell, check: Check
+        self, point: Point, entry: DiskEntry, pair: Optional[Pair], making: Making, progress: Progress, check: Check
     ) -> DiskEntry:
         def begin(count: int) -> None:
             check()
@@ -185,7 +185,7 @@ class Resealing:
             making.left(entry.name),
             writer.chunk_size(self._target.store, self._chunk_size, least),
             begin=begin,
-            done=tell,
+            done=progress,
             check=check,
         )
         making.made += [*written.made, written.directory]

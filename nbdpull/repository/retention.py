@@ -93,8 +93,8 @@ class Policy:
 
     def __str__(self) -> str:
         """Return the policy as command-line options."""
-        told = {**self.members, "keep_within": self.keep_within and _duration(self.keep_within)}
-        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told.items() if value not in (0, UTC))
+        rules = {**self.members, "keep_within": self.keep_within and _duration(self.keep_within)}
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in rules.items() if value not in (0, UTC))
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def decided(points: Iterable[Candidate], policy: Policy, now: datetime) -> Outco
     ordered = sorted(points, key=lambda point: (point.sequence, point.id))
     kept: dict[str, dict[str, str]] = {point.id: {} for point in ordered}
     whole = [point for point in ordered if not point.partial]
-    for point, rule, told in (*_always(ordered, whole), *_by_policy(whole, policy, now)):
-        kept[point.id].setdefault(rule, told)
+    for point, rule, period in (*_always(ordered, whole), *_by_policy(whole, policy, now)):
+        kept[point.id].setdefault(rule, period)
     gone = [point for point in ordered if not kept[point.id]]
     return Outcome([Decision(point.id, kept[point.id]) for point in ordered], 2 * len(gone) > len(whole))
 

@@ -31,7 +31,7 @@ from . import verdict
 from .catalog import Catalog, Page
 from .evidence import Damage, Evidence, Look
 from .file_flaws import FileFlaws
-from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Seen, Tell, TooNew, frame_flaw
+from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Report, Seen, TooNew, frame_flaw
 from .part import Part
 from .seen_frames import SeenFrames, one_of_each
 from .series import Point
@@ -46,19 +46,19 @@ ONLY_WINDOWS = Part(paths=frozenset())
 
 
 class Rolling:
-    """The verification of one series, based on its Evidence. tell: called with all findings, and with what was checked
-    meanwhile."""
+    """The verification of one series, based on its Evidence. report: called with all findings, and with what was
+    checked meanwhile."""
 
-    def __init__(self, evidence: Evidence, depth: Depth, tell: Tell) -> None:
+    def __init__(self, evidence: Evidence, depth: Depth, report: Report) -> None:
         self._evidence, self._target, self._depth = evidence, evidence.target, depth
-        self._outer_tell, self._told = tell, set[Damage]()
+        self._outer_report, self._reported = report, set[Damage]()
         self._now = findings.now()["when"]
         self._catalog = Catalog()
         self._proved: dict[Key, Proof] = {}
         self._queue: Optional[list[Key]] = None  # the files to verify, the next one last
         self._has_proved = False
         self._looks: dict[str, Look] = {}
-        self._windows = Inspector(self._target, replace(depth, part=ONLY_WINDOWS), self._tell)
+        self._windows = Inspector(self._target, replace(depth, part=ONLY_WINDOWS), self._report)
         self._flaws = FileFlaws(self._target, depth.check)
         self._names: dict[tuple[str, bytes, int], list[str]] = {}  # {page that was read: files that it names}
         self._good = SeenFrames()
@@ -136,7 +136,7 @@ class Rolling:
         )
         bad = set()
         for entry, flaw in zip(batch, flaws):
-            self._tell(Seen(_point_of(entry.path), files=1))
+            self._report(Seen(_point_of(entry.path), files=1))
             if flaw:
                 bad.add(entry.path)
                 self._blame(entry, flaw)
@@ -149,7 +149,7 @@ class Rolling:
             points = self._points_of[entry.path, entry.sha256]
             disk = self._catalog.disks.get(entry.path)
             found = [self._look(point).found(disk, flaw, path=entry.path) for point in points]
-            self._tell(found[0])
+            self._report(found[0])
 
     @functools.cached_property
     def _points_of(self) -> dict[Key, list[Point]]:
@@ -177,19 +177,19 @@ class Rolling:
 
     def _accuse(self, paths: set[str]) -> set[str]:
         """Inspect every point that refers to one of these files; return the paths of the files that are damaged."""
-        inspector = Inspector(self._target, replace(self._depth, part=Part(paths=frozenset(paths))), self._tell)
+        inspector = Inspector(self._target, replace(self._depth, part=Part(paths=frozenset(paths))), self._report)
         of_point = self._catalog.of_point
         points = [each for each in self._evidence.points if any(path in paths for path, _ in of_point[each.id])]
         self._inspect(inspector, points)
         return {damage.path for look in self._looks.values() for damage in look.damages if damage.path in paths}
 
-    def _tell(self, found: Union[Damage, TooNew, Seen]) -> None:
+    def _report(self, found: Union[Damage, TooNew, Seen]) -> None:
         """Report a finding; damage that is found twice is reported only once."""
         if isinstance(found, Damage):
-            if found in self._told:
+            if found in self._reported:
                 return
-            self._told.add(found)
-        self._outer_tell(found)
+            self._reported.add(found)
+        self._outer_report(found)
 
     # Pages and frames
 
@@ -216,7 +216,7 @@ class Rolling:
                     self._good.add(part.names[number], part.records[mine & is_good])
                     bad |= {part.names[number]} if (mine & ~is_good).any() else set()
                 raw = int(part.records["raw"].sum())
-                self._tell(Seen(_point_of(part.names[number]), frames=len(good), raw_bytes=raw))
+                self._report(Seen(_point_of(part.names[number]), frames=len(good), raw_bytes=raw))
         finally:
             files.close()
         return bad

@@ -381,7 +381,7 @@ class Series:
         except UnicodeDecodeError:
             raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is not text") from None
 
-    def standing(self, entry: FileEntry) -> list[FileEntry]:
+    def holding(self, entry: FileEntry) -> list[FileEntry]:
         """Return the files that hold the contents of a FileEntry's file: the file itself, or those that it was moved
         to. Damaged."""
         if layout.CHUNK_PATH.match(entry.path) and self.store.size(f"{self.folder}/{entry.path}") is None:
@@ -405,7 +405,7 @@ class Series:
         held = [entry]
         try:
             while flaw := next(filter(None, map(of, held)), None):
-                before, held = held, self.standing(entry)
+                before, held = held, self.holding(entry)
                 if held == before:  # otherwise another run has moved it meanwhile
                     return flaw
         except errors.Damaged as error:

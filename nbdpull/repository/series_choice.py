@@ -79,10 +79,10 @@ def _may_be(domain: str, each: Series) -> bool:
     if each.folder == layout.folder_name(domain):
         return True
     try:
-        told = [point.manifest for point in each.begun_last()]
+        manifests = [point.manifest for point in each.begun_last()]
     except (errors.Damaged, errors.StoreError):
         return True
-    return any(domain == one.domain or domain.lower() == one.uuid for one in told)
+    return any(domain == one.domain or domain.lower() == one.uuid for one in manifests)
 
 
 def renamed(series: Series, points: Sequence[Point]) -> Series:
@@ -166,5 +166,5 @@ def _of(every: list[Series], domain: str) -> list[Series]:
 def _names(every: list[Series]) -> str:
     """Return the names as text; with UUIDs if two series have the same name."""
     names = [series.domain for series in every]
-    told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
-    return ", ".join(dict.fromkeys(told))
+    shown = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
+    return ", ".join(dict.fromkeys(shown))

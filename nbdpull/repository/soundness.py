@@ -75,9 +75,9 @@ def of_series(target: Series) -> Soundness:
     found = findings.load(target)
     known = verdict.Known(points, found, ledger.load(target))
     verdicts = {point.id: known.verdict(point) for point in points}
-    damaged = [name for name, told in verdicts.items() if told and told["verdict"] == verdict.DAMAGED]
+    damaged = [name for name, about in verdicts.items() if about and about["verdict"] == verdict.DAMAGED]
     sound = [point for point in points if point.id not in damaged and not point.manifest.partial]
-    seen = [Proved(point, told) for point in sound if (told := verdicts[point.id]) and told["verdict"] == verdict.OK]
+    seen = [Proved(point, about) for point in sound if (about := verdicts[point.id]) and about["verdict"] == verdict.OK]
     drills = findings.newest(found, points, findings.DRILL)
     drilled = [Proved(point, drills[point.id]) for point in points if drills[point.id]]
     return Soundness(

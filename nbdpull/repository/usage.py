@@ -99,7 +99,7 @@ def _of_series(series: Series, check: Check) -> Usage:
         check()
         _note(series, point, opened, number, named)
     whose = {point.id for point in points}
-    files = _standing(series, named.values(), whose)
+    files = _held(series, named.values(), whose)
     exclusive = _by_point((file for file in files if not file.is_shared), len(points))
     shared = _by_point((file for file in files if file.is_shared), len(points))
     dead = dict.fromkeys(whose, 0)
@@ -153,11 +153,11 @@ def _elsewhere(files: Iterable[_File], points: Container[str]) -> list[FileEntry
     return [file.entry for file in files if file.folder not in points]
 
 
-def _standing(series: Series, named: Iterable[_File], points: Container[str]) -> list[_File]:
+def _held(series: Series, named: Iterable[_File], points: Container[str]) -> list[_File]:
     """Return the files that are actually read; only files of removed points may have been moved."""
     found: dict[str, _File] = {}
     for file in named:
-        held = [file.entry] if file.folder in points else references.standing(series, [file.entry])
+        held = [file.entry] if file.folder in points else references.holding(series, [file.entry])
         if held == [file.entry]:
             found[file.entry.path] = file
         else:

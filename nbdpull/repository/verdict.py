@@ -38,7 +38,7 @@ class Recorded:
     places: Optional[list[dict[str, Any]]]
 
     @property
-    def is_told(self) -> bool:
+    def lists_all(self) -> bool:
         """Whether the finding lists all places."""
         return self.places is not None
 
@@ -75,9 +75,9 @@ class Known:
         """Return the recorded damage of the point: [Recorded, …]."""
         return self._points[point.id].recorded
 
-    def is_told(self, points: Iterable[Point]) -> bool:
+    def lists_all(self, points: Iterable[Point]) -> bool:
         """Return whether all places of the recorded damage of these points are known."""
-        return all(each.is_told for point in points for each in self.recorded(point))
+        return all(each.lists_all for point in points for each in self.recorded(point))
 
     def names(self, point: Point, paths: Collection[str]) -> bool:
         """Return whether damage of one of these files is recorded for the point."""

@@ -100,13 +100,13 @@ class Server:
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         software.require("nbdkit")
-        status, telling = os.pipe()
+        status, reporting = os.pipe()
         parent, self._alive = os.pipe()  # the pipe ends when we do, for whatever reason
         key = _in_pipe(self._request.master)
-        passed = [telling, parent, *key]
+        passed = [reporting, parent, *key]
         try:
             process = subprocess.Popen(
-                self._command(telling, parent, *key), env=_environment(), pass_fds=passed,
+                self._command(reporting, parent, *key), env=_environment(), pass_fds=passed,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log,
                 start_new_session=True,  # a Ctrl-C is for us: we end it
             )  # fmt: skip
@@ -118,11 +118,11 @@ class Server:
                 os.close(descriptor)
         return process, status
 
-    def _command(self, telling: int, parent: int, *key: int) -> list[str]:
+    def _command(self, reporting: int, parent: int, *key: int) -> list[str]:
         request = self._request
         where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
         how = [] if request.writable else ["-r"]
-        wanted = [("store", place.whole(request.store)), ("point", request.point), ("status", telling),
+        wanted = [("store", place.whole(request.store)), ("point", request.point), ("status", reporting),
                   ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
         wanted += [("domain", request.domain)] if request.domain is not None else []
         wanted += [(name, 1) for name in ("writable", "cached") if getattr(request, name)]
@@ -177,13 +177,13 @@ class Server:
         overlay = ["qemu-img", "create", "-f", "qcow2", "-F", "raw", "-b", uri, f"{quote(disk, safe='')}-overlay.qcow2"]
         return Export(disk, size, uri, shlex.join(overlay))
 
-    def wait(self, tell: Callable[[str], None]) -> NoReturn:
-        """Wait until `check` raises, or until nbdkit ends by itself (OutputError). tell receives each of `troubles`."""
+    def wait(self, report: Callable[[str], None]) -> NoReturn:
+        """Wait until `check` raises, or until nbdkit ends by itself (OutputError). report gets each of `troubles`."""
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._started.wait(LOOK_INTERVAL)
             for trouble in self.troubles():
-                tell(trouble)
+                report(trouble)
             self._check()
             if not self.alive:
                 raise self._failed()

@@ -54,10 +54,10 @@ def get_ready() -> None:
     try:
         _open()
     except errors.NbdpullError as error:
-        _tell(code=error.code, message=str(error))
+        _write_status(code=error.code, message=str(error))
         raise
     except MemoryError:
-        _tell(code=errors.NbdpullError.code, message=errors.NO_MEMORY)
+        _write_status(code=errors.NbdpullError.code, message=errors.NO_MEMORY)
         raise
 
 
@@ -91,7 +91,7 @@ def _writable(image: lookup.RandomImage) -> Overlay:
 def after_fork() -> None:
     """Report the exports: nbdkit listens from now on."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _tell(**_about)
+    _write_status(**_about)
 
 
 def _end_with_parent() -> None:
@@ -104,7 +104,7 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _tell(**values: Any) -> None:
+def _write_status(**values: Any) -> None:
     with os.fdopen(int(_config["status"][0]), "w") as pipe:
         pipe.write(json.dumps(values) + "\n")
 
@@ -159,15 +159,15 @@ def can_extents(image: Served) -> bool:
 
 
 def pread(image: Served, buffer: bytearray, offset: int, flags: int) -> None:
-    _told(image.read_into, offset, buffer)
+    _reporting(image.read_into, offset, buffer)
 
 
 def pwrite(image: Overlay, buffer: bytearray, offset: int, flags: int) -> None:
-    _told(image.write, offset, buffer)
+    _reporting(image.write, offset, buffer)
 
 
 def zero(image: Overlay, count: int, offset: int, flags: int) -> None:
-    _told(image.zero, offset, count)
+    _reporting(image.zero, offset, count)
 
 
 trim = zero
@@ -177,7 +177,7 @@ def flush(image: Served, flags: int) -> None:
     """Do nothing: what is discarded at the end need not reach the medium."""
 
 
-def _told(call: Callable[..., None], *arguments: Any) -> None:
+def _reporting(call: Callable[..., None], *arguments: Any) -> None:
     """Call, and turn an error into an I/O error for the client, and a line for the operator."""
     try:
         call(*arguments)

@@ -110,9 +110,9 @@ class Cache:
             self._break(error)
             return None
         try:
-            told = os.fstat(descriptor)
-            digits, data = os.read(descriptor, _CHECK), os.read(descriptor, told.st_size)
-            if time.time() - told.st_mtime > STALE:
+            status = os.fstat(descriptor)
+            digits, data = os.read(descriptor, _CHECK), os.read(descriptor, status.st_size)
+            if time.time() - status.st_mtime > STALE:
                 with suppress(OSError):  # the piece can be read nevertheless
                     os.utime(descriptor)
         except OSError as error:

@@ -104,7 +104,7 @@ def whole(word: str) -> str:
     return word if is_url(word) else os.path.abspath(word)
 
 
-def told(store: Store) -> list[str]:
+def names(store: Store) -> list[str]:
     """Return the names by which this machine recognises a place, whoever names it: a directory as it is named and, if
     that contains links, also with the links resolved, since either can change without the other; a place in an object
     store together with its server. UsageError if the server cannot be determined."""

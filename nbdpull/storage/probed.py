@@ -33,7 +33,7 @@ class Probed:
 
     def warnings(self) -> list[str]:
         """Return what the owner of the store should know, one text per warning."""
-        told = {
+        warnings = {
             f"the bucket locks each object for {self.default_retention} days: removed files take up space until then":
                 self.default_retention is not None,
             f"a lifecycle rule of the bucket deletes objects after {self.expires} days, and points would lose files: "
@@ -44,4 +44,4 @@ class Probed:
                 f"{'ahead of' if self.clock_ahead > 0 else 'behind'} that of the server: set it":
                 abs(self.clock_ahead) > _SKEW,
         }  # fmt: skip
-        return [text for text, holds in told.items() if holds]
+        return [text for text, holds in warnings.items() if holds]

@@ -156,7 +156,7 @@ class Bucket:
         """Lock an object. A lock that ends later remains unchanged, and a lock in the other mode keeps its mode.
         Absent."""
         try:
-            self._lock_as_told(key, lock)
+            self._put_lock(key, lock)
         except (errors.AccessDenied, errors.OutputError):
             found = None
             with suppress(errors.Failure):
@@ -166,9 +166,9 @@ class Bucket:
             if found.until < lock.until:  # a longer lock cannot be shortened, which is no failure
                 if found.mode == lock.mode:
                     raise
-                self._lock_as_told(key, Lock(found.mode, lock.until))
+                self._put_lock(key, Lock(found.mode, lock.until))
 
-    def _lock_as_told(self, key: str, lock: Lock) -> None:
+    def _put_lock(self, key: str, lock: Lock) -> None:
         self._ask("put_object_retention", key, Key=key, Retention=_retention(lock))
 
     def locked(self, key: str, version: Optional[str] = None) -> Optional[Lock]:
@@ -176,10 +176,10 @@ class Bucket:
         newest."""
         which = {} if version is None else {"VersionId": version}
         try:
-            told = self._ask("get_object_retention", key, Key=key, **which).get("Retention", {})
+            retention = self._ask("get_object_retention", key, Key=key, **which).get("Retention", {})
         except Absent:
             return None
-        return Lock(told["Mode"], told["RetainUntilDate"]) if "RetainUntilDate" in told else None
+        return Lock(retention["Mode"], retention["RetainUntilDate"]) if "RetainUntilDate" in retention else None
 
     def objects(self, prefix: str, at_most: Optional[int] = None) -> Iterator[Found]:
         """Yield every object whose key begins with a prefix, in the order of their keys; with at_most, only the first
@@ -262,9 +262,11 @@ class Bucket:
             if not self._may_pass(failure) or not tries.wait(failure):
                 raise self._error(call, what, failure)
         self._has_worked = True
-        told = self._error(call, what, failure)
-        if failure.code == s3_failure.NO_BUCKET or (call in s3_failure.CALLS and isinstance(told, errors.AccessDenied)):
-            raise told
+        failed = self._error(call, what, failure)
+        if failure.code == s3_failure.NO_BUCKET or (
+            call in s3_failure.CALLS and isinstance(failed, errors.AccessDenied)
+        ):
+            raise failed
         return failure.code, {}
 
     def _ask(self, call: str, key: str, **what: Any) -> dict[str, Any]:
@@ -388,13 +390,13 @@ def _retention(lock: Lock) -> dict[str, Any]:
     return {"Mode": lock.mode, "RetainUntilDate": lock.until}
 
 
-def _tag(told: dict[str, Any]) -> str:
-    return str(told.get("ETag", "")).strip('"')
+def _tag(answer: dict[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
 
 
 def _age(answer: dict[str, Any], written: Any) -> float:
-    told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if told is None or written is None:
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if date is None or written is None:
         raise errors.StoreError(s3_failure.NO_SERVER)
-    now = parsedate_to_datetime(told)
+    now = parsedate_to_datetime(date)
     return max(0.0, float((now - written).total_seconds()))

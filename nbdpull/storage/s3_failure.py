@@ -122,15 +122,15 @@ def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried:
 
 def of(error: Any) -> Failure:
     """Return the Failure for an exception of one of the classes that s3_library.library() returns."""
-    told = getattr(error, "response", None)
-    if not told:
+    response = getattr(error, "response", None)
+    if not response:
         is_lasting = not _names(type(error)) & _ON_THE_WAY
         text = s3_library.without_password(str(error)).rstrip(".")
         if _is_no_host(error):
             return Failure(NO_HOST, 0, f"{text}: there is no host of that name")
         return Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
-    about = told.get("Error", {})
-    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    about = response.get("Error", {})
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code, text = str(about.get("Code", status)), str(about.get("Message", "")).strip().rstrip(".")
     return Failure(code, status, f"the server says {code}{f' ({text})' if text else ''}")
 

@@ -85,8 +85,8 @@ def _made(botocore: Any, patience: float) -> Any:
     models = config.get_component("data_loader")
     models.file_loader, models.list_available_services = _Models(), _every_service
     config.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
-    told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
-    own = dict(told.get("s3") or {})
+    scoped = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
+    own = dict(scoped.get("s3") or {})
     endpoint = os.environ.get(S3_ENDPOINT)
     if any(map(os.environ.get, _ENDPOINTS)):
         own.setdefault("addressing_style", "path")  # few servers have a DNS name for each bucket
@@ -148,17 +148,17 @@ def _sign_with_known_digests() -> None:
         auth.AUTH_TYPE_MAPS[_SIGNATURE] = Signer
 
 
-def _time(told: Any) -> Any:
+def _time(text: Any) -> Any:
     """Return a time as botocore parses it, but in a tenth of the time, which would otherwise be half of that of a
     listing."""
     try:
-        found = datetime.fromisoformat(f"{told[:-1]}+00:00") if told[-1:] == "Z" else parsedate_to_datetime(told)
+        found = datetime.fromisoformat(f"{text[:-1]}+00:00") if text[-1:] == "Z" else parsedate_to_datetime(text)
     except (TypeError, ValueError):
         found = None
     if found is None or found.tzinfo is None:
         from botocore.utils import parse_timestamp
 
-        return parse_timestamp(told)
+        return parse_timestamp(text)
     return found
 
 
@@ -176,9 +176,9 @@ def _of_setting(error: ValueError) -> str:
 
     if isinstance(error, InvalidRegionError):
         return "AWS_REGION, or region in ~/.aws/config"
-    told = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
-    if told and not is_valid_endpoint_url(os.environ[told]):
-        return f"--s3-endpoint, {told}" if told == S3_ENDPOINT else told
+    variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    if variable and not is_valid_endpoint_url(os.environ[variable]):
+        return f"--s3-endpoint, {variable}" if variable == S3_ENDPOINT else variable
     return "the settings of boto3, in the environment or in ~/.aws/config"
 
 

@@ -83,8 +83,8 @@ def require_locks(bucket: Bucket, prefix: str) -> list[str]:
 def _soon(bucket: Bucket, prefix: str) -> datetime:
     """Return the time one minute from now, by the server's clock."""
     _, answer = bucket.tried("list_objects_v2", Prefix=prefix, MaxKeys=1)
-    told = answer["ResponseMetadata"]["HTTPHeaders"].get("date") if answer else None
-    now = parsedate_to_datetime(told) if told else datetime.now(timezone.utc)
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date") if answer else None
+    now = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
     return now + timedelta(seconds=60)
 
 

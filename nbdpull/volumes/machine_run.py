@@ -56,7 +56,7 @@ class Run:
         return self.held.points
 
     def done(self, point: Point) -> Done:
-        warnings = [*self.warnings, *self.held.told_later(), *self.series.store.warnings()]
+        warnings = [*self.warnings, *self.held.late_warnings(), *self.series.store.warnings()]
         return Done(point, point.manifest.partial, warnings, self.healed)
 
 
@@ -67,8 +67,8 @@ def begun(store: Store, machine: Machine, uid: str, report: Report, check: Check
     with held_series.for_new_point(target) as held:
         held.points.require_of(uid)
         left = [each for each in reclaimed(held) if each.left]
-        told = [f"left by an interrupted run: {each.what}: {each.left}" for each in left]
-        yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *told])
+        leftovers = [f"left by an interrupted run: {each.what}: {each.left}" for each in left]
+        yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *leftovers])
 
 
 def series_of(store: Store, machine: Machine, uid: str) -> tuple[Series, str]:

@@ -120,8 +120,8 @@ def made(
         whose = Whose(run.machine.domain, run.uuid)
         point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries, run.held.points.ids)
     run.warnings.extend(run.held.found_since(point))
-    run.healed[:], told = copies.mended((run.series, point), choice, run.healed, wanted.level, run.check)
-    run.warnings.extend(told)
+    run.healed[:], warnings = copies.mended((run.series, point), choice, run.healed, wanted.level, run.check)
+    run.warnings.extend(warnings)
     return point
 
 
@@ -136,7 +136,7 @@ def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice
 def _blind(choice: Choice, volumes: Sequence[Volume]) -> list[str]:
     """Return a warning if a disk's map cannot show what the disk lost when it shrank: those ranges are clean, and only
     zeros would reveal them."""
-    names = [each.name for each in volumes if choice.whole_parent(each.name) and not each.tells_zeros]
+    names = [each.name for each in volumes if choice.whole_parent(each.name) and not each.reports_zeros]
     if not names or not choice.parent:
         return []
     return [

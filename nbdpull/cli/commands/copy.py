@@ -75,8 +75,8 @@ def _lines(domains: list[Domain], dry_run: bool) -> Iterator[str]:
         if domain.problem and not domain.copied:
             continue
         files, moved = (sum(counts) for counts in zip((0, 0), *((one.files, one.bytes) for one in domain.copied)))
-        told = [f"{terminal.count(len(domain.copied), 'point')} {verb}"]
-        told[0] += f" ({size(moved)} in {terminal.count(files, 'file')})" if files else ""
-        told += [f"{len(domain.same)} there already"] if domain.same else []
-        told += [f"{len(domain.older)} older left out (--point all copies them)"] if domain.older else []
-        yield f"{domain.domain}: {', '.join(told)}"
+        parts = [f"{terminal.count(len(domain.copied), 'point')} {verb}"]
+        parts[0] += f" ({size(moved)} in {terminal.count(files, 'file')})" if files else ""
+        parts += [f"{len(domain.same)} there already"] if domain.same else []
+        parts += [f"{len(domain.older)} older left out (--point all copies them)"] if domain.older else []
+        yield f"{domain.domain}: {', '.join(parts)}"

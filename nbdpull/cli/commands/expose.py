@@ -53,7 +53,7 @@ def add(parser: usage.Parser) -> None:
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import expose
 
-    heard = report if getattr(args, "json", False) or getattr(args, "quiet", False) else _tell
+    heard = report if getattr(args, "json", False) or getattr(args, "quiet", False) else _show
     found = expose.expose(usage.options(Options, args), heard, check)
     values = {
         "id": found.id,
@@ -69,7 +69,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     return Outcome(values, lines, domain=found.domain, warnings=list(found.warnings))
 
 
-def _tell(event: str, **members: Any) -> None:
+def _show(event: str, **members: Any) -> None:
     """Tell a person what is served."""
     exports = members["exports"]
     say(

@@ -40,17 +40,17 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     options = usage.options(Options, args)
     found = policy.policy(options, report, check)
-    values = {"policies": [each.members for each in found.standing], "changed": found.changed,
+    values = {"policies": [each.members for each in found.policies], "changed": found.changed,
               "immutable": found.immutable and asdict(found.immutable)}  # fmt: skip
     return Outcome(values, _lines(found, options), warnings=found.warnings)
 
 
 def _lines(found: Result, options: Options) -> Iterator[str]:
     yield from locks.lines(found.immutable)
-    if not found.standing:
+    if not found.policies:
         yield f"no policy for {options.domain}" if options.domain and not options.remove else "no policy"
         return
-    for each in found.standing:
+    for each in found.policies:
         yield f"{each.pattern or _ALL}:"
         yield from _wrapped(str(each.policy))
 

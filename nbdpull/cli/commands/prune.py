@@ -67,4 +67,4 @@ _REASONS = {
 
 
 def _why(kept_by: dict[str, str]) -> str:
-    return ", ".join(_REASONS.get(rule, f"{rule} {told}".strip()) for rule, told in kept_by.items()) or "-"
+    return ", ".join(_REASONS.get(rule, f"{rule} {period}".strip()) for rule, period in kept_by.items()) or "-"

@@ -41,11 +41,11 @@ def add(parser: usage.Parser) -> None:
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import serve
 
-    found = serve.serve(usage.options(Options, args), report if getattr(args, "json", False) else _tell, check)
+    found = serve.serve(usage.options(Options, args), report if getattr(args, "json", False) else _show, check)
     return Outcome({}, domain=found.domain)
 
 
-def _tell(event: str, **members: Any) -> None:
+def _show(event: str, **members: Any) -> None:
     """Tell a person about an event."""
     if event == "trouble":
         output.complain(members["message"])

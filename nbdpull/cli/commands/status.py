@@ -61,9 +61,9 @@ def _names(path: str) -> list[str]:
     return found
 
 
-def _lines(told: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
+def _lines(values: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
     """Yield the lines. The first is a complete summary, as a monitor may show no more."""
-    domains, now = told["domains"], datetime.fromisoformat(told["time"])
+    domains, now = values["domains"], datetime.fromisoformat(values["time"])
     bad = [each for each in domains if each["problems"]]
     yield _cut(_summary(len(domains), [each["domain"] for each in bad]), _WIDTH)
     if domains:
@@ -71,7 +71,7 @@ def _lines(told: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
     if bad:
         yield ""
     for each in bad:
-        yield from (f"{each['domain']}: {_text(problem, each, told['max_age'])}" for problem in each["problems"])
+        yield from (f"{each['domain']}: {_text(problem, each, values['max_age'])}" for problem in each["problems"])
 
 
 def _summary(count: int, bad: list[str]) -> str:

@@ -32,12 +32,12 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import usage as operation
 
     found = operation.usage(usage.options(Options, args), report, check)
-    told = [_members(each) for each in found.domains]
-    sums = {f"{name}_bytes": sum(each[f"{name}_bytes"] or 0 for each in told) for name in _TOTALS}
+    domains = [_members(each) for each in found.domains]
+    sums = {f"{name}_bytes": sum(each[f"{name}_bytes"] or 0 for each in domains) for name in _TOTALS}
     problems = [each.problem for each in found.domains if each.problem]
     return Outcome(
-        {"domains": told, **sums},
-        _lines(told, sums, found.short_ids),
+        {"domains": domains, **sums},
+        _lines(domains, sums, found.short_ids),
         max((error.exit_code for error in problems), default=0),
         complaints=[f"{each.domain}: {each.problem}" for each in found.domains if each.problem],
     )
@@ -64,9 +64,9 @@ def _members(of: OfDomain) -> dict[str, Any]:
     }
 
 
-def _lines(told: list[dict[str, Any]], sums: dict[str, int], ids: dict[str, str]) -> Iterator[str]:
+def _lines(domains: list[dict[str, Any]], sums: dict[str, int], ids: dict[str, str]) -> Iterator[str]:
     """Yield a table for each domain, with lines of at most 80 characters."""
-    for each in told:
+    for each in domains:
         if each["problem"]:
             continue
         yield f"{each['domain']}:"

@@ -90,9 +90,9 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
         where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
         yield f"DAMAGE {where}: {damage['problem']}"
     yield from (f"HEALED {each['path']} of {each['domain']}" for each in values["healed"])
-    told = {damage["point"] for damage in damages}
+    reported = {damage["point"] for damage in damages}
     for each in values["verdicts"]:
-        if each["verdict"] == "damaged" and each["point"] not in told:
+        if each["verdict"] == "damaged" and each["point"] not in reported:
             yield f"DAMAGED {each['point']}: refers to damaged data, found at {each['when']}"
     yield from (f"TOO NEW {each['point']}: {each['problem']}" for each in values["too_new"])
     looked = ", ".join(terminal.count(values[f"{what}s"], what) for what in ("point", "file", "frame"))

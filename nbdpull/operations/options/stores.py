@@ -32,8 +32,8 @@ class _Rules:
     @property
     def rules(self) -> dict[str, Any]:
         """The rules that were given."""
-        told = {name: value for name, value in vars(self).items() if name.startswith("keep_") or name == "time_zone"}
-        return {name: value for name, value in told.items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if name.startswith("keep_") or name == "time_zone"}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

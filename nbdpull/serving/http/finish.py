@@ -60,9 +60,9 @@ class Finish:
 
 def _said(body: bytes) -> bool:
     try:
-        told = json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict) or set(told) != {"ok"} or not isinstance(told["ok"], bool):
+        answer = None
+    if not isinstance(answer, dict) or set(answer) != {"ok"} or not isinstance(answer["ok"], bool):
         raise Refused(400, "usage", 'send {"ok": true} if all that you need is durable, else {"ok": false}')
-    return told["ok"]
+    return answer["ok"]

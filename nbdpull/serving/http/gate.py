@@ -91,10 +91,10 @@ class _Gated:
         self._volume, self._gate = volume, gate
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
-        told = self._volume.extents(start)
+        found = self._volume.extents(start)
         while True:
             with self._gate.passing():
-                each = next(told, None)
+                each = next(found, None)
             if each is None:
                 return
             yield each

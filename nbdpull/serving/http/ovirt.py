@@ -77,8 +77,8 @@ def _listing(known: Mapping[str, Volume], token: Token, changed: Changed) -> Res
 
 
 def _options(volume: Volume) -> Response:
-    told = {"features": ["extents"], "max_readers": MAX_READERS, "max_writers": 1}
-    return json_response(told, headers={"Allow": "OPTIONS,GET,HEAD"})
+    features = {"features": ["extents"], "max_readers": MAX_READERS, "max_writers": 1}
+    return json_response(features, headers={"Allow": "OPTIONS,GET,HEAD"})
 
 
 def _extents(volume: Volume, changed: Optional[Volume], context: str) -> Generator[dict[str, Any], None, None]:
@@ -95,8 +95,8 @@ def _extents(volume: Volume, changed: Optional[Volume], context: str) -> Generat
 def _joined(volume: Volume, flags: Callable[[str], Flags]) -> Generator[dict[str, Any], None, None]:
     """Yield the extents of the whole disk, no two neighbours with the same flags."""
     begun: Optional[tuple[int, Flags]] = None
-    with closing(pages.complete(volume, 0, volume.size)) as told:
-        for offset, _, kind in told:
+    with closing(pages.complete(volume, 0, volume.size)) as found:
+        for offset, _, kind in found:
             now = flags(kind)
             if begun is None or begun[1] != now:
                 if begun is not None:

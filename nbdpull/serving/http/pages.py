@@ -22,8 +22,8 @@ def page(volume: Volume, offset: int, stop: int, most: int) -> tuple[list[Extent
     None: the range is covered.
     """
     found: list[Extent] = []
-    with closing(complete(volume, offset, stop)) as told:
-        for each in told:
+    with closing(complete(volume, offset, stop)) as listed:
+        for each in listed:
             if len(found) == most:
                 return found, each[0]
             found.append(each)
@@ -34,10 +34,10 @@ def complete(volume: Volume, offset: int, stop: int) -> Generator[Extent, None, 
     """Yield extents that cover [offset, stop), including those that are CLEAN."""
     at = offset
     with ExitStack() as opened:
-        told = volume.extents(offset)
-        if isinstance(told, Generator):  # it may read ahead
-            opened.callback(told.close)
-        for start, length, kind in told:
+        found = volume.extents(offset)
+        if isinstance(found, Generator):  # it may read ahead
+            opened.callback(found.close)
+        for start, length, kind in found:
             if start < at or length <= 0:
                 raise errors.SourceError(f"the map of disk {volume.name} goes back at byte {start}")
             if start >= stop:

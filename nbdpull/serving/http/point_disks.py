@@ -58,7 +58,7 @@ class PointDisk:
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
         """Yield the extents of the whole disk, from `start` on."""
-        return _told(extents.merged_stream(self._batches(start)))
+        return _extents(extents.merged_stream(self._batches(start)))
 
     def _batches(self, at: int) -> Iterator[Extents]:
         while at < self.size:
@@ -96,10 +96,10 @@ class Changes:
         """Yield what to write to the disk as of the parent, from `start` on, including everything by which it has
         grown."""
         found = (extents.clip(each, start, self.size) for each in changes.between(self._before, self._after))
-        return _told(extents.merged_stream(found))
+        return _extents(extents.merged_stream(found))
 
 
-def _told(batches: Iterator[Extents]) -> Iterator[Extent]:
+def _extents(batches: Iterator[Extents]) -> Iterator[Extent]:
     kinds = {extents.DATA: DATA, extents.ZERO: ZERO}
     for batch in batches:
         for offset, length, kind in batch.tolist():

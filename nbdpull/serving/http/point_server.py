@@ -61,16 +61,16 @@ class Serving:
         self.exports = [_export(disk, url) for disk in disks]
         self._troubles = troubles
 
-    def wait(self, tell: Callable[[str], None], check: Check) -> NoReturn:
-        """Wait until check raises. tell receives what could not be read for a client, each text once."""
-        told = set()
+    def wait(self, report: Callable[[str], None], check: Check) -> NoReturn:
+        """Wait until check raises. report receives what could not be read for a client, each text once."""
+        reported = set()
         while True:
             check()
             with suppress(queue.Empty):
                 text = self._troubles.get(timeout=LOOK_INTERVAL)
-                if text not in told:
-                    told.add(text)
-                    tell(text)
+                if text not in reported:
+                    reported.add(text)
+                    report(text)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Job(live_disk.Job, scratch_watch.Job, Protocol):
 
 
 @contextmanager
-def standing(
+def started(
     vm: Domain,
     prepared: Prepared,
     lookout: Lookout,
