@@ -128,6 +128,9 @@ class Program:
         return now.about
 
 
+UNREAD = "no client read disk {}, or asked what changed"
+
+
 @pytest.fixture(scope="module")
 def vm(private_libvirt, tmp_path_factory):
     with Machine(private_libvirt, tmp_path_factory.mktemp("images"), {"vda": 8 * MIB, "vdb": MIB + 512}) as vm:
@@ -152,6 +155,10 @@ def test_full_and_incremental_are_the_disks(program):
         program.vm.write_zeroes("vda", 3 * MIB, 131072)
         about = program.take()
         assert [each["mode"] for each in about["exports"]] == ["incremental", "incremental"]
+    with program.exposed() as now:
+        now.image("vda", program.images["vda"])
+        (_, told), result = now.finish()
+    assert [told["committed"], told["warnings"], result["warnings"]] == [True, *[[UNREAD.format("vdb")]] * 2]
 
 
 def test_what_ends_it_otherwise_moves_nothing(program):

@@ -223,6 +223,22 @@ def test_the_first_read_that_fails_ends_all():
     assert status == 503 and "cannot be read" in json.loads(body)["message"]
 
 
+def test_which_volumes_nobody_has_read():
+    """A probe of our own is no client, and neither is a request for nothing but the size."""
+    closing = gate.Gate()
+    assert closing.unread() == []
+    closing.open({name: Memory(["data", "clean"], "incremental") for name in ("vda", "vdb", "vdc")})
+    call = client(*volumes.routes(closing))
+    closing.probe()
+    assert call("HEAD", "/exports/vda/data")[0] == 200
+    assert closing.unread() == ["vda", "vdb", "vdc"]
+    call("GET", "/exports/vda/map")
+    call("GET", "/exports/vdc/data")
+    closing.close()
+    closing.probe()
+    assert closing.unread() == ["vdb"]
+
+
 def test_who_ends_waits_for_a_read_under_way():
     closing, volume = gate.Gate(), Memory(["data"], "full")
     begun, go = threading.Event(), threading.Event()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,6 @@ from ..serving.http import auth, endpoint, ovirt, volumes
 from ..serving.http.app import App
 from ..serving.http.finish import Finish
 from ..serving.http.gate import Gate
-from ..serving.http.message import Refused
 from .between_tokens import between, commit, wanted
 from .options.pulls import ExposeOptions as Options
 
@@ -90,7 +89,8 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
                 raise gate.failed
             job.finish()
             failed = commit(job, tokens)
-        warnings = [*job.warnings, *failed]
+        unread = [f"no client read disk {name}, or asked what changed" for name in gate.unread()]
+        warnings = [*job.warnings, *unread, *failed]
         result = Result(options.domain, job.id, job.as_of, job.consistency, job.consistency_reason, job.token.dumps(),
                         exposed, job.dropped_checkpoints, warnings, round(time.monotonic() - began, 3))  # fmt: skip
         asked.answer(200, {"committed": True, "id": result.id, "token": result.token, "warnings": warnings})
@@ -125,16 +125,9 @@ def _await(options: Options, gate: Gate, asked: Finish, check: Check) -> None:
         if time.monotonic() > until:
             raise errors.LimitReached(f"no client finished the backup within {options.ttl:g} s: allow more with --ttl")
         if time.monotonic() > probe:
-            _probe(gate)
+            gate.probe()
             probe = time.monotonic() + PROBE_INTERVAL
         if gate.failed:
             raise gate.failed
     if not asked.ok:
         raise errors.Declined('the client abandoned the backup: it sent {"ok": false}')
-
-
-def _probe(gate: Gate) -> None:
-    """Read from a disk to notice that the job is lost even if no client is reading."""
-    with suppress(Refused):
-        for volume in list(gate.values())[:1]:
-            volume.read_into(0, memoryview(bytearray(min(512, volume.size))))

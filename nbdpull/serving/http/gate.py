@@ -1,14 +1,14 @@
 """Volumes that can be read only between two moments.
 
-Owns: that a read starts only between the two, that whoever ends it waits for reads in progress, and the error of the
-first read that failed. Must not know: HTTP, why it ends.
+Owns: that a read starts only between the two, that whoever ends it waits for reads in progress, the error of the
+first read that failed, and which volumes nobody has read. Must not know: HTTP, why it ends.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Optional
 
 from ...core import errors
@@ -24,7 +24,7 @@ class Gate(Mapping[str, Volume]):
 
     def __init__(self) -> None:
         self.failed: Optional[errors.NbdpullError] = None
-        self._volumes: dict[str, Volume] = {}
+        self._volumes: dict[str, _Gated] = {}
         self._state = "there is nothing to read yet"  # empty: it is open
         self._inside = 0
         self._changed = threading.Condition()
@@ -62,6 +62,16 @@ class Gate(Mapping[str, Volume]):
                 self._inside -= 1
                 self._changed.notify_all()
 
+    def unread(self) -> list[str]:
+        """Return the names of the volumes of which nobody has asked for data or extents."""
+        return [name for name, volume in self._volumes.items() if not volume.is_read]
+
+    def probe(self) -> None:
+        """Read from a volume to notice that its source is lost even if nobody else is reading."""
+        with suppress(Refused):
+            for volume in list(self._volumes.values())[:1]:
+                volume.probe()
+
     def require_open(self) -> None:
         if self._state:
             raise Refused(503, "not-ready", self._state)
@@ -88,9 +98,15 @@ class _Gated:
 
     def __init__(self, volume: Disk, gate: Gate) -> None:
         self.name, self.size, self.mode = volume.name, volume.size, volume.mode
+        self.is_read = False
         self._volume, self._gate = volume, gate
 
+    def probe(self) -> None:
+        with self._gate.passing():
+            self._volume.read_into(0, memoryview(bytearray(min(512, self.size))))
+
     def extents(self, start: int = 0) -> Iterator[Extent]:
+        self.is_read = True
         found = self._volume.extents(start)
         while True:
             with self._gate.passing():
@@ -100,5 +116,6 @@ class _Gated:
             yield each
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.is_read = True
         with self._gate.passing():
             self._volume.read_into(offset, buffer)
