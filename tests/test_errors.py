@@ -20,7 +20,7 @@ def asked(vm):
     return {
         "number": (lambda: half_points._seeming_sequence(series, point.id), 0),
         "manifest": (lambda: series._lacks_manifest(point.id), False),
-        "levels": (lambda: mending._told(mending.Now(series, point, "vda"), chunk), []),
+        "levels": (lambda: mending._recorded_levels(mending.Now(series, point, "vda"), chunk), []),
         "base": (lambda: incoming._of_base(series, point), []),
         "pin": (lambda: pins.of_point(series, point) is not None, True),
         "rest": (lambda: removal.why_stays(series, point.id), "lost"),
