@@ -279,7 +279,8 @@ def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, requests_made
     requests_made.clear()
     second = pull(vm)
     assert requests_made["put_object_retention"] == 0 and requests_made["get_object_retention"] == 1
-    assert lock_of(place, f"vm1/{second.id}/{layout.MANIFEST}") <= lock_of(place, f"vm1/{first.id}/{layout.MANIFEST}")
+    ends = [vm.store.protected_until(f"vm1/{point.id}/{layout.MANIFEST}") for point in (first, second)]
+    assert ends[0] == ends[1] and second.manifest.locked.until == first.manifest.locked.until
     policies.put_immutability(vm.store, Immutability(60 * DAY))  # as if the reserve were used up
     requests_made.clear()
     third = pull(vm)
@@ -493,7 +494,7 @@ def test_moved_files_are_locked_where_they_are(place, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hours():
-    with Hours(S3Store, resolution=1.1) as passing:
+    with Hours(S3Store) as passing:
         yield passing
 
 

@@ -37,7 +37,7 @@ def test_what_is_repacked_goes_a_day_later(object_store, tmp_path, capsys, monke
     made = mostly_hidden(tmp_path / "store", rounds=3)
     said("copy", made.root, object_store.url)
     words, tables = ("prune", object_store.url, "--keep-last", "1", "--force"), ".zst.moved"
-    with Hours(S3Store, resolution=1.1) as hours:
+    with Hours(S3Store) as hours:
         answered(capsys, *words)
         hours.let_pass(27)
         _, told, warnings = answered_json(capsys, *words)
