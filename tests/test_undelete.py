@@ -128,7 +128,7 @@ def test_what_remove_took_comes_back(place, tmp_path, capsys):
 def test_who_was_shut_out_stays_so(place, capsys, monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(s3_past, "_AT_ONCE", datetime.timedelta())
+    monkeypatch.setattr(s3_past, "_AT_ONCE", datetime.timedelta(seconds=1))  # which two deletions may seem to be apart
     said("init", place.url, "--recipient", recipient("age1"))
     vm = filled(place.url, 2, keyring.keys_of(marker.open_store(place.url), identity_files.given([path("age1")])))
     before = instant()
