@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -13,15 +15,17 @@ from pathlib import Path
 import pytest
 from bed.address import is_listening
 from bed.machine import wait_for
+from documents import PROJECT, blocks
 from stores import Vm
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "benchmark"
+SCRIPTS = PROJECT / "scripts" / "benchmark"
 sys.path.insert(0, str(SCRIPTS))
 
 nbd = pytest.importorskip("nbd")
 
 import guest_view  # noqa: E402
 import limits  # noqa: E402
+import main  # noqa: E402
 import measure  # noqa: E402
 import plot  # noqa: E402
 import pretend  # noqa: E402
@@ -30,6 +34,21 @@ import scenarios  # noqa: E402
 import years  # noqa: E402
 
 from nbdpull.operations.restore import Options, restore  # noqa: E402
+
+PERFORMANCE = (PROJECT / "docs/performance.md").read_text()
+SHOWN = [line for block in blocks(PERFORMANCE, "sh") for line in block.splitlines()]
+SHOWN += re.findall(r"`(scripts/bench [^`]*)`", PERFORMANCE)
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_line_of_the_page_is_understood(line, capsys):
+    """Each would run for minutes."""
+    program, *words = shlex.split(line, comments=True)
+    args = main._arguments(words)
+    assert program == "scripts/bench" and {*args.scenario} <= scenarios.SCENARIOS.keys()
+    with pytest.raises(SystemExit):
+        main._arguments([*words, "--nothing"])
+    assert "usage: scripts/bench" in capsys.readouterr().err
 
 
 def cost(wall, size=0, cpu=1.0):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import stores
 from bed.guest import Guest
 from bed.machine import DOMAIN, MIB, wait_for
 from command import nbdpull
+from documents import PROJECT
 from stores import Vm, files, package_environment
 
 from nbdpull.cli import main as cli
@@ -30,7 +32,8 @@ from nbdpull.repository import key_changes, keyring, marker
 # next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end
 BOOT_CODE = bytes.fromhex("31c0 8ed8 fc baf803 be167c ac 84c0 7403 ee ebf8 f4 ebfd")
 HELLO = b"hello from the boot block\r\n"
-BOOT_BLOCK = (BOOT_CODE + HELLO + b"\0").ljust(510, b"\0") + b"\x55\xaa"
+LOGIN = b"login: "
+BOOT_BLOCK = (BOOT_CODE + HELLO + LOGIN + b"\0").ljust(510, b"\0") + b"\x55\xaa"
 
 DEVICES = """<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' io='native'/>
   <source file='/nowhere/vda.qcow2'/><backingStore/><target dev='vda' bus='virtio'/></disk>
@@ -39,6 +42,12 @@ DEVICES = """<disk type='file' device='disk'><driver name='qemu' type='qcow2' ca
   <serial type='pty'><target port='0'/></serial><console type='pty'><target type='serial' port='0'/></console>
   <graphics type='vnc' port='5900' listen='0.0.0.0'/><video><model type='vga'/></video>"""
 
+# The options of the manual's examples
+PLAIN, EXPECTING = (
+    shlex.split(line)[3:]
+    for line in (PROJECT / "docs/nbdpull.1.md").read_text().splitlines()
+    if line.startswith("nbdpull drill dir/")
+)
 
 FIRMWARE = [("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
             ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd")]  # fmt: skip
@@ -129,8 +138,8 @@ def test_a_disk_of_the_running_domain_alone(private_libvirt, tmp_path, work):
         vm.add_disk(disk, MIB)
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()
-    told = run(vm, private_libvirt, "--expect", "hello", "--timeout", "20s", "--work-dir", work)
-    assert told["verdict"] == "ok"
+    told = run(vm, private_libvirt, *EXPECTING, "--work-dir", work)
+    assert (told["verdict"], told["waited_for"]) == ("ok", "console") and "--expect" in EXPECTING
     assert told["warnings"] == ["disk vdz is in no definition of the point: the drill was without it"]
 
 
@@ -204,7 +213,7 @@ def test_the_linux_guest_in_a_drill(threaded_guest, private_libvirt, tmp_path):
     class Root:
         root = store
 
-    told = run(Root, private_libvirt, "--timeout", "90s")
+    told = run(Root, private_libvirt, *PLAIN)
     assert told["ok"] and told["waited_for"] == "agent" and "bed: vda is mounted" in told["console"]
     assert private_libvirt.virsh("list", "--name").split() == [guest.name]
     assert guest.run("cat /mnt/more") == "more\n" and guest.pid == pid

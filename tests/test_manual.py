@@ -22,7 +22,7 @@ OF = {  # what is in a block of examples that are run against something else, or
     "qemu-img": "test_pull_disks.py",
 }  # fmt: skip
 VM = {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "db"}
-DRILL = "nbdpull drill"  # boots what it restored: test_drill.py has a guest
+DRILL = "nbdpull drill"  # boots what it restored: test_drill.py has a guest, and runs these lines
 
 
 def examples(of=""):

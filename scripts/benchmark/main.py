@@ -47,7 +47,7 @@ def _about(name, scale):
     return told if scale == 1 else f"{told} At scale {scale:g}."
 
 
-def _arguments():
+def _arguments(words=None):
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measure nbdpull beside its peers. Medians of paired rounds; ratios are nbdpull over the other.",
@@ -62,7 +62,7 @@ def _arguments():
     parser.add_argument("--json", metavar="FILE", help="write the medians there")
     parser.add_argument("--plot", metavar="FILE", help="draw wall times and sizes there, as SVG")
     parser.add_argument("--compare", metavar="FILE", help="an earlier --json; exit 1 where nbdpull got 15 %% slower")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     unknown = [name for name in args.scenario if not _named(name)]
     if unknown:
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
