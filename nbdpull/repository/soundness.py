@@ -64,9 +64,8 @@ def damaged_copies(known: Soundness, target: Series, same: Iterable[Point], sour
     if not found:
         return []
     root = target.store.root
-    mends = f": nbdpull verify {shlex.quote(root)} --heal-from {shlex.quote(source.root)}"
-    how = mends if source.seal.id == target.store.seal.id else "; nothing is healed from a store of another key"
-    return [f"damage is on record in {root} of points that a copy does not replace, {', '.join(found)}{how}"]
+    how = f"nbdpull verify {shlex.quote(root)} --heal-from {shlex.quote(source.root)}"
+    return [f"damage is on record in {root} of points that a copy does not replace, {', '.join(found)}: {how}"]
 
 
 def of_series(target: Series) -> Soundness:
