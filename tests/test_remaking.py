@@ -37,7 +37,7 @@ class Anything:
     def recorded(self, point):
         return [self]
 
-    def is_told(self, points):
+    def lists_all(self, points):
         return False
 
 
