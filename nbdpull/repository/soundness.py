@@ -70,9 +70,11 @@ def damaged_copies(known: Soundness, target: Series, same: Iterable[Point], sour
 
 def of_series(target: Series) -> Soundness:
     """Return the soundness of a series. StoreError if its folder cannot be read."""
-    points, refused = target.load()
-    found = findings.load(target)
-    known = verdict.Known(points, found, ledger.load(target))
+    with target.store.looking(target.folder):
+        points, refused = target.load()
+        found = findings.load(target)
+        recorded, lost = ledger.load(target), findings.left_out(target, found)
+    known = verdict.Known(points, found, recorded)
     verdicts = {point.id: known.verdict(point) for point in points}
     damaged = [name for name, about in verdicts.items() if about and about["verdict"] == verdict.DAMAGED]
     sound = [point for point in points if point.id not in damaged and not point.manifest.partial]
@@ -87,5 +89,5 @@ def of_series(target: Series) -> Soundness:
         verified=seen[-1] if seen else None,
         drilled=max(drilled, key=lambda each: str(each.found["when"]), default=None),
         drilled_well=frozenset(each.point.id for each in drilled if each.found["verdict"] == verdict.OK),
-        lost=findings.left_out(target, found),
+        lost=lost,
     )
