@@ -557,6 +557,6 @@ def test_a_point_without_a_whole_image(tmp_path):
     vm.add_disk("vda", 100_000)
     vm.write("vda", 5, b"abc")
     vm.pull(since="elsewhere")
-    with pytest.raises(errors.PartialPoint, match="no whole image"):
+    with pytest.raises(errors.PartialPoint, match="not a whole image"):
         do(vm, tmp_path / "out")
     assert not (tmp_path / "out").exists()
