@@ -40,3 +40,18 @@ def test_a_large_file_is_sent_in_large_blocks(size):
     body, blocks = sent(bytes(size))
     assert not isinstance(body, bytes)
     assert [len(block) for block in blocks[:-1]] == [MIB] * (len(blocks) - 1)
+
+
+def test_a_reader_with_a_buffer_of_its_own_gets_no_more_than_fits():
+    """As awscrt, which signs in place of botocore where it is installed: it reads with `readinto` if there is one."""
+    data, found = bytes(range(256)) * KIB, []
+
+    def put(body, size, digest):
+        buffer = bytearray(100 * KIB)
+        body.seek(0)
+        while count := body.readinto(memoryview(buffer)):
+            found.append(bytes(buffer[:count]))
+
+    with S3Writer("file", "s3://bucket/file", put) as file:
+        file.write(data)
+    assert [len(each) for each in found] == [100 * KIB, 100 * KIB, 56 * KIB] and b"".join(found) == data

@@ -46,6 +46,13 @@ class _Blocks:
         """Return the next block, which may have more bytes than asked for; b"" at the end."""
         return self._file.read(max(size, _BLOCK))
 
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer, as far as there is data. Where awscrt is installed, it signs in place of botocore, and reads
+        into buffers of its own, in which no more than asked for fits."""
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
 
