@@ -102,6 +102,13 @@ def test_what_is_none_is_left_out_and_named(series, wrong):
     assert message.startswith(f"{path} cannot be read, and may record that a point is damaged")
 
 
+def test_one_that_another_run_has_stored_meanwhile_is_not_left_out(series):
+    """A verification at the same time, say: the user would be told to remove what it has just found."""
+    found = findings.load(series)
+    put(series, findings.VERIFY, day(1), [entry(POINTS[0], 1)], level="frames")
+    assert findings.left_out(series, found) == []
+
+
 def test_a_digest_that_is_left_out_hides_no_damage(series):
     series.store.publish("vm1/20261122T194500Z-aaaaaa.digest.json", b"")
     assert findings.left_out(series, findings.load(series)) == []

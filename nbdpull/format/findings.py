@@ -165,12 +165,12 @@ def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
     found: what `load` returned.
     """
     known = {document["id"] for document in found}
-    names_of = (name for name in names(target) if name.partition(".")[0] not in known)
+    rest = [match for match in map(_NAME.match, names(target)) if match and match["id"] not in known]
     return [
-        f"{target.store.path(target.folder, name)} cannot be read, and may record that a point is damaged or failed a "
-        f"drill: run nbdpull verify {target.store.root}, then remove that file"
-        for name in names_of
-        if not name.endswith(f".{DIGEST}.json")
+        f"{target.store.path(target.folder, match[0])} cannot be read, and may record that a point is damaged or "
+        f"failed a drill: run nbdpull verify {target.store.root}, then remove that file"
+        for match in rest
+        if match["kind"] != DIGEST and not _sound(target, match)  # another run may have stored it just now
     ]
 
 
