@@ -162,6 +162,19 @@ def test_a_manifest_that_cannot_be_taken_back(vm, monkeypatch):
         vm.pull(sequence=2)
 
 
+def test_a_manifest_that_cannot_be_taken_back_after_a_signal(vm, monkeypatch):
+    """The server is away, and the user presses Ctrl-C: it is still an interruption, and the point is named."""
+
+    def interrupted(*about):
+        raise errors.Interrupted(2)
+
+    monkeypatch.setattr(half_points, "give_up", _raising)
+    monkeypatch.setattr(lock_free, "_require_files", interrupted)
+    with pytest.raises(errors.Interrupted, match="interrupted; and its manifest could not be taken back") as caught:
+        vm.pull()
+    assert caught.value.exit_code == 130
+
+
 def test_a_point_that_nothing_was_written_of_for_a_day(vm):
     with aged(21), pytest.raises(errors.Busy, match="nothing was written of point .* for so long"):
         vm.pull()

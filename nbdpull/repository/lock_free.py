@@ -97,8 +97,8 @@ def prove(series: Series, point: Point, known: Collection[str], require_still: C
     except errors.NbdpullError as error:
         try:
             half_points.give_up(series, point.id)
-        except errors.NbdpullError:
-            raise type(error)(f"{error}; and its manifest could not be taken back: remove point {point.id}") from error
+        except errors.NbdpullError:  # not a new error: that of a signal is made with its number
+            error.args = (f"{error}; and its manifest could not be taken back: remove point {point.id}",)
         raise
 
 
