@@ -543,6 +543,30 @@ def test_a_lost_index_in_the_folder_beside_is_rebuilt(tmp_path, lost):
     assert_restores(other, tmp_path)
 
 
+def test_a_file_elsewhere_that_cannot_be_read_does_not_prevent_a_rebuild(tmp_path, monkeypatch):
+    """Of a half point or a removed one: any folder without a point may be the one beside."""
+    vm = of_one_disk(tmp_path / "store")
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    bad = other.folder / layout.new_point_id() / "vda.0000.zst"
+    bad.parent.mkdir()
+    bad.touch()
+    real = DirectoryStore.sha256
+
+    def unreadable(self, path, check=lambda: None):
+        if self.path(path) == str(bad):
+            raise errors.Damaged(f"{bad}: cannot be read: Input/output error")
+        return real(self, path, check)
+
+    monkeypatch.setattr(DirectoryStore, "sha256", unreadable)
+    path = other.folder / vm.points[-1].id / "vda.directory"
+    before = path.read_bytes()
+    path.unlink()
+    with opened(other):
+        rebuild.rebuild(rebuild.Options(str(other.root), vm.points[-1].id, "vda"))
+    assert path.read_bytes() == before
+
+
 def test_copies_of_copies_that_have_no_point_in_common(vm, tmp_path):
     """What remains of the points that each has removed has the same names, and different bytes."""
     other, back = made_for(vm, tmp_path / "other", KEYS), made_for(vm, tmp_path / "back", None)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Optional, cast
 
 from ..core import errors
@@ -128,14 +129,25 @@ def _ways(target: Series, point: Point, disk: DiskEntry, check: Check) -> list[_
     own = _chunks(target, point.id, disk, known, check)
     if not point.manifest.origin:
         return [_Way(None, [], own)]
-    kept = [known[path] for path in sorted(known) if path.startswith(f"{point.id}/")]
-    kept = kept or _disk_files(target, point.id, disk, known, check)
-    folders = dict.fromkeys(path.partition("/")[0] for path in known) if known else target.store.folders(target.folder)
-    beside = {name: _disk_files(target, name, disk, known, check) for name in folders if _is_beside(target, name)}
     return [
         *(_Way(None, own[:count], own[count:]) for count in range(len(own) + 1)),
-        *(_Way(name, kept, list(filter(_is_chunk, found))) for name, found in beside.items() if found),
+        *_ways_beside(target, point, disk, known, check),
     ]
+
+
+def _ways_beside(
+    target: Series, point: Point, disk: DiskEntry, known: Mapping[str, FileEntry], check: Check
+) -> Iterator[_Way]:
+    """Yield the ways with new files in another folder. If the directory is lost, it may be any without a point, and
+    most have nothing to do with this one: so a file there that cannot be read is no error."""
+    kept = [known[path] for path in sorted(known) if path.startswith(f"{point.id}/")]
+    with suppress(errors.Damaged):
+        kept = kept or _disk_files(target, point.id, disk, known, check)
+    folders = dict.fromkeys(path.partition("/")[0] for path in known) if known else target.store.folders(target.folder)
+    for name in filter(partial(_is_beside, target), folders):
+        with suppress(errors.Damaged):
+            if found := _disk_files(target, name, disk, known, check):
+                yield _Way(name, kept, list(filter(_is_chunk, found)))
 
 
 def _is_chunk(entry: FileEntry) -> bool:
