@@ -13,6 +13,7 @@ from botocore.loaders import Loader
 from botocore.utils import parse_timestamp
 
 from nbdpull.storage import s3_library
+from nbdpull.storage.s3_file import _Blocks
 
 FORMS = ("%Y-%m-%dT%H:%M:%S.{:03}Z", "%Y-%m-%dT%H:%M:%SZ", "%a, %d %b %Y %H:%M:%S GMT", "%a, %d %b %Y %H:%M:%S +0000")
 OTHERS = [
@@ -63,6 +64,26 @@ def test_what_is_signed_of_a_body(monkeypatch, scheme, is_known):
     with pytest.raises(ConnectionError):
         client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"data"), ContentLength=4, **told)
     assert sent == [known.hex() if is_known else hashlib.sha256(b"data").hexdigest()]
+
+
+@pytest.mark.parametrize(
+    ("body", "asks"), [(b"data", False), (_Blocks(io.BytesIO(b"data")), True)], ids=["bytes", "file"]
+)
+def test_only_a_file_is_announced_before_it_is_sent(monkeypatch, body, asks):
+    """botocore makes a file object of bytes, too, and asks before it sends one: that is a round trip."""
+    for name, value in object_stores.environment("http://127.0.0.1:1").items():
+        monkeypatch.setenv(name, value)
+    found = []
+
+    def refused(request, **_):
+        found.append("Expect" in request.headers)
+        raise ConnectionError
+
+    client = s3_library.client(s3_library.library()[0], 1)
+    client.meta.events.register("before-send.s3.PutObject", refused)
+    with pytest.raises(ConnectionError):
+        client.put_object(Bucket="bucket", Key="key", Body=body, ContentLength=4)
+    assert found == [asks]
 
 
 @pytest.mark.parametrize("name", ["endpoints", "s3/2006-03-01/service-2", "s3/2006-03-01/endpoint-rule-set-1"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gc
 import gzip
+import io
 import json
 import os
 import re
@@ -102,6 +103,7 @@ def _made(botocore: Any, patience: float) -> Any:
     )
     made = config.create_client("s3", endpoint_url=endpoint or None, config=how)
     made.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
+    made.meta.events.register_last("before-call.s3", _send_bytes_at_once)
     _sign_with_known_digests()
     return made
 
@@ -167,6 +169,13 @@ def _ask_for_the_region_once(model: Any, context: dict[str, Any], **_: Any) -> N
     is redirected, too, botocore would repeat it because of that, some eighty times."""
     if model.name == "HeadBucket":
         context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _send_bytes_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Send a body that was given as bytes without asking first, which is a round trip. botocore makes a file object of
+    them, and asks before it sends any file object."""
+    if isinstance(params.get("body"), io.BytesIO):
+        params["headers"].pop("Expect", None)
 
 
 def _of_setting(error: ValueError) -> str:
