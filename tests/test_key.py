@@ -121,6 +121,15 @@ def test_add_lets_another_in(run, root):
     assert "safe" in run("list")[1]
 
 
+@pytest.mark.parametrize(
+    "label, flaw", [("x" * 4097, "has more than 4096 characters"), ("\udce9", "is not text in UTF-8")]
+)
+def test_a_label_that_no_reader_would_take(run, root, label, flaw):
+    before = names(root)
+    assert run("add", "--recipient", AGE2, "--label", label, *BY_SSH) == (2, "", f"nbdpull: --label {flaw}\n")
+    assert names(root) == before
+
+
 def test_add_needs_somebody_who_opens_it_and_somebody_to_add(run, root):
     before = names(root)
     for words, code, why in (

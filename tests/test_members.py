@@ -77,6 +77,12 @@ def test_what_is_not_of_its_type_is_named(name, value):
     assert len(str(caught.value)) < 120
 
 
+def test_a_text_that_would_be_written_and_not_read():
+    flawed = ["x" * (members.MAX_TEXT + 1), "a\0b", "caf\udce9"]
+    for text in ["", "x" * members.MAX_TEXT, "日本\n", *flawed]:
+        assert bool(members.flaw_of_text(text)) == (text in flawed)
+
+
 @pytest.mark.parametrize("document", [None, [], "x", 5, [GOOD]])
 def test_what_is_no_object(document):
     with pytest.raises(ValueError, match="instead of an object"):

@@ -249,6 +249,8 @@ def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
         (["--keep-last", "1", "--time-zone", "Mars/Olympus"], "there is no time zone 'Mars/Olympus'"),
         (["--keep-last", "1", "--remove"], "--remove takes no rules"),
         (["--keep-last", "1", "--domain", ""], "--domain has no name"),
+        (["--keep-last", "1", "--domain", "x" * 4097], "--domain has more than 4096 characters"),
+        (["--keep-last", "1", "--domain", "caf\udce9"], "--domain is not text in UTF-8"),
     ],
 )
 def test_a_policy_that_is_none(tmp_path, capsys, words, message):

@@ -37,8 +37,9 @@ def test_a_point_goes_and_its_space_a_day_later(tmp_path, capsys):
 def test_none_goes_where_one_cannot(tmp_path, capsys):
     vm = chain(tmp_path / "store")
     first, middle, last = ids(vm)
-    code, _, err = said(capsys, "pin", vm.root, first, "--reason", "caf\udce9")
-    assert (code, err) == (2, "nbdpull: --reason is not text in UTF-8\n")
+    for reason, flaw in (("caf\udce9", "is not text in UTF-8"), ("x" * 4097, "has more than 4096 characters")):
+        told = f"nbdpull: --reason {flaw}\n"
+        assert said(capsys, "pin", vm.root, first, "--reason", reason) == (2, "", told)
     assert run(capsys, "pin", vm.root, first, "--reason", "before the upgrade")[:2] == (
         0,
         {"point": first, "pinned": True, "changed": True},

@@ -7,6 +7,7 @@ value has which type, and how to report a wrong one. Must not know: what a membe
 from __future__ import annotations
 
 import functools
+import re
 import reprlib
 from dataclasses import MISSING, fields, is_dataclass
 from typing import (
@@ -25,6 +26,7 @@ from typing import (
 
 MAX_INTEGER = (1 << 64) - 1
 MAX_TEXT = 4096  # characters
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # surrogates: bytes of a command line that are not UTF-8
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = SHORT = 80  # characters
@@ -42,6 +44,13 @@ def short(value: object) -> str:
     """Format a value for a message: as Python writes it, and never longer than a line."""
     text = _SHORT.repr(value)
     return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
+
+
+def flaw_of_text(text: str) -> str:
+    """Return why a text that a user gave cannot be written as JSON that every reader accepts, "" if it can."""
+    if len(text) > MAX_TEXT:
+        return f"has more than {MAX_TEXT} characters"
+    return "is not text in UTF-8" if _NO_TEXT.search(text) else ""
 
 
 def build(kind: type[_D], document: object) -> _D:

@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from ..core import errors
+from ..core import errors, members
 from ..core.choices import KeyAction
 from ..core.errors import Check, Report
 from ..crypto import identity_files
@@ -96,6 +96,8 @@ def _require_fitting(options: Options) -> None:
     for name, written in _WRITTEN.items():
         if getattr(options, name) and name not in takes:
             raise errors.UsageError(f"key {options.action} takes no {written}")
+    if flaw := members.flaw_of_text(options.label):
+        raise errors.UsageError(f"--label {flaw}")
     if "recipients" in takes and not (options.recipients or options.passphrase_file):
         raise errors.UsageError(_NOBODY)
     if options.action == KeyAction.REMOVE and not options.key:

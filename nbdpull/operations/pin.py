@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core import errors
+from ..core import errors, members
 from ..core.errors import Check, Report
 from ..repository import pins
 from . import store_choice
@@ -24,11 +24,9 @@ class Result:
 
 
 def pin(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Pin a point. NoSuchPoint, OutputError; UsageError if the reason is not text."""
-    try:
-        options.reason.encode()
-    except UnicodeEncodeError:
-        raise errors.UsageError("--reason is not text in UTF-8") from None
+    """Pin a point. NoSuchPoint, OutputError; UsageError if the reason cannot be stored."""
+    if flaw := members.flaw_of_text(options.reason):
+        raise errors.UsageError(f"--reason {flaw}")
     target, point = store_choice.find_point(options.store, options.point, options.domain)
     was_pinned = pins.of_point(target, point) is not None
     if not was_pinned:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
-from ..core import errors
+from ..core import errors, members
 from ..core.choices import LockMode
 from ..core.errors import Check, Report
 from ..repository import immutable, marker, policies, series_choice
@@ -40,12 +40,7 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
 
     UsageError, Damaged; StoreError if the policy to remove does not exist.
     """
-    if options.domain == "":
-        raise errors.UsageError("--domain has no name: leave it out for a policy of all domains")
-    if options.remove and options.rules:
-        raise errors.UsageError("--remove takes no rules: it removes the policy as a whole")
-    if options.domain is not None and options.immutable_for is not None:
-        raise errors.UsageError("--immutable-for is for all of a store: leave out --domain")
+    _require_sense(options)
     wanted = made(options.rules) if options.rules else None
     immutability(options)
     opened = marker.open_store(options.store)
@@ -66,6 +61,17 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
         return Result([applying] if applying else [], was, changed=False)
     stored, now = policies.load(opened), policies.immutability(opened)
     return Result(stored, now, (stored, now) != (before, was), unproved)
+
+
+def _require_sense(options: Options) -> None:
+    if options.domain == "":
+        raise errors.UsageError("--domain has no name: leave it out for a policy of all domains")
+    if flaw := members.flaw_of_text(options.domain or ""):
+        raise errors.UsageError(f"--domain {flaw}")
+    if options.remove and options.rules:
+        raise errors.UsageError("--remove takes no rules: it removes the policy as a whole")
+    if options.domain is not None and options.immutable_for is not None:
+        raise errors.UsageError("--immutable-for is for all of a store: leave out --domain")
 
 
 def immutability(options: Union[Options, InitOptions], was: Optional[Immutability] = None) -> Optional[Immutability]:

@@ -38,7 +38,7 @@ class StoredPolicy(NamedTuple):
 
     @property
     def members(self) -> dict[str, Any]:
-        """The policy as a JSON object, which `_standing` reads back."""
+        """The policy as a JSON object, which `_stored` reads back."""
         return {"domain": self.pattern, **self.policy.members}
 
     @property
