@@ -191,6 +191,15 @@ def test_nothing_is_restored_into_the_store(vm, tmp_path, inside):
     do(vm, tmp_path / "store-of-images", kind="raw")
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", " ", "a\x01b", "caf\udce9"])
+def test_a_name_that_libvirt_would_refuse(vm, tmp_path, name):
+    """Refused before anything is written, not when everything is restored; and it is no damage of the store."""
+    for define in (False, True):
+        with pytest.raises(errors.UsageError, match="^--name '.*': libvirt does not accept"):
+            restore(Options(str(vm.root), str(tmp_path / "out"), define=define, new_uuid=True, name=name))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dangling_link_exists(vm, tmp_path):
     (tmp_path / "out").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "out" / "vda.raw")

@@ -205,15 +205,6 @@ def test_define_a_copy(private_libvirt, pulled, tmp_path):
         copy.undefineFlags(KEEP_NVRAM)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a\nb", " "])
-def test_a_name_that_libvirt_would_refuse(private_libvirt, pulled, tmp_path, name):
-    """Refused before anything is written, not when everything is restored."""
-    words = ["--define", "--new-uuid", "--name", name, "-c", private_libvirt.uri]
-    done = nbdpull("restore", pulled[1], "-o", tmp_path / "out", *words)
-    assert done.returncode == 2 and "--name" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("words, says", [
     ([], "runs at"), (["--name", "other"], "use --new-uuid"), (["--new-uuid"], "another domain"),
 ])  # fmt: skip

@@ -50,9 +50,9 @@ def parse(xml: Union[str, bytes]) -> ET.Element:
     return root
 
 
-def can_name(path: str) -> bool:
-    """Return whether a definition can contain that path: it is XML, in UTF-8."""
-    return not _NOT_IN_XML.search(path)
+def can_name(text: str) -> bool:
+    """Return whether a definition can contain that path or name: it is XML, in UTF-8."""
+    return not _NOT_IN_XML.search(text)
 
 
 def identity(xml: str) -> tuple[str, Optional[str]]:

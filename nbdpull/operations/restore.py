@@ -16,6 +16,7 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
+from ..definitions import definition
 from ..repository import series_choice
 from ..repository.image import Image
 from ..repository.series import Point, Series
@@ -102,7 +103,9 @@ def _require_sense(options: Options) -> None:
         raise errors.UsageError("--onto applies what changed, --delta restores the whole state: give one of them")
     if options.trust_definition and not options.define:
         raise errors.UsageError("--trust-definition is for --define")
-    if options.name is not None and (not options.name.strip() or set("/\n") & set(options.name)):
+    if options.name is not None and (
+        not options.name.strip() or "/" in options.name or not definition.can_name(options.name)
+    ):
         raise errors.UsageError(f"--name {options.name!r}: libvirt does not accept this as the name of a domain")
     if not (options.output or options.to):
         raise errors.UsageError("no target: give -o OUT, --to DISK=TARGET or --onto IMAGE")
