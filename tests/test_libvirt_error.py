@@ -33,6 +33,13 @@ def test_each_code(code, kind):
     assert libvirt_error.code_of(error) == code
 
 
+def test_a_word_that_libvirt_cannot_be_told():
+    """Its bindings encode every text as UTF-8; a command line can contain other bytes."""
+    with pytest.raises(errors.UsageError) as caught, libvirt_error.translated("cannot look for it"):
+        libvirt.open("caf\udce9")
+    assert str(caught.value) == r"cannot look for it: 'caf\udce9' is not text in UTF-8"
+
+
 @pytest.mark.parametrize("number, kind", [
     (errno.EACCES, errors.AccessDenied), (errno.EPERM, errors.AccessDenied), (errno.ENOENT, errors.NoSuchDomain),
 ])  # fmt: skip

@@ -40,9 +40,12 @@ UNREACHABLE: Verdict = (errors.HypervisorError, "check that libvirtd or virtqemu
 
 @contextlib.contextmanager
 def translated(doing: str, otherwise: Verdict = FAILED, denied: Verdict = DENIED) -> Iterator[None]:
-    """Raise libvirt's errors as ours, with what was being done."""
+    """Raise libvirt's errors as ours, with what was being done. UsageError if it was asked with a text that is not
+    UTF-8, as a command line may contain."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise errors.UsageError(f"{doing}: {error.object!r} is not text in UTF-8") from error
     except libvirt.libvirtError as error:
         code = error.get_error_code()
         forbidden = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM)
