@@ -13,6 +13,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -61,9 +62,14 @@ def now() -> dict[str, str]:
 def record(target: SeriesLike, kind: str, **about: Any) -> str:
     """Store a finding in the series; return its path relative to the store. OutputError if it cannot be written."""
     document = {"format": layout.FORMAT, "requires": [], "kind": kind, **now(), **about}
-    path = f"{target.folder}/{layout.new_point_id()}.{kind}.json"
-    target.store.publish(path, layout.seal(document))
-    return path
+    where = path(target, layout.new_point_id(), kind)
+    target.store.publish(where, layout.seal(document))
+    return where
+
+
+def path(target: SeriesLike, name: str, kind: str) -> str:
+    """Return the path of a finding, relative to the store. name: its id."""
+    return f"{target.folder}/{name}.{kind}.json"
 
 
 def kept(target: SeriesLike, kind: str, **about: Any) -> list[str]:
@@ -162,7 +168,7 @@ def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
     """Return a message for each finding of a series that `load` left out: a point that seems sound may be damaged, or
     have failed its drill. Digests of disks say nothing of that.
 
-    found: what `load` returned.
+    found: what `load` returned. A finding that a verification has removed since it was listed is superseded by others.
     """
     known = {document["id"] for document in found}
     rest = [match for match in map(_NAME.match, names(target)) if match and match["id"] not in known]
@@ -170,8 +176,16 @@ def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
         f"{target.store.path(target.folder, match[0])} cannot be read, and may record that a point is damaged or "
         f"failed a drill: run nbdpull verify {target.store.root}, then remove that file"
         for match in rest
-        if match["kind"] != DIGEST and not _sound(target, match)  # another run may have stored it just now
+        if match["kind"] != DIGEST
+        and not _sound(target, match)  # another run may have stored it just now
+        and not _is_gone(target, match[0])
     ]
+
+
+def _is_gone(target: SeriesLike, name: str) -> bool:
+    with suppress(errors.Failure):
+        return target.store.find(f"{target.folder}/{name}") is None
+    return False
 
 
 def by_point(

@@ -101,7 +101,7 @@ class Run:
         self.warnings.append(text)
 
     def conclude(self, proved: Optional[Document] = None) -> None:
-        """Record what was found. proved: a new ledger."""
+        """Record what was found, and remove what earlier records make needless. proved: a new ledger."""
         before = self.evidence.ledgers
         if proved:
             self.evidence.ledgers = [proved]
@@ -109,6 +109,8 @@ class Run:
         if (finding := self.evidence.conclude(self._too_new)) and self._keep:
             self.warnings += findings.kept(self.target, findings.VERIFY, **finding)
             self.warnings += self._warnings_of_new_points(finding)
+        if self._keep:
+            self.evidence.remove_outdated()
 
     def _warnings_of_new_points(self, finding: Document) -> list[str]:
         """Record the finding for points that were committed meanwhile, too; return warnings.

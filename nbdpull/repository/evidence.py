@@ -18,7 +18,7 @@ from ..format import findings, layout, ledger, stack
 from ..format.layout import Document
 from ..format.ledger import NEVER, Key, Proof
 from ..format.manifest import FileEntry
-from . import references, verdict
+from . import outdated, references, verdict
 from .part import Part
 from .series import Point, Series
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_PLACES = 1000  # in a finding, per point
 MAX_ALL_PLACES = 50_000  # in a finding; with MAX_PROBLEM characters for each, a reader still accepts its size
 MAX_PROBLEM = 500
+MAX_SETTLED = 50  # in a finding, per point, of what others settle: more exist only where they cannot be removed
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,10 @@ class Evidence:
             note(names, verdict.FRAMES, when)
         return proved
 
+    def remove_outdated(self) -> None:
+        """Remove findings that were outdated before the run began."""
+        outdated.remove(self.target, self._findings)
+
     def _runs_over_all(self) -> Iterator[tuple[str, set[str]]]:
         """Yield (when, ids of points) of the last run that saw every frame of all points that existed then, if any. A
         run over fewer points did not see the frames that the others show of shared files."""
@@ -234,12 +239,19 @@ class Evidence:
         if not looks:
             self.known = self._known([])
             return None
-        entries = self._bounded([look.entry(self._level, self._part) for look in looks])
+        entries = self._bounded([self._entry(look) for look in looks])
         finding = {**findings.now(), "level": self._level, **self._part.members, "points": entries}
         self.known = self._known([{**finding, "kind": findings.VERIFY, "id": ""}])
         for look, about in zip(looks, entries):
             about["verdict"] = self._word(look)
         return finding
+
+    def _entry(self, look: Look) -> Document:
+        """Return the entry of a point. It also names what is settled already, so that the findings that did it are not
+        needed any more: else a chain of them would remain as long as its first one reports damage of another point."""
+        entry = look.entry(self._level, self._part)
+        settles = [*dict.fromkeys([*entry.get("settles", []), *self.known.settled(look.point)[-MAX_SETTLED:]])]
+        return {**entry, **({"settles": settles} if settles else {})}
 
     def _spread(self) -> None:
         """Note each damage for every point that refers to the damaged thing, whether the point was checked or not."""

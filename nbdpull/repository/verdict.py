@@ -56,6 +56,7 @@ class _Point:
     """What is known of one point."""
 
     recorded: list[Recorded] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)  # ids of findings whose damage of the point later ones settle
     covered: Covered = field(default_factory=lambda: {FILES: None, FRAMES: None})
     looked: str = ""  # when the point was last checked
     last: Optional[Document] = None  # that check; if all are dated in the future, the newest
@@ -74,6 +75,10 @@ class Known:
     def recorded(self, point: Point) -> list[Recorded]:
         """Return the recorded damage of the point: [Recorded, …]."""
         return self._points[point.id].recorded
+
+    def settled(self, point: Point) -> list[str]:
+        """Return the ids of the existing findings that report damage of the point which others settle."""
+        return self._points[point.id].settled
 
     def lists_all(self, points: Iterable[Point]) -> bool:
         """Return whether all places of the recorded damage of these points are known."""
@@ -132,11 +137,12 @@ def _by_itself(found: list[tuple[Document, Document]], proved: list[tuple[Docume
         {name: documents[-1].get(name) for name in ("when", "who", "level", "sample", "shard")} if documents else None
     )
     looked = max((each["when"] for each in documents if each["when"] <= now), default="")
-    return _Point(_recorded(found), covered, looked, last)
+    names = {name for _, about in found for name in about.get("settles", [])}
+    settled = [each["id"] for each, about in found if about["damages"] and each["id"] in names]
+    return _Point(_recorded(found, settled), settled, covered, looked, last)
 
 
-def _recorded(found: list[tuple[Document, Document]]) -> list[Recorded]:
-    settled = {name for _, about in found for name in about.get("settles", [])}
+def _recorded(found: list[tuple[Document, Document]], settled: Collection[str]) -> list[Recorded]:
     return [
         Recorded(
             finding["id"],
@@ -155,7 +161,7 @@ def _by_runs(found: list[tuple[Document, Document]], level: str) -> Optional[str
     whole: Optional[str] = None
     shards: dict[int, dict[int, str]] = {}
     for finding, about in found:
-        if finding.get("sample") or not about.get("complete", True) or level not in (finding["level"], FILES):
+        if level not in proved_levels(finding, about):
             continue
         if finding.get("shard") is None:
             whole = finding["when"]
@@ -164,6 +170,13 @@ def _by_runs(found: list[tuple[Document, Document]], level: str) -> Optional[str
             if 1 <= number <= count:  # anybody who can write to the store can write any number
                 shards.setdefault(count, {})[number] = finding["when"]
     return _later(whole, *(min(seen.values()) for count, seen in shards.items() if len(seen) == count))
+
+
+def proved_levels(finding: Document, about: Document) -> tuple[str, ...]:
+    """Return the levels at which a finding proves all of the point that its entry is about, or of its shard of it."""
+    if finding.get("sample") or not about.get("complete", True):
+        return ()
+    return (FILES, FRAMES) if finding["level"] == FRAMES else (FILES,)
 
 
 def _by_files(proved: list[tuple[Document, Document]], level: str, now: str) -> Optional[str]:
