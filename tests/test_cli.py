@@ -534,7 +534,7 @@ def test_nothing_of_a_bar_in_a_pipe(vm, tmp_path):
     assert first.startswith(f"point {vm.points[-1].id} restored in ") and headings.split()[0] == "DISK"
     assert [line.split()[-1] for line in disks] == [str(tmp_path / "out/vda.raw"), str(tmp_path / "out/vdb.raw")]
     assert xml == f"domain.xml: {tmp_path / 'out/domain.xml'}"
-    assert last == f"next: virsh define {tmp_path / 'out/domain.xml'} && virsh start vm1"
+    assert last == f"next: virsh define {tmp_path / 'out/domain.xml'} && virsh start vm1 --force-boot"
 
 
 def test_bars_on_a_terminal(big, tmp_path):

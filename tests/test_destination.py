@@ -101,7 +101,7 @@ def test_the_domains_own_file_whatever_its_name(tmp_path, domain, name):
     done = run_bytes("restore", vm.root, "--to", f"vda={path}", "--force", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["formats"] == {"vda": domain} and result["misplaced"] == []
-    assert result["next_command"] == "virsh start vm1"
+    assert result["next_command"] == "virsh start vm1 --force-boot"
     assert raw_of(path, domain) == content(vm)
 
 
@@ -163,10 +163,11 @@ def next_of(vm, *words):
 def test_the_next_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     vm = store_of("store", {"vda": "raw", "vdb": "qcow2"})
-    assert next_of(vm, "-o", "out")["next_command"] == "virsh define out/domain.xml && virsh start vm1"
+    assert next_of(vm, "-o", "out")["next_command"] == "virsh define out/domain.xml && virsh start vm1 --force-boot"
     told = next_of(vm, "-o=-a b", "-c", "qemu:///session", "--name=-x y", "--new-uuid")["next_command"]
     assert told == (
-        "virsh -c qemu:///session define './-a b/domain.xml' && virsh -c qemu:///session start '--domain=-x y'"
+        "virsh -c qemu:///session define './-a b/domain.xml' && "
+        "virsh -c qemu:///session start '--domain=-x y' --force-boot"
     )
     elsewhere = next_of(vm, "--to", "vda=a.raw")
     assert (elsewhere["next_command"], elsewhere["misplaced"]) == ("virsh edit vm1", ["vda"])

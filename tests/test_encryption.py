@@ -161,7 +161,7 @@ def test_a_rollback_through_the_encryption(vm, host, key, disk):
     done = run_bytes(*words, "--encrypt-disk", f"{disk}={key}")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["next_command"] == "virsh start vm1" and result["written_bytes"][disk] <= MIB + 4096
+    assert result["next_command"] == "virsh start vm1 --force-boot" and result["written_bytes"][disk] <= MIB + 4096
     assert path.read_bytes()[: 64 << 10] == before or kind == "qcow2"
     assert luks.content(path, kind, key) == then[disk]
     vm.start()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import stores
 from bed.images import as_root, loop_device, old_data
+from bed.libvirtd import libvirt
 from bed.machine import DOMAIN, MIB, Disk, Machine
 from documents import README, blocks
 from host import Host
@@ -99,7 +100,7 @@ def test_the_old_host_does_not_run_the_old_images(host, pulled):
     """The domain is still defined there, and its images have changed."""
     _, then = pulled
     said = host.run("nbdpull restore dir/ -o out/").splitlines()[-1]
-    assert said == "next: virsh define out/domain.xml && virsh start vm1"
+    assert said == "next: virsh define out/domain.xml && virsh start vm1 --force-boot"
     host.run(said.partition("next: ")[2])
     assert host.seen_by("vm1") == then
 
@@ -115,13 +116,16 @@ def test_define_and_start(host, pulled):
 
 @pytest.mark.parametrize("how", ["--force", "--delta"])
 def test_each_disk_to_its_own_place(host, pulled, how):
-    """Whatever its format, and without any option for that."""
+    """Whatever its format, and without any option for that; and the memory of a saved state does not meet them."""
     vm, then = pulled
+    vm.start()
+    vm.domain.managedSave()
     places = " ".join(f"--to {target}={disk.path}" for target, disk in vm.disks.items())
     said = host.run(f"nbdpull restore dir/ {places} {how}").splitlines()[-1]
-    assert said == "next: virsh start vm1"
+    assert said == "next: virsh start vm1 --force-boot"
     host.run(said.partition("next: ")[2])
     assert host.seen_by("vm1") == then
+    assert vm.domain.state() == [libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_BOOTED]
 
 
 @as_root
@@ -137,7 +141,7 @@ def test_a_device_that_the_domain_has(host, tmp_path):
         vm.write("vda", 0, 8 * MIB, 0xEE)
         vm.stop()
         said = host.run(f"nbdpull restore dir/ -o {device} --force").splitlines()[-1]
-        assert said == "next: virsh start vm1"
+        assert said == "next: virsh start vm1 --force-boot"
         host.run(said.partition("next: ")[2])
         assert host.seen_by("vm1") == {"vda": then}
         vm.close()

@@ -112,7 +112,9 @@ def _next_command(options: Options, result: Result) -> Optional[str]:
     virsh, path = ["virsh", *(["-c", uri] if uri else [])], result.beside.get(layout.DOMAIN_XML)
     named = f"--domain={result.domain}" if result.domain.startswith("-") else result.domain
     steps = [] if result.defined or not path else [[*virsh, "define", f"./{path}" if path.startswith("-") else path]]
-    steps.append([*virsh, "edit" if result.misplaced else "start", named])
+    # The memory of a saved state does not fit the restored disks, or brings back the old ones. --define refuses one.
+    start = ["start", named] if result.defined else ["start", named, "--force-boot"]
+    steps.append([*virsh, *(["edit", named] if result.misplaced else start)])
     return " && ".join(map(shlex.join, steps))
 
 
