@@ -242,6 +242,18 @@ def test_a_disk_that_memory_does_not_suffice_for(vm, tmp_path, monkeypatch):
         assert server.troubles() == [errors.NO_MEMORY]
 
 
+def test_a_read_that_fails_by_our_own_fault(vm, tmp_path, monkeypatch):
+    """It was an I/O error that only nbdkit's log had: a drill whose guest came up in spite of it passed."""
+    lines = ["from nbdpull.repository import lookup", "def fail(*_, **__):", " raise IndexError('off by one')",
+             "lookup.RandomImage.read_into = fail"]  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    with nbd_server.Server(nbd_server.Request(str(vm.root))) as server:
+        uri = next(each.uri for each in server.exports if each.disk == "vda")
+        assert subprocess.run(["nbdcopy", uri, "null:"], capture_output=True).returncode == 1
+        assert server.troubles() == ["internal error: IndexError: off by one"]
+
+
 def test_missing_software(vm, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.MissingSoftware, match="nbdkit-plugin-python"):

@@ -188,6 +188,9 @@ def _reporting(call: Callable[..., None], *arguments: Any) -> None:
     except MemoryError:
         _complain(errors.NO_MEMORY)
         raise
+    except Exception as error:  # the client sees an I/O error, and a drill must not pass in spite of it
+        _complain(f"internal error: {type(error).__name__}: {error}")
+        raise
 
 
 def _complain(text: str) -> None:
