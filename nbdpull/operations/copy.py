@@ -7,8 +7,8 @@ point is copied (see incoming.py and resealed_point.py), how the result is shown
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Container, Iterable
-from contextlib import ExitStack
+from collections.abc import Collection, Container, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -322,38 +322,33 @@ def _take(
         planned = {each.point: each.bytes for each in _planned(source, target, match, points, found, run.check)}
     progress = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
     taking = _taking(source, target, match, there, run)
-    try:
+    with _sweeping(target, found, run):
         for point in points:
-            if point.id in planned:
-                _take_one(source, target, point, taking, progress, known, found, run)
+            if point.id not in planned:
+                continue
+            try:
+                taken = taking.take(point, partial(progress, point.id), run.check)
+            except (errors.Damaged, errors.StoreError) as error:
+                found.refused.append(Refused(point.id, _why(source, target, point, error)))
+                continue
+            found.copied.append(taken)
+            run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
+            found.warnings += _found_since(target, taken, known)  # at once: a failure of a later point may end the copy
+
+
+@contextmanager
+def _sweeping(target: Series, found: Domain, run: _Run) -> Iterator[None]:
+    """Remove, after the block, what a dead copy began and nothing needs any more. After Busy, too: it may have been in
+    the way."""
+    try:
+        yield
     except errors.Busy:
-        _sweep(target, found, run)  # what a dead copy left may be in the way
+        _sweep(target, found, run)
         raise
     _sweep(target, found, run)
 
 
-def _take_one(
-    source: Series,
-    target: Series,
-    point: Point,
-    taking: Union[Incoming, Resealing],
-    progress: _Progress,
-    known: Container[str],
-    found: Domain,
-    run: _Run,
-) -> None:
-    try:
-        taken = taking.take(point, partial(progress, point.id), run.check)
-    except (errors.Damaged, errors.StoreError) as error:
-        found.refused.append(Refused(point.id, _why(source, target, point, error)))
-        return
-    found.copied.append(taken)
-    run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
-    found.warnings += _found_since(target, taken, known)  # at once, as a failure of a later point may end the copy
-
-
 def _sweep(target: Series, found: Domain, run: _Run) -> None:
-    """Remove what a dead copy began, and nothing needs any more."""
     try:
         removal.sweep(target, check=run.check)
     except (errors.Damaged, errors.StoreError) as error:
