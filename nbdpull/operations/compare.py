@@ -115,9 +115,9 @@ def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:
             _look(source, target, known, match, behind, check)
     except (errors.Damaged, errors.StoreError) as error:
         behind.problems.append(error)
-    told = soundness.damaged_copies(known_there, target, match.same, source.store) if source else []
+    warnings = soundness.damaged_copies(known_there, target, match.same, source.store) if source else []
     sizes, problem = behind.sizes.values(), next(iter(behind.problems), None)
-    return Domain(domain, _points(match, behind.points), sum(sizes), problem, told)
+    return Domain(domain, _points(match, behind.points), sum(sizes), problem, warnings)
 
 
 @dataclass

@@ -12,7 +12,7 @@ the content of the copy may be seen in the target.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
@@ -60,7 +60,7 @@ def made_again(target: Series, copy: Series, entry: FileEntry, known: Iterable[T
         disk = layout.domain_name(match["disk"]) or ""
         if layout.CHUNK_PATH.match(entry.path) and target.store.size(f"{target.folder}/{entry.path}") == entry.size:
             both = [each for each in known if each.here.manifest.disk(disk) and each.there.manifest.disk(disk)]
-            return any(_chunk_file(target, copy, entry, disk, each, both, check) for each in both[:1])
+            return bool(both) and _chunk_file(target, copy, entry, disk, both, check)
     return False
 
 
@@ -77,11 +77,9 @@ def _small_file(target: Series, copy: Series, entry: FileEntry, known: Iterable[
     return False
 
 
-def _chunk_file(
-    target: Series, copy: Series, entry: FileEntry, disk: str, of: Twin, known: Iterable[Twin], check: Check
-) -> bool:
+def _chunk_file(target: Series, copy: Series, entry: FileEntry, disk: str, known: Sequence[Twin], check: Check) -> bool:
     store, path = target.store, f"{target.folder}/{entry.path}"
-    bad = mending.bad_frames(mending.Now(target, of.here, disk), entry, check)
+    bad = mending.bad_frames(mending.Now(target, known[0].here, disk), entry, check)
     if int(bad["stored"].sum()) > MOST:
         return False
     with store.open_reader(path) as old:
