@@ -143,6 +143,17 @@ def _names_a_program(path):
     return PROGRAMS.search(path.read_text()) is not None
 
 
+def pytest_assertrepr_compare(op, left, right):
+    """Show where the contents of two images differ first. pytest's own comparison of some MiB takes longer than a test
+    may."""
+    if op != "==" or not (isinstance(left, bytes) and isinstance(right, bytes)) or max(len(left), len(right)) < 4096:
+        return None
+    short = min(len(left), len(right))
+    first = next((at for at in range(short) if left[at] != right[at]), short)
+    seen, expected = (data[first : first + 16].hex() for data in (left, right))
+    return [f"{len(left)} bytes == {len(right)} bytes", f"first difference at {first}: {seen}, not {expected}"]
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     """Interrupt a test that hangs: by an exception, or, if it hangs in C code, by ending the run."""
