@@ -264,7 +264,7 @@ def no_threads(monkeypatch):
     """No threads, for tests that restore and verify small stores many times: they started thousands. test_pipeline
     shows that all pipelines give the same results."""
     monkeypatch.setattr(pipeline, "ordered", pipeline.synchronous)
-    monkeypatch.setattr(pipeline.Threads, "ordered", lambda _, *told, **how: pipeline.synchronous(*told, **how))
+    monkeypatch.setattr(pipeline.Threads, "ordered", lambda _, *args, **how: pipeline.synchronous(*args, **how))
 
 
 @pytest.fixture(scope="session")

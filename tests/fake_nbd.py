@@ -115,13 +115,13 @@ class FakeServer:
             return False
         self.asked += 1
         if command == CMD_READ:
-            told = [(TYPE_OFFSET_DATA, self._read(offset, length))]
+            replies = [(TYPE_OFFSET_DATA, self._read(offset, length))]
         elif command == CMD_BLOCK_STATUS:
-            told = [(TYPE_BLOCK_STATUS, (i, self._status(name, offset, length))) for i, name in enumerate(contexts)]
+            replies = [(TYPE_BLOCK_STATUS, (i, self._status(name, offset, length))) for i, name in enumerate(contexts)]
         else:
             raise EOFError
         chunks = []
-        for kind, value in told:
+        for kind, value in replies:
             told_value = value[1] if kind == TYPE_BLOCK_STATUS else value
             if told_value is self.HANG_UP:
                 return False

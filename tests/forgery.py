@@ -277,8 +277,8 @@ def _page_parts(data):
 
 
 def _page_of(names, records):
-    told = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
-    return _HEAD.pack(len(names), len(told)) + told + records.tobytes()
+    text = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
+    return _HEAD.pack(len(names), len(text)) + text + records.tobytes()
 
 
 def _directory_parts(data):
@@ -291,8 +291,8 @@ def _directory_parts(data):
 
 
 def _directory_of(names, files, refs):
-    told = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
-    return _DIRECTORY_HEAD.pack(len(files), len(refs), len(told)) + files.tobytes() + refs.tobytes() + told
+    text = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
+    return _DIRECTORY_HEAD.pack(len(files), len(refs), len(text)) + files.tobytes() + refs.tobytes() + text
 
 
 def _rewrite_index(store, rng, path, change):
@@ -312,8 +312,8 @@ def _rewrite_index(store, rng, path, change):
             names, files, refs = _directory_parts(store.files[directory])
             for ref in refs:
                 if ref["file"] < len(names) and names[ref["file"]] == name and rng.random() < 0.97:
-                    told = moved.get(int(ref["position"]), tuple(ref[list(_PLACE)]))
-                    for field, value in zip(_PLACE, told):
+                    place = moved.get(int(ref["position"]), tuple(ref[list(_PLACE)]))
+                    for field, value in zip(_PLACE, place):
                         ref[field] = value
             store.files[directory] = _well_compressed(_directory_of(names, files, refs))
 

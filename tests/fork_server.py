@@ -103,7 +103,7 @@ def empty(members):
 
 def serve(control):
     """Return in each new process, with its command line; never in the server itself."""
-    running = {}  # {descriptor that shows the end of a process: (its pid, where its status is told)}
+    running = {}  # {descriptor that shows the end of a process: (its pid, where its status is written)}
     while True:
         for ready in select.select([control, *running], [], [])[0]:
             if ready in running:

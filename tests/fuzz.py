@@ -3,7 +3,7 @@
     scripts/fuzz [--seed N] [--minutes M] [--case N]
 
 Each reader must end with a documented exit code and a printable line for each error, within bounds of memory and time.
-It must write only where a verb was told to, and start no program. No verdict may be too good: a store without damage
+It must write only where a verb may, and start no program. No verdict may be too good: a store without damage
 restores, and all readers return the same bytes. A seed reproduces everything that is generated; a case is one store of
 it.
 """
@@ -287,7 +287,7 @@ def _watch(place):
 def _in_a_child(sound, seed, number, only):
     """Run one case in a process of its own; return what is wrong as text, "" if nothing is."""
     place = Path(tempfile.mkdtemp(prefix="nbdpull-fuzz-"))
-    told, telling = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
         text = ""
@@ -300,11 +300,11 @@ def _in_a_child(sound, seed, number, only):
         except BaseException:
             text = traceback.format_exc()
         finally:
-            os.write(telling, text[-50000:].encode("utf-8", "replace"))
+            os.write(writing, text[-50000:].encode("utf-8", "replace"))
             os._exit(0)
-    os.close(telling)
+    os.close(writing)
     try:
-        return _awaited(child, told)
+        return _awaited(child, reading)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -324,11 +324,11 @@ def _tell_where(_number, frame):
     raise Wrong(f"it takes more than {SECONDS} s of CPU time: " + "".join(traceback.format_stack(frame)[-6:]))
 
 
-def _awaited(child, told):
+def _awaited(child, done):
     """Return what a child writes until it ends, and how it ended, if not by itself."""
     deadline, text = time.monotonic() + WALL, b""
-    with os.fdopen(told, "rb") as pipe:
-        os.set_blocking(told, False)
+    with os.fdopen(done, "rb") as pipe:
+        os.set_blocking(done, False)
         while time.monotonic() < deadline:
             text += pipe.read() or b""
             ended, status = os.waitpid(child, os.WNOHANG)

@@ -19,10 +19,10 @@ ROOM = 1 << 30  # bytes that have to be free there: a container has 64 MiB, and 
 def usable():
     """Return whether there is such memory, and enough of it."""
     try:
-        told = os.statvfs(MEMORY)
+        status = os.statvfs(MEMORY)
     except OSError:
         return False
-    return os.access(MEMORY, os.W_OK) and told.f_bavail * told.f_frsize >= ROOM
+    return os.access(MEMORY, os.W_OK) and status.f_bavail * status.f_frsize >= ROOM
 
 
 @contextlib.contextmanager

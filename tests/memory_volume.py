@@ -68,10 +68,10 @@ def client(*routes):
         if token is not None:
             environ["HTTP_X_KUBEVIRT_EXPORT_TOKEN"] = token
         begun = []
-        pieces = asked(environ, lambda status, told: begun.append((status, told)))
+        pieces = asked(environ, lambda status, expected: begun.append((status, expected)))
         content = b"".join(bytes(piece) for piece in pieces)
-        [(status, told)] = begun
-        return int(status[:3]), {name.lower(): value for name, value in told}, content
+        [(status, expected)] = begun
+        return int(status[:3]), {name.lower(): value for name, value in expected}, content
 
     return call
 

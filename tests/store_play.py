@@ -72,7 +72,7 @@ class Play:
         self.highest = 0  # the highest number that any point ever had
         self.base = None  # the point since which dirty bytes are recorded
         self.readers = []
-        self.hours, self.told = 0.0, []
+        self.hours, self.deeds = 0.0, []
         self.deaths = 0
 
     # -- steps
@@ -80,7 +80,7 @@ class Play:
     def step(self):
         deeds, weights = zip(*DEEDS)
         deed = self.chance.choices(deeds, weights)[0]
-        self.told.append(deed.__name__)
+        self.deeds.append(deed.__name__)
         small = mock.patch.multiple(live_frames, FILE_COST=10, FRAME_COST=1)  # so that files of some KiB are repacked
         with mock.patch.object(half_points, "seconds_removed", self._seconds_removed), small:
             deed(self)
@@ -100,7 +100,7 @@ class Play:
             return True
         except Killed:
             self.deaths += 1
-            self.told.append(f"died at {at}")
+            self.deeds.append(f"died at {at}")
             return False
         finally:
             self._settle()
@@ -321,12 +321,12 @@ class Play:
 def require_shown(found, held):
     """Require that an image shows these bytes. found: from `shown`; held: (bytes, mask of those in the point, None:
     all)."""
-    content, told = found
+    content, known = found
     expected, mask = numpy.frombuffer(held[0], "u1"), held[1]
     if mask is None:
         assert (content == expected).all()
     else:
-        assert (told == mask).all() and (content[mask] == expected[mask]).all()
+        assert (known == mask).all() and (content[mask] == expected[mask]).all()
 
 
 DEEDS = [(Play.write, 2), (Play.wait, 3), (Play.pull, 6), (Play.pull_partial, 1), (Play.remove, 3), (Play.prune, 2),

@@ -91,8 +91,8 @@ def domain_xml(disks, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", *
 def disks_of(xml):
     """Return {target: (format, path)} for the disks of a definition that have an image."""
     found = [disk for disk in ET.fromstring(xml).iterfind("devices/disk") if disk.find("source") is not None]
-    told = {disk.find("target").get("dev"): (disk.find("driver"), disk.find("source")) for disk in found}
-    return {target: (driver.get("type"), at.get("file") or at.get("dev")) for target, (driver, at) in told.items()}
+    by_target = {disk.find("target").get("dev"): (disk.find("driver"), disk.find("source")) for disk in found}
+    return {target: (driver.get("type"), at.get("file") or at.get("dev")) for target, (driver, at) in by_target.items()}
 
 
 def seen_by(xml):
@@ -183,8 +183,8 @@ class Vm:
             xml = self.xml or domain_xml(dict.fromkeys(self.disks, "qcow2"), self.name, self.uuid)
             for name, data in {layout.DOMAIN_XML: xml.encode(), **self.files}.items():
                 new.add_file(name, data)
-            told = {"sequence": sequence} if sequence else {}
-            point = new.commit({**self._fields(point_id, parent), **told}, stored)
+            fields = {"sequence": sequence} if sequence else {}
+            point = new.commit({**self._fields(point_id, parent), **fields}, stored)
         self.points.append(point)
         self.images[point.id] = {name: self.disks[name].content.tobytes() for name in chosen}
         for name in chosen:
@@ -211,8 +211,8 @@ class Vm:
         else:
             directory, files = self._write(disk, mode, base, **how)
         size = directory.size + sum(file.size for file in files)
-        told = (name, disk.size, mode, REASONS[mode], f"/images/{name}.qcow2", whole, directory, 0, 0, 0, size)
-        return new_point.Stored(manifest.DiskEntry(*told, levels=levels or {}), files)
+        fields = (name, disk.size, mode, REASONS[mode], f"/images/{name}.qcow2", whole, directory, 0, 0, 0, size)
+        return new_point.Stored(manifest.DiskEntry(*fields, levels=levels or {}), files)
 
     def _base(self, parent, name):
         if not self.bad:
@@ -397,13 +397,13 @@ def digest(data):
 
 def shown(image):
     """Return (bytes of an Image, bool array of the bytes that it contains)."""
-    content, told = numpy.zeros(image.size, "u1"), numpy.zeros(image.size, bool)
+    content, known = numpy.zeros(image.size, "u1"), numpy.zeros(image.size, bool)
     for piece in image.pieces():
         for extent, data in zip(piece.extents, image.read_piece(piece) or [b"\0"] * len(piece.extents)):
             part = slice(int(extent["offset"]), int(extent["offset"] + extent["length"]))
             content[part] = numpy.frombuffer(data, "u1")
-            told[part] = True
-    return content, told
+            known[part] = True
+    return content, known
 
 
 def directory_of(vm, point, disk):
@@ -459,11 +459,11 @@ def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directo
     return redirected(vm, point, disk, pages.Directory(files, found.live, refs), directory)
 
 
-def redirected(vm, point, disk, told, changed=lambda data: data):
+def redirected(vm, point, disk, directory, changed=lambda data: data):
     """Replace the directory of a disk by another pages.Directory, and return the new Point. changed: function that
     changes the bytes of the directory."""
     entry = point.manifest.disk(disk)
-    written = replaced(vm, entry.directory.path, pages.compressed(changed(pages.encode_directory(told))))
+    written = replaced(vm, entry.directory.path, pages.compressed(changed(pages.encode_directory(directory))))
     return resealed(vm, point, disks=[replace(each, directory=written) if each == entry else each
                                       for each in point.manifest.disks])  # fmt: skip
 

@@ -36,7 +36,7 @@ def left(vm, said):
     return half_points.announced(vm.series, ID)
 
 
-def test_it_says_whose_the_half_point_is(vm):
+def test_it_names_the_owner_of_the_half_point(vm):
     said = announced(vm)
     with half_points.writing(vm.series), new_point.begun(vm.series, ID, said) as new:
         there = half_points.announced(vm.series, ID)
@@ -50,7 +50,7 @@ def test_a_committed_point_has_none(vm):
     assert not list(vm.folder.glob("*/run.json"))
 
 
-def test_who_resumes_a_run_says_so(vm):
+def test_a_resuming_run_announces_itself(vm):
     left(vm, announced(vm, process=process.Process(1, 1)))
     with pytest.raises(KeyError), half_points.writing(vm.series), new_point.resumed(vm.series, announced(vm)):
         assert half_points.announced(vm.series, ID).process == process.of()
@@ -59,7 +59,7 @@ def test_who_resumes_a_run_says_so(vm):
 
 
 @pytest.mark.parametrize("machine", ["this", "another"])
-def test_a_copy_is_told_from_the_original(vm, tmp_path, machine):
+def test_a_copy_is_distinguished_from_the_original(vm, tmp_path, machine):
     owner = process.of() if machine == "this" else replace(process.of(), machine="another")
     said = left(vm, announced(vm, process=owner))
 
@@ -81,12 +81,12 @@ GOOD = {
 }  # fmt: skip
 
 
-def test_what_a_later_nbdpull_adds_is_passed_over():
+def test_additions_of_a_later_nbdpull_are_ignored():
     assert announcement.decode(json.dumps({**GOOD, "later": 1}).encode()).inode == 5
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"null", b"[" * 100_000, b"\xff"])
-def test_what_says_nothing(data):
+def test_files_that_are_not_announcements(data):
     assert announcement.decode(data) is None
 
 
@@ -95,6 +95,6 @@ def test_what_says_nothing(data):
     [("id", 5), ("id", f"../{ID}"), ("store", None), ("process", {"pid": -1}), ("process", 1), ("begun", "yesterday"),
      ("begun", "2026-11-22T19:45:00"), ("inode", "5"), ("uuid", "\0")],
 )  # fmt: skip
-def test_what_cannot_be_says_nothing(name, value):
+def test_impossible_announcements_are_ignored(name, value):
     """Anyone who can write to the store can have written it."""
     assert announcement.decode(json.dumps({**GOOD, name: value}).encode()) is None

@@ -39,7 +39,7 @@ def test_a_token_is_read_as_it_was_written():
     ["", "x", TOKEN.dumps()[:-9], TOKEN.dumps()[5:], text({}), text([]), text(b"x"), text(b"[" * 100_000), "ä" * 50,
      text(b"0" * (1 << 25)), "nbdpull-token-1:" + "A" * (1 << 21), None, b"x", 5],
 )  # fmt: skip
-def test_what_is_no_token(wrong):
+def test_invalid_tokens(wrong):
     with pytest.raises(errors.UsageError, match="not a token of nbdpull"):
         nbdpull.Token.loads(wrong)
 
@@ -50,7 +50,7 @@ def test_a_token_of_a_later_nbdpull():
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         ({"on_lost_base": "Fail"}, "on_lost_base is 'Fail': choose full, fail"),
         ({"quiesce": "requir"}, "choose auto, require, never"),
@@ -63,19 +63,19 @@ def test_a_token_of_a_later_nbdpull():
         ({"since": TOKEN.dumps()}, "since is not a token"),
     ],
 )
-def test_options_that_cannot_be(options, told):
-    with pytest.raises(errors.UsageError, match=told):
+def test_invalid_options(options, message):
+    with pytest.raises(errors.UsageError, match=message):
         nbdpull.Options("vm1", **options)
 
 
 def test_ranges_in_any_order_and_twice_make_no_difference():
     for seed in range(300):
         rng = random.Random(seed)
-        told = [(rng.randrange(100), rng.randrange(30)) for _ in range(rng.randrange(8))]
+        reported = [(rng.randrange(100), rng.randrange(30)) for _ in range(rng.randrange(8))]
         start = rng.randrange(100)
         stop = start + rng.randrange(60)
-        wanted = {at for offset, length in told for at in range(offset, offset + length)} & set(range(start, stop))
-        found = held.joined(told, start, stop, "vda")
+        wanted = {at for offset, length in reported for at in range(offset, offset + length)} & set(range(start, stop))
+        found = held.joined(reported, start, stop, "vda")
         assert {at for offset, length in found for at in range(offset, offset + length)} == wanted
         assert found == sorted(found) and all(length for _, length in found)
         ends = [offset + length for offset, length in found]
@@ -87,7 +87,7 @@ def test_a_range_beyond_everything():
 
 
 @pytest.mark.parametrize("wrong", [(-1, 5), (0, -5), ("0", 5), (0.5, 1), (1,), (1, 2, 3), None, 7, (True, 1)])
-def test_a_range_that_is_none(wrong):
+def test_invalid_ranges(wrong):
     with pytest.raises(errors.UsageError, match="disk vda returned"):
         held.joined([(0, 1), wrong], 0, 10, "vda")
 

@@ -28,7 +28,7 @@ def spec(run=RUN, **what):
         ({"checkpoint": "a/b"}, "/run/s", "checkpoint name 'a/b'"),
     ],
 )
-def test_what_cannot_be(what, socket, says):
+def test_invalid_specs(what, socket, says):
     with pytest.raises(errors.UsageError, match=says):
         spec(**what).require_possible(socket)
 
@@ -36,7 +36,7 @@ def test_what_cannot_be(what, socket, says):
 @pytest.mark.parametrize(
     "what, socket", [({}, "/run/s"), ({"tcp": TCP, "tls": True}, None), ({"checkpoint": "a.b"}, None)]
 )
-def test_what_can_be(what, socket):
+def test_valid_specs(what, socket):
     spec(**what).require_possible(socket)
 
 
@@ -46,7 +46,7 @@ def test_a_name_that_no_checkpoint_can_have(name):
         require_name(name)
 
 
-def test_a_job_is_known_by_its_run():
+def test_a_job_is_recognized_by_its_run():
     """By its scratch files, also when all that is left of the run is what libvirt says of the job."""
     jobs = [spec(run).job("/run/s") for run in (RUN, OTHER)]
     assert [job.run_id for job in jobs] == [RUN, OTHER]
@@ -62,7 +62,7 @@ def test_a_job_listens_where_it_is_asked_to():
     assert (job.socket, job.tcp, job.tls) == (None, TCP, True)
 
 
-def test_a_checkpoint_is_made_on_its_disks_alone():
+def test_a_checkpoint_is_made_only_on_its_disks():
     assert spec().checkpoint_xml() is None
     made = ET.fromstring(spec(checkpoint="c", checkpoint_disks=["vdb"], description="<of ours>").checkpoint_xml())
     assert (

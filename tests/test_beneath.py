@@ -30,7 +30,7 @@ def outside(tmp_path):
 
 @pytest.mark.timeout_seconds(20)
 @pytest.mark.parametrize("kind", strange.FILES)
-def test_what_is_no_file_is_not_opened(store, tmp_path, kind):
+def test_special_files_are_not_opened(store, tmp_path, kind):
     path = tmp_path / "store" / "vm" / "file"
     strange.FILES[kind](path)
     for attempt in (store.read, store.size, store.sha256, store.open_reader, lambda path: store.read_range(path, 0, 1)):
@@ -56,7 +56,7 @@ def test_a_device_is_not_even_opened(store, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("swapped", [os.mkfifo, lambda path: path.symlink_to("/etc/passwd")], ids=["FIFO", "link"])
 @pytest.mark.timeout_seconds(20)
-def test_a_file_that_is_swapped_after_the_look(store, tmp_path, monkeypatch, swapped):
+def test_a_file_that_is_swapped_after_the_check(store, tmp_path, monkeypatch, swapped):
     store.publish("vm/file", b"x")
     path, look = tmp_path / "store" / "vm" / "file", beneath.status
 

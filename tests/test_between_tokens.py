@@ -30,14 +30,14 @@ def path(tmp_path):
     return path
 
 
-def test_what_fails_after_the_commit_undoes_it_not(path):
+def test_a_failure_after_the_commit_does_not_undo_it(path):
     """Whoever was told that nothing has changed would read the same again, from a base that is gone."""
     tokens = between_tokens.between(OLD, str(path), str(path))
     assert between_tokens.commit(Job(True), tokens) == ["the backup is committed, and then: libvirt went away"]
     assert token_file.read(str(path)) == NEW
 
 
-def test_what_fails_before_the_commit_leaves_the_old_token(path):
+def test_a_failure_before_the_commit_leaves_the_old_token(path):
     tokens = between_tokens.between(OLD, str(path), str(path))
     with pytest.raises(errors.HypervisorError):
         between_tokens.commit(Job(False), tokens)
@@ -52,7 +52,7 @@ def test_only_the_token_that_was_read_is_replaced(path, tmp_path):
         between_tokens.between(None, None, "/nowhere/token")
 
 
-def test_fields_of_one_name_are_handed_on():
+def test_fields_of_the_same_name_are_passed_on():
     """Except for those that mean something else."""
     tokens = between_tokens.between(OLD, None, None)
     asked = ExposeOptions("vm1", "unix:s", "secret", since="file", tls="dir", disks=["vdb"], quiesce="never")

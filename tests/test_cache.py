@@ -37,7 +37,7 @@ def total(folder):
     return sum(path.stat().st_size for path in pieces(folder))
 
 
-def test_what_was_put_is_there_for_another_process(folder):
+def test_another_process_finds_what_was_stored(folder):
     opened(folder).put(b"some bytes", "s3://bucket", "key", "tag", 0, 10)
     again = opened(folder)
     assert again.get("s3://bucket", "key", "tag", 0, 10) == b"some bytes"
@@ -46,7 +46,7 @@ def test_what_was_put_is_there_for_another_process(folder):
     assert again.get("empty") == b""
 
 
-def test_nobody_else_can_read_it(folder):
+def test_only_its_owner_can_read_it(folder):
     opened(folder).put(b"some bytes", "key")
     for path in (folder, *folder.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -73,7 +73,7 @@ def test_a_folder_with_anything_else_is_refused(folder):
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: b"", lambda data: bytes(len(data))])
-def test_a_piece_that_a_crash_left_is_none(folder, change):
+def test_a_piece_damaged_by_a_crash_does_not_count(folder, change):
     kept = opened(folder)
     kept.put(b"some bytes", "key")
     [path] = pieces(folder)
@@ -83,7 +83,7 @@ def test_a_piece_that_a_crash_left_is_none(folder, change):
     assert kept.get("key") == b"some bytes"
 
 
-def test_the_limit_is_kept_and_what_was_used_stays(folder):
+def test_the_limit_is_kept_by_dropping_the_least_recently_used(folder):
     """Whatever is added; a piece that is used now and then outlives those that nobody requests."""
     limit, chance, kept = 16 * MIB, random.Random(5), opened(folder, 16 * MIB)
     kept.put(b"wanted", "wanted")
@@ -111,8 +111,8 @@ def test_half_pieces_of_dead_processes_go(folder):
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
-    told = []
-    kept = opened(folder, warn=told.append)
+    reported = []
+    kept = opened(folder, warn=reported.append)
     kept.put(b"some bytes", "key")
 
     def full(*_, **__):
@@ -123,7 +123,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
     monkeypatch.undo()
     kept.put(b"others", "third key")
     assert [kept.get(name) for name in ("key", "other key", "third key")] == [b"some bytes", None, None]
-    assert told == [f"--cache-dir {folder}: No space left on device; nothing more is kept there"]
+    assert reported == [f"--cache-dir {folder}: No space left on device; nothing more is kept there"]
     assert len(pieces(folder)) == 1
 
 
@@ -147,7 +147,7 @@ def test_several_processes(folder):
     assert total(folder) <= 16 * MIB * (1 + 3 / 16)
 
 
-def test_the_one_that_is_chosen(folder, monkeypatch):
+def test_the_chosen_directory(folder, monkeypatch):
     monkeypatch.delenv("NBDPULL_CACHE_DIR", raising=False)
     assert cache.chosen(pytest.fail) is None
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(folder))
@@ -197,25 +197,25 @@ UNFIT = [
 def test_one_that_cannot_be_used_is_a_warning(folder, monkeypatch, prepare, why):
     """The verb continues: its result is the same without a cache."""
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(folder))
-    told = []
+    reported = []
     with monkeypatch.context() as patched:
         prepare(folder, patched)
-        assert cache.chosen(told.append) is None
-    [text] = told
+        assert cache.chosen(reported.append) is None
+    [text] = reported
     assert text.startswith(f"--cache-dir {folder}: ") and why in text and text.endswith("; it is not used")
 
 
 def test_one_that_cannot_be_read_any_more_is_a_warning_once(folder, monkeypatch):
-    told = []
+    reported = []
     opened(folder).put(b"some bytes", "key")
-    kept = opened(folder, warn=told.append)
+    kept = opened(folder, warn=reported.append)
 
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "read", broken)
     assert [kept.get("key"), kept.get("key")] == [None, None]
-    assert told == [f"--cache-dir {folder}: Input/output error; nothing more is kept there"]
+    assert reported == [f"--cache-dir {folder}: Input/output error; nothing more is kept there"]
 
 
 def test_where_nothing_can_be_noted_it_can_be_read(folder, monkeypatch):

@@ -12,7 +12,7 @@ from nbdpull.format import directory, layout
 from nbdpull.repository import changes
 
 
-def told(before, after, size):
+def reported(before, after, size):
     """Return the kind that is reported for each byte, 255 where none is."""
     found, at = numpy.full(size, 255, "u1"), 0
     for batch in changes.between(before, after):
@@ -43,7 +43,7 @@ def test_random_points(tmp_path, monkeypatch, seed, window):
         states.append((directory_of(vm, point, "vda"), numpy.frombuffer(vm.images[point.id]["vda"], "u1")))
     for before, old in states:
         for after, new in states:
-            found = told(before, after, len(new))
+            found = reported(before, after, len(new))
             both = min(len(old), len(new))
             assert (found[both:] != 255).all(), "what it grew by"
             assert (found[:both][old[:both] != new[:both]] != 255).all(), "what differs"
@@ -52,7 +52,7 @@ def test_random_points(tmp_path, monkeypatch, seed, window):
                 assert (found == 255).all()
 
 
-def test_what_is_the_same_is_not_told(tmp_path):
+def test_equal_data_is_not_reported(tmp_path):
     vm, rng = Vm(tmp_path), random.Random(1)
     vm.add_disk("vda", 4 * MIB)
     vm.write("vda", 0, rng.randbytes(2 * MIB))
@@ -74,7 +74,7 @@ def test_what_is_the_same_is_not_told(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_part_of_a_frame_is_that_part(tmp_path):
+def test_a_part_of_a_frame_is_reported_as_that_part(tmp_path):
     """What surrounds a small write is the same place of the same frame in both."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
@@ -100,13 +100,13 @@ def test_pages_that_both_have_are_not_read(tmp_path, monkeypatch):
     before, _, after = (directory_of(vm, point, "vda") for point in vm.points)
     read, real = set(), directory.reader.page
     monkeypatch.setattr(directory.reader, "page", lambda *about: read.add(int(about[2]["offset"])) or real(*about))
-    found = told(before, after, 12 * MIB)
+    found = reported(before, after, 12 * MIB)
     assert read == {3 * MIB}
     assert numpy.flatnonzero(found[: 8 * MIB] != 255).tolist() == [3 * MIB]
     assert (found[8 * MIB :] == extents.ZERO).all()
 
 
-def test_data_behind_the_new_end_alone(tmp_path):
+def test_data_only_behind_the_new_end(tmp_path):
     """Nothing is left to compare in the last window of either."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
@@ -114,8 +114,8 @@ def test_data_behind_the_new_end_alone(tmp_path):
     first = directory_of(vm, vm.pull(), "vda")
     vm.shrink("vda", MIB - 20)
     second = directory_of(vm, vm.pull("nothing, alike"), "vda")
-    assert (told(first, second, MIB - 20) == 255).all()
-    assert (told(second, first, MIB) != 255).nonzero()[0].tolist() == [*range(MIB - 20, MIB)]
+    assert (reported(first, second, MIB - 20) == 255).all()
+    assert (reported(second, first, MIB) != 255).nonzero()[0].tolist() == [*range(MIB - 20, MIB)]
 
 
 def test_it_can_be_stopped(tmp_path):

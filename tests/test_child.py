@@ -21,7 +21,7 @@ os.kill(os.getpid(), end)
 
 @pytest.mark.parametrize("end", [9, 15])
 @pytest.mark.parametrize("number", [[], [15]], ids=["SIGKILL", "SIGTERM"])
-def test_it_ends_with_us(end, number):
+def test_it_ends_with_its_parent(end, number):
     reading, writing = os.pipe()  # the child has that end of it as long as it lives
     command = [sys.executable, "-c", STARTS, str(end), str(writing), *map(str, number)]
     with os.fdopen(reading) as alive:
@@ -33,14 +33,14 @@ def test_it_ends_with_us(end, number):
         assert ended and alive.read() == ""
 
 
-def test_a_child_of_one_that_is_gone_already_ends_itself(monkeypatch):
+def test_a_child_of_a_dead_parent_ends_itself(monkeypatch):
     """The parent may end between the fork and the request; nothing would notify the child then."""
     from nbdpull.core import child
 
     prepare = child.ended_with_us()
-    told = []
+    reported = []
     monkeypatch.setattr(child.os, "getppid", lambda: 1)
-    monkeypatch.setattr(child.os, "kill", lambda *how: told.append(how))
+    monkeypatch.setattr(child.os, "kill", lambda *how: reported.append(how))
     monkeypatch.setattr(child, "_PRCTL", lambda *_: 0)
     prepare()
-    assert told == [(os.getpid(), 9)]
+    assert reported == [(os.getpid(), 9)]

@@ -17,7 +17,7 @@ from nbdpull.hypervisor import clean_up
         (errors.Busy("another job"), "the job is left behind: another job"),
     ],
 )  # fmt: skip
-def test_what_is_left_is_told(error, says):
+def test_leftovers_are_reported(error, says):
     left = ["before"]
 
     def step():
@@ -27,12 +27,12 @@ def test_what_is_left_is_told(error, says):
     assert left[0] == "before" and len(left) == 2 and left[1].startswith(says)
 
 
-def test_a_step_that_is_done_tells_nothing():
+def test_a_completed_step_reports_nothing():
     done, left = [], []
     assert clean_up.attempt(lambda: done.append(1), "the job", left) is True
     assert (done, left) == ([1], [])
 
 
-def test_what_is_no_error_of_ours_is_not_swallowed():
+def test_foreign_exceptions_are_not_swallowed():
     with pytest.raises(KeyboardInterrupt):
         clean_up.attempt(lambda: (_ for _ in ()).throw(KeyboardInterrupt), "the job", [])

@@ -45,7 +45,7 @@ def pids(folder):
 
 
 @pytest.mark.parametrize("words", [STANDS, IGNORES], ids=["that stands", "that ignores TERM"])
-def test_all_of_a_command_ends_where_we_are_killed_as_it_begins(tmp_path, words):
+def test_the_whole_command_ends_if_nbdpull_is_killed_as_it_starts(tmp_path, words):
     done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=tmp_path, env=child.finding_us())
     assert done.returncode == -signal.SIGKILL
     assert len(pids(tmp_path)) == 2
@@ -71,7 +71,7 @@ def test_a_command_that_has_ended_leaves_what_it_began(tmp_path):
 
 
 @pytest.mark.parametrize("words, waits", [(STANDS, False), (IGNORES, True)], ids=["that stands", "that ignores TERM"])
-def test_what_check_raises_ends_it(tmp_path, monkeypatch, words, waits):
+def test_an_exception_of_check_ends_it(tmp_path, monkeypatch, words, waits):
     """All of it: at once if TERM suffices, else by KILL once its time is over."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "GRACE", 0.3 if waits else 1000)

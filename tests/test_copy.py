@@ -57,8 +57,8 @@ def over(vm, root):
 
 def of(found, domain="vm1"):
     """Return what a result contains about a domain."""
-    [told] = [each for each in found["domains"] if each["domain"] == domain]
-    return told
+    [about] = [each for each in found["domains"] if each["domain"] == domain]
+    return about
 
 
 def copied(found, domain="vm1"):
@@ -105,12 +105,12 @@ def test_only_what_is_new_is_copied(vm, dest, tmp_path, run):
     run("copy", vm.root, dest)
     new = pull(vm)
     code, found, _ = run("copy", vm.root, dest)
-    [told] = of(found)["copied"]
+    [entry] = of(found)["copied"]
     own = (
         sum(path.stat().st_size for path in files(vm.folder / new.id))
         - (vm.folder / new.id / "manifest.json").stat().st_size
     )
-    assert told["point"] == new.id and told["copied_bytes"] == own
+    assert entry["point"] == new.id and entry["copied_bytes"] == own
     assert over(vm, dest).series.point().id == new.id
     assert restored(over(vm, dest), new, tmp_path / "out") == vm.images[new.id]
 
@@ -379,7 +379,7 @@ def test_two_at_once(vm, dest):
     assert ids(over(vm, dest)) == ids(vm) and not verify_store(dest).is_bad
 
 
-def test_an_end_by_a_signal_or_a_limit(vm, dest, run, said):
+def test_ended_by_a_signal_or_a_limit(vm, dest, run, said):
     """Every point that exists is whole, and the next copy continues."""
     calls = []
 
@@ -399,12 +399,12 @@ def test_an_end_by_a_signal_or_a_limit(vm, dest, run, said):
     assert not verify_store(dest).is_bad
 
 
-def test_progress_comes_to_its_end(vm, dest):
-    told = []
-    found = copy(Options(str(vm.root), str(dest)), report=lambda **event: told.append(event))
-    points = [each for each in told if each["event"] == "copied"]
+def test_progress_reaches_its_total(vm, dest):
+    reported = []
+    found = copy(Options(str(vm.root), str(dest)), report=lambda **event: reported.append(event))
+    points = [each for each in reported if each["event"] == "copied"]
     assert [(each["point"], each["copied_bytes"]) for each in points] == [(p, b) for p, _, b in found.domains[0].copied]
-    moved = [each for each in told if each["event"] == "progress"]
+    moved = [each for each in reported if each["event"] == "progress"]
     assert moved[-1]["position"] == moved[-1]["size"] == sum(each["copied_bytes"] for each in points)
     assert [each["position"] for each in moved] == sorted(each["position"] for each in moved)
 
@@ -437,7 +437,7 @@ def test_what_cannot_be_written_hides_no_other_domain(vm, dest, run):
     assert copied(found) == ids(vm) == ids(over(vm, dest))
 
 
-def test_what_a_dead_copy_left_of_a_point_that_nobody_wants(vm, dest, run):
+def test_leftovers_of_a_copy_that_is_not_repeated(vm, dest, run):
     """It is removed after a day, as after a removal."""
     run("copy", vm.root, dest)
     other, name = over(vm, dest), "20200101T000000Z-00000000"
@@ -517,7 +517,7 @@ def test_a_domain_that_only_the_copy_has(tmp_path, dest, run, said):
     assert said("compare", tmp_path / "dir", dest, "--domain", "vm3")[0] == 10
 
 
-def test_nobody_is_told_not_to_be_behind_where_that_is_unknown(vm, dest, said, run):
+def test_an_unknown_lag_is_not_reported_as_none(vm, dest, said, run):
     Vm(dest, "vm1", "00000000-4f53-4fa7-bb32-11f34168b82b").pull_zeros("vda", MIB)
     code, out, _ = said("compare", vm.root, dest)
     assert code == 10 and "not behind" not in out and "It is unknown whether DEST is behind\n" in out

@@ -35,7 +35,7 @@ def same(text):
     "<graphics type='egl-headless'/>",
     "<interface type='network'><source network='default'/><model type='virtio'/></interface>",
 ])  # fmt: skip
-def test_what_is_of_one_domain_stays_as_it_is(text):
+def test_elements_of_one_domain_stay_unchanged(text):
     assert own(text) == (same(text), "")
 
 
@@ -70,11 +70,11 @@ def test_what_is_of_one_domain_stays_as_it_is(text):
     ("<pstore backend='acpi-erst'><path>/srv/pstore</path><size>1</size></pstore>",
      "<pstore backend='acpi-erst'><size>1</size></pstore>"),
 ])  # fmt: skip
-def test_what_a_host_has_one_of_becomes_automatic(before, after):
+def test_resources_unique_on_a_host_become_automatic(before, after):
     assert own(before) == (same(after), "")
 
 
-@pytest.mark.parametrize("before, after, told", [
+@pytest.mark.parametrize("before, after, expected", [
     ("<serial type='file'><source path='/log' append='on'/><target port='0'/></serial>",
      "<serial type='pty'><target port='0'/></serial>", "serial, a file of the host, becomes a pty"),
     ("<serial type='tcp'><source mode='bind' host='h' service='1'/><protocol type='raw'/><target port='0'/></serial>",
@@ -95,8 +95,8 @@ def test_what_a_host_has_one_of_becomes_automatic(before, after):
     ("<audio id='1' type='file' path='/log.wav'><input/></audio>", "<audio id='1' type='none'/>",
      "audio file of the host becomes none"),
 ])  # fmt: skip
-def test_what_becomes_another_thing_is_told(before, after, told):
-    assert own(before) == (same(after), told)
+def test_substitutions_are_warnings(before, after, expected):
+    assert own(before) == (same(after), expected)
 
 
 @pytest.mark.parametrize("text, named", [
@@ -122,9 +122,9 @@ def test_what_becomes_another_thing_is_told(before, after, told):
     ("<crypto model='virtio' type='qemu'><backend model='lkcf'/></crypto>", "crypto qemu"),
     ("<what-a-later-libvirt-brings/>", "what-a-later-libvirt-brings"),
 ])  # fmt: skip
-def test_what_cannot_be_its_own_is_left_out_and_told(text, named):
-    device, told = own(text)
-    assert device is None and told.startswith(f"{named} ") and "left out" in told
+def test_elements_that_cannot_be_duplicated_are_left_out_with_a_warning(text, named):
+    device, warnings = own(text)
+    assert device is None and warnings.startswith(f"{named} ") and "left out" in warnings
 
 
 def test_labels_and_arguments_of_the_domain():
@@ -134,6 +134,6 @@ def test_labels_and_arguments_of_the_domain():
     root.append(ET.Element("q:override"))
     root.append(ET.Element("qemu:capabilities"))
     root.append(ET.Comment("of somebody"))
-    told = copy_policy.own_domain(root)
+    warnings = copy_policy.own_domain(root)
     assert [each.get("type") or each.tag for each in root][1:4] == ["dynamic", "none", "qemu:capabilities"]
-    assert [text.split()[0] for text in told] == ["seclabel", "qemu:commandline", "q:override"]
+    assert [text.split()[0] for text in warnings] == ["seclabel", "qemu:commandline", "q:override"]

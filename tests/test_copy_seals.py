@@ -16,7 +16,7 @@ MINE, THEIRS = ("--identity", path("age1")), ("--dest-identity", path("age2"))
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_identity_given(monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -98,32 +98,32 @@ def test_both_keys_are_needed(vm, dest, capsys):
         (MINE, f"{dest} does not open for {path('age1')}"),
         ((), f"{vm.root} is sealed: name an identity"),
     ):
-        code, _, told = answered(capsys, "copy", vm.root, dest, *words)
-        assert code == 16 and where in told and told.count("\n") == 1
+        code, _, complaints = answered(capsys, "copy", vm.root, dest, *words)
+        assert code == 16 and where in complaints and complaints.count("\n") == 1
         assert not (dest / "vm1").exists()
 
 
 def test_into_a_sealed_store(plain, dest, tmp_path, run):
-    code, _, told = run("copy", plain.root, dest)
-    assert code == 16 and "--dest-identity FILE" in told, "--identity is refused: the other store is not sealed"
+    code, _, complaints = run("copy", plain.root, dest)
+    assert code == 16 and "--dest-identity FILE" in complaints, "--identity is refused: the other store is not sealed"
     code, found, _ = run("copy", plain.root, dest, *THEIRS)
     assert code == 0 and len(copied(found)) == 2
     assert restored(dest, tmp_path, "--identity", path("age2")) == plain.images[plain.points[1].id]["vda"]
 
 
-def test_a_destination_that_was_to_be_sealed(plain, tmp_path, capsys):
+def test_a_destination_that_should_be_sealed(plain, tmp_path, capsys):
     """Its marker may have been replaced."""
     said("init", tmp_path / "dest")
-    code, _, told = answered(capsys, "copy", plain.root, tmp_path / "dest", *THEIRS)
-    assert code == 10 and "dest is not sealed, but there is an identity" in told
+    code, _, complaints = answered(capsys, "copy", plain.root, tmp_path / "dest", *THEIRS)
+    assert code == 10 and "dest is not sealed, but there is an identity" in complaints
     assert not (tmp_path / "dest/vm1").exists()
 
 
 def test_out_of_a_sealed_store(vm, plain, dest, tmp_path, run, capsys):
     out = tmp_path / "plain"
     said("init", out)
-    code, _, told = answered(capsys, "copy", vm.root, out, *MINE)
-    assert code == 10 and told == (
+    code, _, complaints = answered(capsys, "copy", vm.root, out, *MINE)
+    assert code == 10 and complaints == (
         f"nbdpull: {vm.root} is sealed, and {out} is not: whoever can read {out} could read what is copied; add "
         "--unseal if you want that, or name a new directory, which becomes a store with the same key\n"
     )
@@ -136,11 +136,11 @@ def test_out_of_a_sealed_store(vm, plain, dest, tmp_path, run, capsys):
     assert answered(capsys, "copy", plain.root, out, "--unseal")[::2] == (
         2, f"nbdpull: --unseal: {plain.root} is not sealed\n"
     )  # fmt: skip
-    code, _, told = answered(capsys, "copy", vm.root, dest, "--unseal", *MINE)
-    assert code == 2 and f"--unseal: {dest} is sealed" in told
+    code, _, complaints = answered(capsys, "copy", vm.root, dest, "--unseal", *MINE)
+    assert code == 2 and f"--unseal: {dest} is sealed" in complaints
 
 
-def test_a_key_that_somebody_put_there(vm, dest, tmp_path, capsys):
+def test_a_planted_key(vm, dest, tmp_path, capsys):
     """The existing points were made with another key: nothing is sealed for the attacker."""
     said("copy", vm.root, dest, *MINE, *THEIRS)
     thief = tmp_path / "thief"
@@ -152,12 +152,12 @@ def test_a_key_that_somebody_put_there(vm, dest, tmp_path, capsys):
         (dest / "@keys" / each.name).write_bytes(each.read_bytes())
     os.unlink(os.path.join(journal_files.folder(), "known-stores"))  # another host would not have it, either
     before = stores.files(dest)
-    code, _, told = answered(capsys, "copy", vm.root, dest, "--point", "all", *MINE, *THEIRS)
-    assert code == 11 and "not made with the key of this store" in told
+    code, _, complaints = answered(capsys, "copy", vm.root, dest, "--point", "all", *MINE, *THEIRS)
+    assert code == 11 and "not made with the key of this store" in complaints
     assert stores.files(dest) == before
 
 
-def test_a_store_that_somebody_put_there(plain, dest, tmp_path, capsys):
+def test_a_planted_store(plain, dest, tmp_path, capsys):
     """For the right recipient, but without points that would reveal it: this host has sealed for another key there. Or
     it is not sealed at all."""
     said("copy", plain.root, dest, *THEIRS)
@@ -165,19 +165,19 @@ def test_a_store_that_somebody_put_there(plain, dest, tmp_path, capsys):
         said("init", tmp_path / name, *words)
         dest.rename(tmp_path / f"away-{name}")
         (tmp_path / name).rename(dest)
-        code, _, told = answered(capsys, "copy", plain.root, dest, *(THEIRS if words else ()))
-        assert code == 11 and f"{dest} was sealed with key" in told and told.count("\n") == 1
+        code, _, complaints = answered(capsys, "copy", plain.root, dest, *(THEIRS if words else ()))
+        assert code == 11 and f"{dest} was sealed with key" in complaints and complaints.count("\n") == 1
         assert not (dest / "vm1").exists()
     dest.rename(tmp_path / "away")
-    code, _, told = answered(capsys, "copy", plain.root, dest)
-    assert code == 11 and "nothing is there" in told and not dest.exists()
+    code, _, complaints = answered(capsys, "copy", plain.root, dest)
+    assert code == 11 and "nothing is there" in complaints and not dest.exists()
 
 
 def test_a_destination_that_is_no_store_yet(vm, plain, tmp_path, capsys):
     """It would get the key of DIR, or none: only init can decide which one it gets."""
     for source, mine in ((vm, MINE), (plain, ())):
-        code, _, told = answered(capsys, "copy", source.root, tmp_path / "new", *mine, *THEIRS)
-        assert code == 2 and told == (
+        code, _, complaints = answered(capsys, "copy", source.root, tmp_path / "new", *mine, *THEIRS)
+        assert code == 2 and complaints == (
             f"nbdpull: {tmp_path}/new is not a store yet, and a copy does not create one with another key: first run "
             f"nbdpull init {tmp_path}/new --recipient …, or name no identity for it ({path('age2')})\n"
         )

@@ -47,7 +47,7 @@ def lose_some(vm, chance):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_points_vouch_for(vm, made, seed):
+def test_files_that_points_vouch_for(vm, made, seed):
     """In whatever order it is asked for, and whichever points are left; some of their files are lost."""
     chance = random.Random(seed)
     for point in chance.sample(vm.points, seed % 4):
@@ -68,7 +68,7 @@ def test_what_points_vouch_for(vm, made, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_may_be_made_harms_nothing(vm, seed):
+def test_forged_files_do_no_harm(vm, seed):
     """A file may be made where none is, where nobody needs the one that is there, or where it is that very one."""
     chance = random.Random(seed)
     for point in chance.sample(vm.points, 2):

@@ -41,7 +41,7 @@ def damage(vm, number=1):
     return entry.path
 
 
-def told(vm):
+def verdicts(vm):
     found = listing.listing(listing.Options(str(vm.root))).points
     return [each["verified"] and each["verified"]["verdict"] for each in found]
 
@@ -63,10 +63,10 @@ def pulls_at_the_first_look(vm, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"level": "files"}, {"oldest": True}], ids=str)
-def test_what_nobody_looked_at_is_not_verified(vm, monkeypatch, options):
+def test_unchecked_files_are_not_verified(vm, monkeypatch, options):
     pulls_at_the_first_look(vm, monkeypatch)
     found = verify(Options(str(vm.root), **options))
-    assert not found.is_bad and found.warnings == [] and told(vm) == ["ok", None]
+    assert not found.is_bad and found.warnings == [] and verdicts(vm) == ["ok", None]
     [domain] = status.status(status.Options(str(vm.root))).domains
     assert (domain["verified"]["point"], domain["newest"]["id"]) == (vm.points[0].id, vm.points[1].id)
 
@@ -78,21 +78,21 @@ def test_a_damage_is_one_of_a_point_that_came_meanwhile(vm, monkeypatch, options
     pulls_at_the_first_look(vm, monkeypatch)
     found = verify(Options(str(vm.root), **options))
     new = vm.points[1]
-    assert found.is_bad and told(vm) == ["damaged"] * 2 and soundness.of_series(vm.series).sound == []
+    assert found.is_bad and verdicts(vm) == ["damaged"] * 2 and soundness.of_series(vm.series).sound == []
     [warning] = found.warnings
     assert f"point {new.id} of vm1, which was made while a verification ran" in warning
     assert verdict.Known([new], findings.load(vm.series)).damaged_files(new, "vda") == {path}
     monkeypatch.undo()
     (vm.folder / path).write_bytes(flipped((vm.folder / path).read_bytes(), (vm.folder / path).stat().st_size // 4))
     verify(Options(str(vm.root)))
-    assert told(vm) == ["ok"] * 2
+    assert verdicts(vm) == ["ok"] * 2
 
 
-def test_what_it_does_without_is_no_damage_of_it(vm, monkeypatch):
+def test_damage_that_a_point_does_not_need_is_not_its_damage(vm, monkeypatch):
     damage(vm)
     vm.write("vda", 0, random.Random(2).randbytes(200 * KIB))
     pulls_at_the_first_look(vm, monkeypatch)
-    assert verify(Options(str(vm.root))).warnings == [] and told(vm) == ["damaged", None]
+    assert verify(Options(str(vm.root))).warnings == [] and verdicts(vm) == ["damaged", None]
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -105,9 +105,9 @@ def test_what_a_pull_did_not_know_when_it_began(vm, monkeypatch, is_told):
     path = damage(vm)
     assert verify(Options(str(vm.root))).is_bad
     new = pull(vm)
-    assert told(vm) == ["damaged", None]
+    assert verdicts(vm) == ["damaged", None]
     [warning] = held.found_since(new)
-    assert new.id in warning and told(vm) == ["damaged"] * 2
+    assert new.id in warning and verdicts(vm) == ["damaged"] * 2
     files = verdict.Known([new], findings.load(vm.series)).damaged_files(new, "vda")
     assert files == ({path} if is_told else None)
     with held_series.holding(vm.series) as held:
@@ -127,7 +127,7 @@ def test_a_finding_of_any_numbers_fails_no_pull(vm, offset, length):
     assert len(held.found_since(new)) == (offset >= 0 and length != 0)
 
 
-def test_what_cannot_be_looked_at_fails_no_pull(vm, monkeypatch):
+def test_unreadable_findings_fail_no_pull(vm, monkeypatch):
     with held_series.holding(vm.series) as held:
         pass
 
@@ -184,7 +184,7 @@ def pulling(vm):
     yield
 
 
-def test_a_copy_that_fails_later_has_told_of_the_points_before(vm, tmp_path, monkeypatch):
+def test_a_copy_that_fails_has_reported_the_points_before(vm, tmp_path, monkeypatch):
     """It reported all of them at its end: an error before that hid the damage."""
     dest = vm.copy(tmp_path / "dest")
     new, real = [pull(vm), pull(vm)], copy.Incoming.take

@@ -63,7 +63,7 @@ def assert_found(vm, path, tmp_path, what, thorough=True):
         except errors.Damaged as error:
             assert path.name == "nbdpull.json" and str(path) in str(error), what
         else:
-            assert_told(path, found.damages, what)
+            assert_reported(path, found.damages, what)
             bad = {each.point for each in found.verdicts if each.is_bad}
             assert bad == {point.id for point in vm.needed[path]} or not thorough, what
     newest = vm.needed[path][-1]
@@ -74,7 +74,7 @@ def assert_found(vm, path, tmp_path, what, thorough=True):
             assert restored(vm, point, tmp_path / "out") == vm.images[point.id], what
 
 
-def assert_told(path, found, what):
+def assert_reported(path, found, what):
     mine = [damage for damage in found if str(path) in damage.problem]
     assert mine, what
     assert path.parent.name in {damage.point for damage in mine}, what
@@ -121,7 +121,7 @@ def test_a_flipped_bit_in_every_region(vm, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_at_the_end_that_nobody_wrote(vm, tmp_path, kind):
+def test_surplus_bytes_at_the_end(vm, tmp_path, kind):
     for path in paths_of_kind(vm, kind):
         with damaged(path, path.read_bytes() + b"\n"):
             assert_found(vm, path, tmp_path, f"{path} with a byte more")
@@ -142,7 +142,7 @@ def test_zeros_where_data_was(vm, tmp_path):
             assert_found(vm, path, tmp_path, f"the second half of {path} is zeros")
 
 
-def test_files_that_were_mixed_up(vm, tmp_path):
+def test_swapped_files(vm, tmp_path):
     one, two = (vm.folder / chunk.path for chunk in chunks_of(vm, vm.points[0], "vda")[:2])
     first, second = one.read_bytes(), two.read_bytes()
     with damaged(one, second), damaged(two, first):

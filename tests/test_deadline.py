@@ -19,7 +19,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_it_is_over_once_it_has_passed(clock):
+def test_a_deadline_expires_when_its_time_has_passed(clock):
     is_over, never = deadline.after(5), deadline.after(None)
     clock.now += 5
     assert not is_over()

@@ -22,7 +22,7 @@ LOADER = "<loader readonly='yes' type='pflash'>/fw/code.fd</loader>"
 
 
 @pytest.mark.parametrize("os", [
-    "<os firmware='efi'><type>hvm</type></os>",  # all that libvirt 9.0 tells of it, unless the domain runs
+    "<os firmware='efi'><type>hvm</type></os>",  # all that libvirt 9.0 shows of it, unless the domain runs
     f"<os>{LOADER}</os>",
     f"<os>{LOADER}<nvram/></os>",
     f"<os>{LOADER}<nvram>/old</nvram></os>",
@@ -60,7 +60,7 @@ def test_a_copy_without_variables_does_not_take_the_original_s():
 # -- a disk -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_driver_of_a_restored_disk_goes():
+def test_a_second_driver_of_a_restored_disk_is_removed():
     """If it counted, a raw image would be opened in the format that its guest wrote into it."""
     disk = "<disk type='file'><driver type='raw'/><driver type='qcow2'/><target dev='vda'/></disk>"
     root, _ = adapted(of(devices=disk), {"vda": definition.Source("file", "/new", "raw")})
@@ -80,7 +80,9 @@ MORE = "<seclabel type='static' model='dac'/><metadata><a/></metadata>"
 
 
 def test_a_copy_has_everything_for_itself():
-    root, told = adapted(of(devices=SHARED, more=MORE), {"vda": definition.Source("file", "/new", "raw")}, name="vm2")
+    root, warnings = adapted(
+        of(devices=SHARED, more=MORE), {"vda": definition.Source("file", "/new", "raw")}, name="vm2"
+    )
     media = {target.get("dev"): source for target, source in [(disk.find("target"), disk.find("source"))
              for disk in root.iterfind("devices/disk")]}  # fmt: skip
     assert {name: None if source is None else list(source.attrib.values()) for name, source in media.items()} == {
@@ -89,7 +91,7 @@ def test_a_copy_has_everything_for_itself():
     assert root.find("devices/disk/shareable") is None
     assert root.find("devices/channel/source") is None and root.find("devices/hostdev") is None
     assert root.find("metadata/a") is not None and root.find("seclabel") is None
-    assert told == [
+    assert warnings == [
         "in the copy seclabel is left out: it may name something of the original",
         "in the copy cdrom sda has no medium: it belongs to the original",
         "in the copy floppy fda has no medium: it belongs to the original",
@@ -98,10 +100,10 @@ def test_a_copy_has_everything_for_itself():
     ]
 
 
-def test_the_original_keeps_what_is_its_own():
+def test_the_original_keeps_its_unique_properties():
     xml = of(devices=SHARED, more=MORE)
-    root, told = adapted(xml, {"vda": definition.Source("file", "/new", "raw")}, name="vm1")
-    assert told == []
+    root, warnings = adapted(xml, {"vda": definition.Source("file", "/new", "raw")}, name="vm1")
+    assert warnings == []
     before, after = (
         [ET.tostring(each).strip() for each in tree.find("devices")[1:]] for tree in (ET.fromstring(xml), root)
     )
@@ -114,9 +116,9 @@ def test_the_original_keeps_what_is_its_own():
 def test_the_secret_of_a_tpm_is_not_in_the_point():
     """Without it the state is of no use, and libvirt said so only at the start."""
     tpm = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'>{}</backend></tpm>"
-    root, told = adapted(of(devices=tpm.format("<encryption secret='5a7f'/>")))
+    root, warnings = adapted(of(devices=tpm.format("<encryption secret='5a7f'/>")))
     assert root.find("devices/tpm/backend/encryption") is not None
-    assert [text[:63] for text in told] == ["the TPM's state is encrypted with libvirt's secret 5a7f, which "]
+    assert [text[:63] for text in warnings] == ["the TPM's state is encrypted with libvirt's secret 5a7f, which "]
     assert adapted(of(devices=tpm.format("")))[1] == []
 
 
@@ -134,10 +136,12 @@ def test_the_secret_of_a_tpm_is_not_in_the_point():
 def test_a_display_that_had_a_password_is_not_open_to_all(before, after, name):
     """Its password is in no point; without one, everybody on its network could see and type."""
     spice = "<graphics type='spice' listen='0.0.0.0'/>"
-    root, told = adapted(of(devices=before + spice), passwords=["vnc"], name=name)
+    root, warnings = adapted(of(devices=before + spice), passwords=["vnc"], name=name)
     vnc, other = root.iterfind("devices/graphics")
     wanted = ET.fromstring(after)
     assert vnc.get("listen") == wanted.get("listen") and other.get("listen") == "0.0.0.0"
     if name is None:
         assert ET.tostring(vnc) == ET.tostring(wanted)
-    assert told == ["graphics vnc had a password, which is not in the point: it listens on 127.0.0.1; see virsh edit"]
+    assert warnings == [
+        "graphics vnc had a password, which is not in the point: it listens on 127.0.0.1; see virsh edit"
+    ]

@@ -46,7 +46,7 @@ def content(vm):
         return opened.head(SIZE)
 
 
-def test_what_it_tells(vm):
+def test_contents_of_a_directory(vm):
     found = directory_of(vm, vm.points[0], "vda")
     [chunk], [index] = found.chunks, found.indexes
     assert {chunk.path, index.path} == {entry.path for entry in found.files}
@@ -98,7 +98,7 @@ def test_it_is_one_whole_frame(vm, how):
         directory_of(vm, point_of(vm), "vda")
 
 
-def test_what_it_may_not_tell(vm):
+def test_entries_that_a_directory_must_not_have(vm):
     raw = pages.decompressed((vm.folder / vm.points[0].disk("vda").directory.path).read_bytes(), 1 << 20)
     redirected(vm, compressed(raw.replace(b"vda.index", b"vdb.index")))
     with pytest.raises(errors.Damaged, match="vda.directory: not .*a path that is not a file of the disk"):
@@ -133,16 +133,16 @@ def test_a_page_is_what_was_stored(vm, field, value):
         window_of(vm)
 
 
-@pytest.mark.parametrize("told, change", [
+@pytest.mark.parametrize("expected, change", [
     ("overlap or are out of order", lambda r: r[::-1]),
     ("overlap or are out of order", lambda r: numpy.concatenate([r, r[-1:]])),
     ("an empty range", lambda r: numpy.concatenate([r, numpy.zeros(1, layout.RECORD)])),
     ("past the end of 200000 bytes", lambda r: layout.zero_records(extents.of([(0, SIZE + 1, extents.ZERO)]))),
 ])  # fmt: skip
-def test_records_that_are_refused(vm, told, change):
+def test_records_that_are_refused(vm, expected, change):
     names, records = page_of(vm, vm.points[0], "vda")
     relaid(vm, vm.points[0], "vda", [Page(names, change(records))])
-    with pytest.raises(errors.Damaged, match=f"vda.index: the index holds .*{told}"):
+    with pytest.raises(errors.Damaged, match=f"vda.index: the index holds .*{expected}"):
         window_of(vm)
 
 

@@ -77,7 +77,7 @@ class Vm(stores.Vm):
 
 
 def scribbled(vm, chance):
-    """With blocks that are there already, others, and zeros that no map tells of."""
+    """With blocks that are there already, others, and zeros that no map reports."""
     size = vm.disks["vda"].size
     for _ in range(6):
         at = chance.randrange(size // BLOCK) * BLOCK
@@ -106,6 +106,6 @@ def test_any_pieces_restore_and_are_counted(tmp_path, monkeypatch, seed):
         assert entry.mode == FULL or entry.dirty_bytes == before.sum()
         content = numpy.frombuffer(vm.images[point.id]["vda"], "u1")
         nothing = sum(not content[o : o + n].any() and n for o, n, _ in found.tolist())
-        assert entry.zero_bytes >= nothing, "what is zero, and was not told to be"
+        assert entry.zero_bytes >= nothing, "zeros that no map reported"
         with lookup.RandomImage(vm.series, point, "vda") as image:
             assert image.read(0, image.size) == vm.images[point.id]["vda"]

@@ -105,7 +105,7 @@ def test_thawed_also_where_the_begin_fails(freeze):
         (Dom(agent="disconnected"), AUTO, "agent-not-connected", True),
     ],
 )
-def test_where_there_is_nothing_to_freeze_nothing_is_tried(freeze, dom, how, reason, warned):
+def test_nothing_is_tried_if_there_is_nothing_to_freeze(freeze, dom, how, reason, warned):
     with freeze(dom, how) as it:
         pass
     assert (it.consistency, it.reason, bool(it.warnings), dom.calls) == (CRASH_CONSISTENT, reason, warned, [])
@@ -137,14 +137,14 @@ def test_a_thaw_that_fails_is_left_to_the_guard(freeze):
     assert len(it.warnings) == 1 and "could not be thawed" in it.warnings[0] and it.consistency == FROZEN
 
 
-def test_a_freeze_that_did_not_last_is_none(freeze):
+def test_a_freeze_that_did_not_last_does_not_count(freeze):
     with freeze(Dom(thaw=0)) as it:
         pass
     assert (it.consistency, it.reason, len(it.warnings)) == (CRASH_CONSISTENT, "thawed-early", 1)
 
 
 @pytest.mark.parametrize("dom, begun", [(Dom(agent=None), False), (Dom(freeze=REFUSED), False), (Dom(thaw=0), True)])
-def test_where_it_is_required_nothing_else_will_do(freeze, dom, begun):
+def test_a_required_freeze_accepts_nothing_less(freeze, dom, begun):
     entered = []
     with pytest.raises(errors.NotQuiesced, match=r"^domain 'vm1' could not be frozen \("), freeze(dom, REQUIRE):
         entered.append(1)

@@ -76,7 +76,7 @@ def forever():
     over.set()
 
 
-def test_a_call_gives_what_it_gives(host):
+def test_a_call_returns_its_result(host):
     link = domain_link.Link(None, 30)
     assert link.bounded(lambda a, b: a + b, 2, 3) == 5
     with pytest.raises(ZeroDivisionError):
@@ -91,7 +91,7 @@ def test_a_call_that_does_not_end(host, forever):
     assert host.calls == [], "close would wait for what hangs"
 
 
-def test_a_daemon_that_hangs_is_found_out_once(host, forever, impatient, monkeypatch):
+def test_a_hanging_daemon_is_detected_once(host, forever, impatient, monkeypatch):
     link = domain_link.Link(None, 0.01)
     impatient()
     monkeypatch.setattr(Connection, "getLibVersion", lambda _self: forever())
@@ -101,7 +101,7 @@ def test_a_daemon_that_hangs_is_found_out_once(host, forever, impatient, monkeyp
         link.bounded(lambda: pytest.fail("it was called"))
 
 
-def test_who_wants_an_end_is_heard_while_a_call_hangs(host, forever, impatient):
+def test_a_signal_is_noticed_while_a_call_hangs(host, forever, impatient):
     def check():
         raise errors.Interrupted(signal.SIGTERM)
 
@@ -116,7 +116,7 @@ def test_who_wants_an_end_is_heard_while_a_call_hangs(host, forever, impatient):
     assert (link.check, link.timeout) == (check, 30)
 
 
-def test_a_call_that_breaks_with_its_daemon_is_made_anew(host):
+def test_a_call_that_breaks_with_its_daemon_is_repeated(host):
     link = domain_link.Link(None, 30)
     connection = link.connection()
     host.opened[0].alive = False
@@ -126,7 +126,7 @@ def test_a_call_that_breaks_with_its_daemon_is_made_anew(host):
 
 
 @pytest.mark.parametrize("name", domain_link.NOT_REPEATED)
-def test_what_may_have_been_done_is_not_made_anew(host, monkeypatch, name):
+def test_a_call_that_may_have_taken_effect_is_not_repeated(host, monkeypatch, name):
     monkeypatch.setattr(Connection, name, lambda self: self._called(name), raising=False)
     connection = domain_link.Link(None, 30).connection()
     host.opened[0].alive = False

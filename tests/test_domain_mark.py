@@ -25,7 +25,7 @@ class Dom:
         return self.live[uri]
 
 
-def test_each_mark_tells_its_owner():
+def test_each_mark_names_its_owner():
     dom = Dom()
     ours = domain_mark.put(dom, domain_mark.STARTED_PAUSED)
     init = domain_mark.put(dom, domain_mark.FREEZING, 1)
@@ -45,7 +45,7 @@ def test_any_name_of_a_host(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["<started by='host1'/>", "<started by='host1' pid='x' started='1'/>"])
-def test_a_mark_of_another_form_is_of_nobody_that_is_known_to_live(text):
+def test_a_mark_of_another_form_has_an_unknown_owner(text):
     dom = Dom()
     dom.live[domain_mark.uri(domain_mark.FREEZING)] = text
     owner = domain_mark.owner(dom, domain_mark.FREEZING)
@@ -53,7 +53,7 @@ def test_a_mark_of_another_form_is_of_nobody_that_is_known_to_live(text):
 
 
 @pytest.mark.parametrize("code, marked", [(libvirt.VIR_ERR_OPERATION_INVALID, False), (libvirt.VIR_ERR_RPC, True)])
-def test_only_a_domain_that_is_off_has_no_mark_for_sure(code, marked):
+def test_only_a_domain_that_is_off_certainly_has_no_mark(code, marked):
     """An error that does not mean "there is no mark" is not taken for that: a frozen guest would remain frozen."""
 
     class Failing(Dom):

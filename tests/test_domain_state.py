@@ -39,6 +39,6 @@ def test_state_in_words(state, words, off):
         ((None,), errors.DomainStopped, "domain 'vm1' ended during"),
     ],
 )
-def test_an_end_is_told_by_its_reason(state, kind, says):
+def test_an_end_is_reported_with_its_reason(state, kind, says):
     error = domain_state.ended("vm1", State(*state))
     assert type(error) is kind and says in str(error) and "start it first" not in str(error)

@@ -43,12 +43,12 @@ def test_backup_is_built():
 
 def test_backup_is_read_back_as_it_was_built():
     backup = Backup("pull", "/run/<a>.sock", {"vda": SINCE, "vdb": FULL})
-    told = BACKUP.format(index=" index='8'", others="<disk name='sda' backup='no'/>")
-    assert domain_xml.parse_backup(told) == backup
+    text = BACKUP.format(index=" index='8'", others="<disk name='sda' backup='no'/>")
+    assert domain_xml.parse_backup(text) == backup
     assert domain_xml.parse_backup(domain_xml.backup_xml(backup)) == backup
 
 
-def test_a_bitmap_told_for_a_full_disk_is_none():
+def test_a_bitmap_of_a_full_disk_is_ignored():
     xml = "<domainbackup mode='pull'><disks><disk name='vda' backup='yes' exportbitmap='x'/></disks></domainbackup>"
     assert domain_xml.parse_backup(xml).disks == {"vda": DiskBackup(None, "vda", None, None)}
 
@@ -66,12 +66,12 @@ def test_names_of_a_run():
     ([None], None),
     ([], None),
 ])  # fmt: skip
-def test_whose_backup_it_is(scratches, run_id):
+def test_the_owner_of_a_backup(scratches, run_id):
     disks = {str(number): DiskBackup(None, "x", None, scratch) for number, scratch in enumerate(scratches)}
     assert Backup("pull", None, disks).run_id == run_id
 
 
-def test_push_backup_of_somebody():
+def test_a_foreign_push_backup():
     disks = "<disk name='vda' backup='yes' type='file'><target file='/x'/></disk>"
     xml = f"<domainbackup><disks>{disks}</disks></domainbackup>"
     backup = domain_xml.parse_backup(xml)
@@ -130,12 +130,12 @@ def test_checkpoint_is_parsed():
     assert checkpoint.xml == CHECKPOINT
 
 
-def test_without_sizes_nothing_is_known_of_the_bitmaps():
+def test_without_sizes_the_bitmaps_are_unknown():
     assert domain_xml.parse_checkpoint(CHECKPOINT, with_size=False).disks == {"vda": None, "vdb": None}
 
 
 @pytest.mark.parametrize("description", ["", "made by nbdpull run R-1", "weekly"])
-def test_checkpoint_of_somebody(description):
+def test_a_foreign_checkpoint(description):
     assert Checkpoint("c", 0, description, {}, "").run_id is None
 
 
@@ -204,7 +204,7 @@ def test_platform():
         (lambda xml: domain_xml.parse_checkpoint(xml, False), "domaincheckpoint"),
     ],
 )
-def test_a_definition_of_a_point_may_be_of_anybodys_making(read, root):
+def test_a_definition_in_a_point_may_be_hostile(read, root):
     read(f"<{root}><not:bound/></{root}>")  # a prefix that libvirt will not have, and our writer gives out
     for strange in (f"<!DOCTYPE {root} [<!ENTITY a 'b'>]><{root}>&a;</{root}>", f"<{root}>" * 5000, "<x/>", "\0"):
         with pytest.raises(errors.Damaged):

@@ -35,7 +35,7 @@ def vm(tmp_path_factory):
 
 
 @pytest.mark.parametrize("question", ["number", "manifest", "levels", "base", "pin", "rest", "disk", "findings"])
-def test_the_wish_to_end_is_no_answer(vm, question, monkeypatch):
+def test_an_interruption_does_not_count_as_an_answer(vm, question, monkeypatch):
     ask, answer = asked(vm)[question]
     raised = []
 

@@ -21,7 +21,7 @@ def test_room_of_a_raw_image_is_its_size(tmp_path):
         assert existing.room(Place(kind, str(path)), never) == 12345
 
 
-def test_what_cannot_be_written_to_has_none(tmp_path):
+def test_read_only_images_have_no_room(tmp_path):
     with pytest.raises(errors.OutputError, match=f"^cannot open {tmp_path}"):
         existing.room(Place(EXISTING, str(tmp_path)), never)
 
@@ -43,7 +43,7 @@ def test_first_bytes(tmp_path):
         assert existing.first_bytes(Place(kind, str(path)), 40, never) == b"0123456789"
 
 
-def test_of_what_is_no_file_there_are_none(tmp_path):
+def test_special_files_have_no_first_bytes(tmp_path):
     """A FIFO without a writer would never answer."""
     os.mkfifo(tmp_path / "fifo")
     os.mkdir(tmp_path / "folder")
@@ -52,7 +52,7 @@ def test_of_what_is_no_file_there_are_none(tmp_path):
     assert existing.first_bytes(Place(STDOUT, "-"), 4, never) == b""
 
 
-def test_qcow2_is_known_by_what_we_write(tmp_path, monkeypatch):
+def test_qcow2_is_recognized_by_its_first_bytes(tmp_path, monkeypatch):
     path = tmp_path / "image"
     layout = qcow2.Layout(1 << 20)
     with open(path, "wb") as image:

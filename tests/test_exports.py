@@ -34,11 +34,11 @@ def test_a_port(host, written, monkeypatch, tmp_path):
     assert parts(Tcp(host, 10809)) == ("nbd", f"{written}:10809", NAME, {})
     monkeypatch.chdir(tmp_path)
     for folder in ("/etc/pki/a b&c", "tls"):
-        told = parts(Tcp(host, 10809, folder))
-        assert told == ("nbds", f"{written}:10809", NAME, {"tls-certificates": os.path.abspath(folder)})
+        reported = parts(Tcp(host, 10809, folder))
+        assert reported == ("nbds", f"{written}:10809", NAME, {"tls-certificates": os.path.abspath(folder)})
 
 
 @pytest.mark.parametrize("server, kind", [(None, errors.UsageError), (Kept("/run/a.sock", None), errors.Unsupported)])
-def test_what_nobody_else_can_read(server, kind):
+def test_addresses_that_cannot_be_passed_on(server, kind):
     with pytest.raises(kind):
         exports._uri(server, "vda")

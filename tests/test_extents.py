@@ -60,13 +60,13 @@ def test_combine_status(count):
         limit = start + rng.randint(1, 100)
         offsets, lengths, flags, end = extents.combine_status(start, limit, *replies)
 
-        told = [numpy.repeat(f, n.astype(int)).tolist() for n, f in replies]
-        covered = min([limit - start, *map(len, told)])
+        known = [numpy.repeat(f, n.astype(int)).tolist() for n, f in replies]
+        covered = min([limit - start, *map(len, known)])
         cuts = {0} | {int(c) for n, _ in replies for c in numpy.cumsum(n) if c < covered}
         assert end == start + covered
         assert [int(o) - start for o in offsets] == sorted(cuts)
         assert (offsets + lengths).tolist() == [*offsets[1:].tolist(), end]
-        for mine, theirs in zip(flags, told):
+        for mine, theirs in zip(flags, known):
             assert numpy.repeat(mine, lengths.astype(int)).tolist() == theirs[:covered]
 
 
@@ -77,7 +77,7 @@ def test_combine_status_skips_empty_runs():
 
 
 @pytest.mark.parametrize("nothing", [([], []), ([0], [1])], ids=["no entry", "an empty entry"])
-def test_a_reply_that_covers_nothing_ends_where_it_began(nothing):
+def test_an_empty_reply_ends_where_it_starts(nothing):
     reply = tuple(numpy.array(part, "u8") for part in nothing)
     other = numpy.array([10], "u8"), numpy.array([0], "u8")
     offsets, lengths, flags, end = extents.combine_status(5, 50, other, reply)
@@ -137,19 +137,19 @@ def test_with_edge(monkeypatch, waiting):
         found, length = extents.merged(found), rng.choice([1, 5, 40, 1000])
         stream = numpy.split(found, sorted(rng.choices(range(len(found) + 1), k=rng.randint(0, 6))))
         noted = []
-        told = numpy.concatenate([extents.of([]), *extents.with_edge(iter(stream), length, noted.append)])
+        known = numpy.concatenate([extents.of([]), *extents.with_edge(iter(stream), length, noted.append)])
         clean = [sum(pair) for pair in pairs(found[found["kind"] == extents.CLEAN])]
         first = max(clean[-1] - length, 0) if clean else 0
         expected = [(DATA if at >= first else CLEAN) if kind == extents.CLEAN else kind
                     for at, kind in enumerate(kinds(found))]  # fmt: skip
-        assert is_sorted(told)
-        presumed = sum(a == DATA and b == extents.CLEAN for a, b in zip(kinds(told), kinds(found)))
+        assert is_sorted(known)
+        presumed = sum(a == DATA and b == extents.CLEAN for a, b in zip(kinds(known), kinds(found)))
         assert sum(map(extents.total, noted)) == presumed
         if waiting > SIZE:
-            assert kinds(told) == expected
+            assert kinds(known) == expected
         else:
-            more = [a for a, b, kind in zip(kinds(told), expected, kinds(found)) if a != b and kind != extents.CLEAN]
-            assert more == [] and all(a == b for a, b in zip(kinds(told), expected) if b != CLEAN)
+            more = [a for a, b, kind in zip(kinds(known), expected, kinds(found)) if a != b and kind != extents.CLEAN]
+            assert more == [] and all(a == b for a, b in zip(kinds(known), expected) if b != CLEAN)
 
 
 def test_with_edge_is_lazy():
@@ -243,7 +243,7 @@ def test_sound_lists_have_no_flaw():
 
 
 @pytest.mark.parametrize(
-    "ranges, told",
+    "ranges, message",
     [
         ([(0, 5), (7, 0)], "empty"),
         ([(0, 5), (90, 11)], "past the end of 100"),
@@ -255,8 +255,8 @@ def test_sound_lists_have_no_flaw():
         ([(10, 5), (10, 5)], "overlap or are out of order"),
     ],
 )
-def test_flaws(ranges, told):
-    assert told in extents.flaw(extents.of([(*each, DATA) for each in ranges]), 100)
+def test_flaws(ranges, message):
+    assert message in extents.flaw(extents.of([(*each, DATA) for each in ranges]), 100)
 
 
 def test_no_overlap_escapes():
@@ -278,9 +278,9 @@ def test_gaps():
         start, stop = sorted(rng.choices(range(SIZE + 1), k=2))
         found = extents.clip(random_extents(rng), start, stop)
         missing = {at for at, kind in enumerate(kinds(found)) if kind == CLEAN and start <= at < stop}
-        told = extents.gaps(found, start, stop)
-        assert {at for offset, length in told for at in range(offset, offset + length)} == missing
-        assert all(a + n < b for (a, n), (b, _) in zip(told, told[1:])), "gaps that should be one"
+        known = extents.gaps(found, start, stop)
+        assert {at for offset, length in known for at in range(offset, offset + length)} == missing
+        assert all(a + n < b for (a, n), (b, _) in zip(known, known[1:])), "gaps that should be one"
 
 
 def test_totals():
@@ -349,8 +349,8 @@ def test_parts_of_ranges_that_are_not_in_others():
         }
         found = extents.without(ranges, others)
         assert extents.flaw(found, SIZE) is None
-        told = {(at, kind) for offset, length, kind in found.tolist() for at in range(offset, offset + length)}
-        assert told == expected
+        known = {(at, kind) for offset, length, kind in found.tolist() for at in range(offset, offset + length)}
+        assert known == expected
         start, stop = sorted(rng.sample(range(SIZE + 1), 2))
         met = [each for each in ranges.tolist() if each[0] < stop and each[0] + each[1] > start]
         assert extents.meeting(ranges, start, stop).tolist() == met

@@ -86,7 +86,7 @@ def test_the_size_stays_where_the_end_is_made_zero(path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_all_that_is_not_zero_is_in_what_is_allocated(tmp_path, seed):
+def test_all_nonzero_data_is_in_allocated_ranges(tmp_path, seed):
     """What is not reported is taken for zero, and left alone: so it must be zero."""
     rng, path = random.Random(seed), tmp_path / "sparse"
     with open(path, "wb") as sparse:
@@ -108,7 +108,7 @@ def test_all_that_is_not_zero_is_in_what_is_allocated(tmp_path, seed):
         assert target.allocated(0, SIZE) != [(0, SIZE)], "the holes are seen"
 
 
-def test_what_has_no_holes_is_allocated_as_a_whole(path, monkeypatch):
+def test_a_file_without_holes_is_allocated_completely(path, monkeypatch):
     """A block device."""
 
     def lseek(*_args):

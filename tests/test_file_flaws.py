@@ -44,7 +44,7 @@ def test_each_file_is_read_once_by_any_threads(bad):
     assert [series.reads.count(new) for new in NEW] == [1, 1] and len(checked) == len(series.reads)
 
 
-def test_an_end_is_no_verdict():
+def test_an_interruption_is_no_verdict():
     """Who asks next has it looked at."""
     stop = SimpleNamespace(now=True)
 

@@ -18,20 +18,20 @@ def fails(number):
     return call
 
 
-def test_its_size_and_what_is_free(tmp_path):
-    told = os.statvfs(tmp_path)
-    assert file_system.size_bytes(str(tmp_path)) == told.f_blocks * told.f_frsize
+def test_size_and_free_space(tmp_path):
+    status = os.statvfs(tmp_path)
+    assert file_system.size_bytes(str(tmp_path)) == status.f_blocks * status.f_frsize
     assert 0 <= file_system.free_bytes(str(tmp_path)) <= file_system.size_bytes(str(tmp_path))
 
 
-def test_what_is_not_known(tmp_path, monkeypatch):
+def test_unknown_figures(tmp_path, monkeypatch):
     assert file_system.free_bytes(str(tmp_path / "none")) is None
     monkeypatch.setattr(os, "statvfs", fails(errno.ENOSYS))
     assert file_system.free_bytes(str(tmp_path)) is None
     assert file_system.size_bytes(str(tmp_path)) is None
 
 
-def test_what_files_take(tmp_path):
+def test_allocated_bytes_of_files(tmp_path):
     data, hole = tmp_path / "data", tmp_path / "hole"
     with data.open("wb") as file:
         file.write(b"\x55" * 256 * KIB)
@@ -60,14 +60,16 @@ def test_why_a_folder_cannot_be_written_to(tmp_path):
 
 
 def test_a_folder_on_a_file_system_that_is_read_only(tmp_path, monkeypatch):
-    told = os.statvfs(tmp_path)
+    status = os.statvfs(tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*told[:8], told.f_flag | os.ST_RDONLY, *told[9:])))
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: os.statvfs_result((*status[:8], status.f_flag | os.ST_RDONLY, *status[9:]))
+    )
     assert file_system.why_unwritable(str(tmp_path)) == "Read-only file system"
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_a_sync_that_fails_is_told(tmp_path, monkeypatch, number):
+def test_a_sync_that_fails_is_an_error(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "fsync", fails(number))
     with pytest.raises(OSError, match=os.strerror(number)):
         file_system.sync_folder(0)
@@ -78,7 +80,7 @@ def test_no_sync_of_folders_is_no_error(monkeypatch):
     file_system.sync_folder(0)
 
 
-def test_writeback_of_what_has_none_is_no_error():
+def test_writeback_that_is_not_supported_is_no_error():
     reading, writing = os.pipe()
     file_system.start_writeback(writing)
     os.close(reading)

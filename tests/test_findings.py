@@ -41,7 +41,7 @@ def day(number):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_newest_of_a_kind_counts_for_each_point(series, seed):
     """Of this very point: not one of its name that was there before."""
-    chance, told = random.Random(seed), {}
+    chance, reported = random.Random(seed), {}
     days = chance.sample(range(20), 12)
     for number in days:
         kind, points = chance.choice(KINDS), chance.sample(POINTS, chance.randrange(1, 4))
@@ -51,17 +51,17 @@ def test_the_newest_of_a_kind_counts_for_each_point(series, seed):
         put(series, kind, day(number), entries, level="frames")
         for each in entries:
             if each["manifest_sha256"] != "f" * 64:
-                told.setdefault((kind, each["point"]), []).append(number)
+                reported.setdefault((kind, each["point"]), []).append(number)
     found = findings.load(series)
     assert [each["when"] for each in found] == sorted(map(day, days)) and findings.left_out(series, found) == []
     chance.shuffle(found)
     for kind, point in itertools.product(KINDS, POINTS):
-        numbers = told.get((kind, point.id), [])
+        numbers = reported.get((kind, point.id), [])
         newest = findings.newest(sorted(found, key=lambda each: each["when"]), POINTS, kind)[point.id]
         assert newest.get("verdict") == (str(max(numbers)) if numbers else None)
 
 
-def test_one_of_the_future_does_not_count(series):
+def test_a_finding_of_the_future_does_not_count(series):
     """A clock was wrong. Only a digest is right at any time."""
     future = "2999-01-01T00:00:00.000+00:00"
     for kind in KINDS:
@@ -92,7 +92,7 @@ GOOD = {"format": layout.FORMAT, "requires": [], "kind": "verify", "when": day(1
     ],
     ids=range(11),
 )
-def test_what_is_none_is_left_out_and_named(series, wrong):
+def test_invalid_findings_are_left_out_and_named(series, wrong):
     series.store.publish("vm1/20261122T194500Z-aaaaaa.verify.json", layout.seal({**GOOD, **wrong}))
     series.store.publish("vm1/20261122T194500Z-bbbbbb.verify.json", layout.seal(GOOD))
     found = findings.load(series)
@@ -115,12 +115,12 @@ def test_a_digest_that_is_left_out_hides_no_damage(series):
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, json.dumps(GOOD).encode()])
-def test_what_is_not_sealed_is_left_out(series, data):
+def test_unsealed_findings_are_left_out(series, data):
     series.store.publish("vm1/20261122T194500Z-aaaaaa.verify.json", data)
     assert findings.load(series) == []
 
 
-def test_what_is_kept_is_found_again_and_what_cannot_be_is_a_warning(series, monkeypatch):
+def test_stored_findings_are_found_again_and_a_failure_is_a_warning(series, monkeypatch):
     assert findings.kept(series, findings.VERIFY, level="frames", points=[entry(POINTS[0], 5)]) == []
     [found] = findings.load(series)
     assert (found["points"], found["kind"]) == ([entry(POINTS[0], 5)], "verify") and "@" in found["who"]

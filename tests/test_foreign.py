@@ -25,7 +25,7 @@ OTHER = "d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11"
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_identity_given(monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -71,7 +71,7 @@ def test_no_pull_is_sealed_with_another_key_than_the_points_are(tmp_path, monkey
         assert (caught.value.exit_code, caught.value.code) == (11, "foreign")
 
 
-def test_nor_where_no_point_tells_that_the_key_is_right(tmp_path):
+def test_no_pull_is_sealed_with_a_key_that_no_point_confirms(tmp_path):
     """An attacker who replaces the key damages the manifests, too, so that nobody sees that they have another mac."""
     root = tmp_path / "store"
     vm = domain(root, keys=sealed_store(root))
@@ -97,8 +97,8 @@ def test_one_damaged_manifest_ends_no_pull(tmp_path):
     root = tmp_path / "store"
     vm = domain(root, keys=sealed_store(root))
     (vm.folder / vm.points[-1].id / "manifest.json").write_bytes(b"{}")
-    [told] = begun(root).warnings
-    assert told.startswith("a point of the series is ignored: ") and vm.points[-1].id in told
+    [warning] = begun(root).warnings
+    assert warning.startswith("a point of the series is ignored: ") and vm.points[-1].id in warning
 
 
 def test_no_pull_is_written_in_clear_beside_what_is_sealed(tmp_path):
@@ -147,7 +147,7 @@ def test_the_latest_is_never_that_of_another_domain(mixed, tmp_path):
         assert_restored(other, wanted, point, tmp_path / wanted)
 
 
-def test_nor_is_a_point_that_is_named(mixed, tmp_path):
+def test_a_point_of_another_domain_is_not_restored_by_its_id(mixed, tmp_path):
     """By their ids, points of the domain itself can be restored."""
     vm, other = mixed
     with pytest.raises(errors.Foreign, match="a point of domain vm2"):
@@ -158,7 +158,7 @@ def test_nor_is_a_point_that_is_named(mixed, tmp_path):
     assert shown.domain == "vm2"
 
 
-def test_every_verb_tells_of_it(mixed, tmp_path):
+def test_every_verb_reports_points_of_another_domain(mixed, tmp_path):
     vm, other = mixed
     root, ids = str(vm.root), {point.id for point in other.points}
     found = stores.verify_store(root)
@@ -181,7 +181,7 @@ def test_every_verb_tells_of_it(mixed, tmp_path):
         pass
 
 
-def test_of_two_domains_of_one_name_nobody_knows_whose_the_series_is(tmp_path):
+def test_two_domains_of_one_name_leave_the_owner_of_the_series_unknown(tmp_path):
     vm = domain(tmp_path / "store")
     other = domain(tmp_path / "other", uuid=OTHER)
     shutil.copytree(other.folder, vm.folder, dirs_exist_ok=True)
@@ -237,8 +237,8 @@ def test_what_orders_the_points_is_proved_before_it_is_used(demoted, tmp_path, c
     ):
         demoted.series.point()
     assert demoted.series.newest() == demoted.points[1]
-    exit_code, _, told = answered(capsys, "restore", demoted.root, "-o", tmp_path / "out", *MINE)
-    assert exit_code == 11 and "it may be the point that you ask for" in told
+    exit_code, _, complaints = answered(capsys, "restore", demoted.root, "-o", tmp_path / "out", *MINE)
+    assert exit_code == 11 and "it may be the point that you ask for" in complaints
     for words in (["verify", demoted.root], ["verify", demoted.root, "--quick"]):
         exit_code, output, _ = answered(capsys, *words, *MINE)
         assert exit_code == 11 and "not made with the key of this store" in output

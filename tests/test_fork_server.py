@@ -28,7 +28,7 @@ sys.exit(7)
 
 
 @pytest.mark.parametrize("forked", [True, False])
-def test_what_is_torn_down(tmp_path, forked):
+def test_its_teardown(tmp_path, forked):
     """The whole package, after threads and exit handlers; not other libraries, and not what they may hold, such as the
     program's own globals."""
     program = tmp_path / "program.py"

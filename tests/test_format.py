@@ -18,7 +18,7 @@ from nbdpull.format.layout import MAX_FRAME, RECORD
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
-def test_point_ids_are_unique_and_tell_the_time():
+def test_point_ids_are_unique_and_contain_the_time():
     now = datetime(2026, 11, 22, 19, 45, tzinfo=timezone.utc)
     ids = {layout.new_point_id(now) for _ in range(1000)}
     assert len(ids) == 1000
@@ -27,7 +27,7 @@ def test_point_ids_are_unique_and_tell_the_time():
 
 
 @pytest.mark.parametrize("text", ["..", "", "20261122T194500Z-7f3a9c/..", "20261122T194500Z-7f3a9c\n", "latest"])
-def test_what_is_no_point_id(text):
+def test_invalid_point_ids(text):
     assert not layout.POINT_ID.match(text)
 
 
@@ -50,20 +50,20 @@ LONG += ["\u65e5" * 60 + "b", "a" + "\u65e5" * 85, "aa" + "\u65e5" * 85]
 LONG += ["vm~0123456789abcdef", layout.folder_name("y" * 256), layout.domain_name(layout.folder_name("\u65e5" * 90))]
 
 
-def test_names_that_are_too_long_are_cut_between_two_characters_and_told_apart():
+def test_long_names_are_cut_between_characters_and_stay_distinct():
     folders = {name: layout.folder_name(name) for name in LONG}
     assert len(set(folders.values())) == len(LONG)
     for name, folder in folders.items():
         assert len(folder) <= 255 and re.fullmatch(r"[\w%~-][\w%.~-]*", folder, re.ASCII)
         shortened = name != "x" * 255
         assert bool(re.search("~[0-9a-f]{16}$", folder)) == shortened
-        told = layout.domain_name(folder)
+        decoded = layout.domain_name(folder)
         if shortened:
-            kept, _, digest = told.rpartition("~")
+            kept, _, digest = decoded.rpartition("~")
             assert name.startswith(kept) and digest == hashlib.sha256(name.encode()).hexdigest()[:16]
             assert len(folder) > 255 - 12 or kept == name, "as much of the name is kept as can be"
         else:
-            assert told == name
+            assert decoded == name
 
 
 @pytest.mark.parametrize("folder", ["lost+found", "a b", ".x", "%zz", "%FF", "\udcff", "%2f", "%61", "%00", "a%00"])
@@ -132,7 +132,7 @@ def test_no_cut_passes():
     "data", [b"", b"[]", b"5", b'"x"', b"null", b"\xff\xfe", b"{}", b'{"format": "nbdpull/2", "requires": 5}',
              b'{"format": "nbdpull/2", "requires": [[]]}', b'{"format": "nbdpull/2", "requires": null}', b"[" * 100_000]
 )  # fmt: skip
-def test_what_is_no_document(data):
+def test_invalid_documents(data):
     with pytest.raises(errors.Damaged, match=r"^file: "):
         layout.unseal(data, "file")
 
@@ -170,7 +170,7 @@ def test_a_document_is_no_larger_than_it_may_be(monkeypatch):
 
 
 @pytest.mark.parametrize("member", ['"requires": "encryption"', '"requires": [1]', '"requires": {"a": 1}'])
-def test_features_that_are_none_are_damage(member):
+def test_invalid_feature_names_are_damage(member):
     """Whoever reads "use a newer nbdpull" does not look for the damage."""
     with pytest.raises(errors.Damaged, match="not a document"):
         layout.unseal(strange.resealed('{"format": "nbdpull/2", ' + member), "file")
@@ -181,7 +181,7 @@ def test_features_that_are_none_are_damage(member):
     [{"requires": [f"{n}{'x' * 4000}" for n in range(1000)]}, {"format": "x" * 10**6}, {"format": ["x" * 10**6]}],
     ids=["many features", "a long format", "a strange format"],
 )
-def test_what_a_later_format_needs_is_told_in_one_line(members):
+def test_features_of_a_later_format_are_reported_in_one_line(members):
     with pytest.raises(errors.FormatTooNew) as caught:
         layout.unseal(layout.seal({**DOCUMENT, **members}), "file")
     assert len(str(caught.value)) < 40_000
@@ -274,7 +274,7 @@ def test_good_records_have_no_flaw():
 
 
 @pytest.mark.parametrize(
-    "row, values, told",
+    "row, values, message",
     [
         (0, {"length": 0}, "an empty range"),
         (2, {"length": 4097}, "past the end"),
@@ -297,11 +297,11 @@ def test_good_records_have_no_flaw():
         (2, {"offset": (1 << 20) - 1, "length": 2}, "crosses a multiple of 1048576"),
     ],
 )
-def test_records_that_a_reader_must_refuse(row, values, told):
+def test_records_that_a_reader_must_refuse(row, values, message):
     records = good_records()
     for field, value in values.items():
         records[field][row] = value
-    assert told in layout.records_flaw(records, SIZE, 2)
+    assert message in layout.records_flaw(records, SIZE, 2)
 
 
 def test_zero_records():
@@ -331,8 +331,8 @@ def test_a_skippable_frame_is_whole_and_of_its_magic():
 
 def test_chunk_header():
     header = layout.chunk_header("20261122T194500Z-7f3a9c", "vda", 5 << 40, 3)
-    told = json.loads(layout.parse_skippable(header, 0x184D2A50))
-    assert told == {
+    about = json.loads(layout.parse_skippable(header, 0x184D2A50))
+    assert about == {
         "format": "nbdpull/2", "point": "20261122T194500Z-7f3a9c", "disk": "vda", "size": 5 << 40, "chunk": 3
     }  # fmt: skip
 

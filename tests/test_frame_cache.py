@@ -66,7 +66,7 @@ def test_any_reads_by_any_threads(seed):
     assert held(cache) <= budget and not cache._under_way
 
 
-def test_who_asks_for_what_is_read_ahead_waits_for_it():
+def test_a_request_for_a_frame_being_read_ahead_waits_for_it():
     frames = Frames()
     frames.gate.clear()
     cache = FrameCache(frames.read, 10 * SIZE, ahead=1)
@@ -79,7 +79,7 @@ def test_who_asks_for_what_is_read_ahead_waits_for_it():
     assert frames.reads == [1]
 
 
-def test_nothing_is_read_ahead_while_enough_is_under_way():
+def test_read_ahead_is_bounded():
     frames = Frames()
     frames.gate.clear()
     cache = FrameCache(frames.read, 10 * SIZE, ahead=1)
@@ -94,7 +94,7 @@ def test_nothing_is_read_ahead_while_enough_is_under_way():
     assert frames.reads == [1]
 
 
-def test_what_is_damaged_is_told_to_who_asks():
+def test_damage_is_reported_to_the_reader():
     frames = Frames(bad={1})
     cache = FrameCache(frames.read, 10 * SIZE, ahead=1)
     cache.begin(place(1))

@@ -33,7 +33,7 @@ class Named:
 PAGES = [(b"a", "1.index", 0, ["1", "2"])]
 
 
-def test_it_is_good_where_all_that_it_needs_is_named():
+def test_a_window_is_good_if_all_its_files_are_named():
     good = GoodWindows()
     first = good.of(Named(["1.index", "1", "2", "3"], PAGES))
     assert not first.has(0)
@@ -46,7 +46,7 @@ def test_it_is_good_where_all_that_it_needs_is_named():
     assert not good.of(Named(["3", "1", "1.index"], PAGES)).has(0)
 
 
-def test_what_it_did_without_it_does_not_need():
+def test_files_not_needed_before_are_not_needed():
     good = GoodWindows()
     good.of(Named(["1.index", "1", "3"], PAGES)).add(0)
     assert good.of(Named(["1.index", "1"], PAGES)).has(0)
@@ -60,7 +60,7 @@ def test_what_it_did_without_it_does_not_need():
     ([*PAGES, *PAGES], 1 << 20),
     (PAGES, 1 << 21),
 ])  # fmt: skip
-def test_others_are_not_known(pages, size):
+def test_other_windows_are_unknown(pages, size):
     good, files = GoodWindows(), ["1.index", "2.index", "1", "2"]
     good.of(Named(files, PAGES)).add(0)
     assert not good.of(Named(files, pages, size)).has(0)

@@ -75,13 +75,13 @@ def test_a_call_fails_before_the_state_says_that_the_domain_is_off(brief, code, 
 @pytest.mark.parametrize(
     "answer", [lambda _: {}, raising(errors.NoAnswer("libvirt does not answer"))], ids=["qemu", "no libvirt"]
 )
-def test_a_domain_whose_qemu_answers_is_not_waited_for(monkeypatch, code, answer):
+def test_no_wait_for_a_domain_whose_qemu_answers(monkeypatch, code, answer):
     monkeypatch.setattr(handle, "time", Meddled(monotonic=lambda: 100.0, sleep=raising(AssertionError("it waits"))))
     assert type(fails(seen_to_run(RUNNING, blockStatsFlags=answer), error_of(code))) is errors.HypervisorError
 
 
 @pytest.mark.parametrize("code", OF_ANYTHING)
-def test_an_end_that_does_not_come_is_not_waited_for_for_ever(monkeypatch, code):
+def test_the_wait_for_the_end_is_bounded(monkeypatch, code):
     now, slept = [100.0], []
 
     def sleep(seconds):
@@ -102,24 +102,24 @@ def test_an_end_that_does_not_come_is_not_waited_for_for_ever(monkeypatch, code)
         (Vm(RUNNING), libvirt.VIR_ERR_INTERNAL_ERROR),  # its end would be no news
     ],
 )
-def test_nothing_is_waited_for_where_no_end_is_to_be_expected(monkeypatch, vm, code):
+def test_no_wait_where_no_end_is_expected(monkeypatch, vm, code):
     monkeypatch.setattr(handle, "time", Meddled(sleep=raising(AssertionError("it waits"))))
     assert type(fails(vm, error_of(code))) is errors.HypervisorError
 
 
-def test_an_end_that_libvirt_tells_of_at_once():
+def test_an_end_that_libvirt_reports_at_once():
     vm = seen_to_run(SHUT_DOWN)
     assert type(fails(vm, error_of(libvirt.VIR_ERR_OPERATION_INVALID))) is errors.DomainStopped
     assert vm.looks == 1
 
 
-def test_an_end_between_two_looks_is_the_same_end():
+def test_an_end_between_two_checks():
     """And no advice to start a domain that this run has seen running."""
     vm = seen_to_run(RUNNING, SHUT_DOWN)
     assert type(fails(vm, error_of(libvirt.VIR_ERR_OPERATION_INVALID), "live")) is errors.DomainStopped
 
 
-def test_the_state_itself_cannot_be_had():
+def test_the_state_is_unavailable():
     """Then nothing is known of an end."""
     vm = seen_to_run(error_of(libvirt.VIR_ERR_RPC))
     assert type(fails(vm, error_of(libvirt.VIR_ERR_OPERATION_INVALID))) is errors.HypervisorError
@@ -141,10 +141,10 @@ def test_an_error_of_another_kind_passes():
     assert vm.looks == 0
 
 
-# -- what is told of it ------------------------------------------------------------------------------------------------
+# -- what is reported ------------------------------------------------------------------------------------------------
 
 
-def test_no_answer_tells_the_last_state_that_was_seen(monkeypatch):
+def test_no_answer_reports_the_last_known_state(monkeypatch):
     monkeypatch.setattr(handle, "time", Meddled(strftime=lambda _format: "19:45:00"))
     vm = Vm(PAUSED)
     silent = errors.NoAnswer("libvirt did not answer within 5 s")

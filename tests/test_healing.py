@@ -29,7 +29,7 @@ def content(vm):
             if path.parent != vm.folder}  # fmt: skip
 
 
-def told(vm):
+def verdicts(vm):
     return [each["verified"]["verdict"] for each in listing.listing(listing.Options(str(vm.root))).points]
 
 
@@ -47,7 +47,7 @@ def test_every_file_but_a_manifest_is_healed(original, vm, how, options):
     if "sample" not in options or how != "flipped":
         assert paths == {*bad} and not found.is_bad and found.damages == []
     paths, found = healed(vm, original.root)
-    assert not found.is_bad and told(vm) == ["ok"] * 3
+    assert not found.is_bad and verdicts(vm) == ["ok"] * 3
     assert content(vm) == content(original)
 
 
@@ -90,7 +90,7 @@ def test_a_file_of_a_removed_point_whose_folder_is_gone(original, vm, tmp_path):
 
 
 @pytest.mark.parametrize("error", [errors.OutputError("no space left"), errors.Interrupted(15)], ids=["full", "signal"])
-def test_an_end_in_the_midst_leaves_the_damaged_file(original, vm, monkeypatch, error):
+def test_an_interruption_leaves_the_damaged_file(original, vm, monkeypatch, error):
     """What was found is reported, unless the user ended it."""
     chunk = next(path for path in files(vm.folder) if path.suffix == ".zst")
     chunk.write_bytes(flipped(chunk.read_bytes(), 100))
@@ -156,7 +156,7 @@ def test_a_file_that_frames_were_moved_to(vm, tmp_path, how):
         shutil.rmtree(moved.parent)
     found, result = healed(vm, copy.root)
     assert found and found <= {*paths} and not result.is_bad and moved.read_bytes() == data
-    assert told(vm) == ["ok"] and restored(vm, last, tmp_path / "out") == vm.images[last.id]
+    assert verdicts(vm) == ["ok"] and restored(vm, last, tmp_path / "out") == vm.images[last.id]
     assert half_points.names(vm.series) == []
 
 
@@ -167,7 +167,7 @@ def shared(vm):
 
 
 @pytest.mark.parametrize("first", [{}, {"oldest": True}, {"level": "files"}], ids=str)
-def test_of_more_damages_than_a_finding_tells_all_are_healed(original, vm, monkeypatch, first):
+def test_more_damages_than_a_finding_lists_are_all_healed(original, vm, monkeypatch, first):
     """None was healed, however often it was tried: a finding without all places names no file."""
     monkeypatch.setattr(evidence, "MAX_PLACES", 2)
     names = [name for name in content(vm) if name.endswith(".zst")]
@@ -176,11 +176,11 @@ def test_of_more_damages_than_a_finding_tells_all_are_healed(original, vm, monke
     assert len(names) > 5 and verify(Options(str(vm.root), **first)).is_bad
     paths, found = healed(vm, original.root, **first)
     assert paths == {*names} and found.damages == [] and content(vm) == content(original)
-    assert not healed(vm, original.root)[1].is_bad and told(vm) == ["ok"] * 3
+    assert not healed(vm, original.root)[1].is_bad and verdicts(vm) == ["ok"] * 3
 
 
 @pytest.mark.parametrize("is_well", [True, False])
-def test_what_another_run_has_healed_meanwhile_is_looked_at_again(original, vm, monkeypatch, is_well):
+def test_files_healed_by_another_run_are_checked_again(original, vm, monkeypatch, is_well):
     """A pull repairs what the verification has just found. It was reported as damaged, with nothing healed."""
     path, real = shared(vm), healing.heal
     good, name = path.read_bytes(), str(path.relative_to(vm.folder))
@@ -197,7 +197,7 @@ def test_what_another_run_has_healed_meanwhile_is_looked_at_again(original, vm, 
 
     monkeypatch.setattr(healing, "heal", after)
     paths, found = healed(vm, original.root)
-    assert paths == set() and found.is_bad == (not is_well) and told(vm) == ["ok" if is_well else "damaged"] * 3
+    assert paths == set() and found.is_bad == (not is_well) and verdicts(vm) == ["ok" if is_well else "damaged"] * 3
     assert [name in warning and "is intact now" in warning for warning in found.warnings] == [True] * is_well
 
 
@@ -223,7 +223,7 @@ def test_a_medium_that_reads_wrong_is_written_once(original, vm, monkeypatch):
 
 
 @pytest.mark.parametrize("is_on_record", [False, True])
-def test_of_one_point_others_that_share_the_file_are_well_too(original, vm, is_on_record):
+def test_other_points_that_share_a_healed_file_are_sound_too(original, vm, is_on_record):
     path, last = shared(vm), vm.points[-1]
     healed(vm, original.root)
     path.write_bytes(flipped(path.read_bytes(), 100))
@@ -232,10 +232,10 @@ def test_of_one_point_others_that_share_the_file_are_well_too(original, vm, is_o
     paths, found = healed(vm, original.root, point=last.id)
     assert paths == {str(path.relative_to(vm.folder))} and not found.is_bad
     assert [each.point for each in found.verdicts] == [last.id]
-    assert told(vm) == ["ok"] * 3
+    assert verdicts(vm) == ["ok"] * 3
 
 
-def test_what_the_first_look_warned_of_is_told(original, vm, monkeypatch):
+def test_warnings_of_the_first_check_are_kept(original, vm, monkeypatch):
     """Even if the second check does not see it any more."""
     shared(vm).unlink()
     real, first = findings.kept, ["not kept"]

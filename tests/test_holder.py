@@ -29,7 +29,7 @@ def dies_holding(*steps):
     os.waitpid(child, 0)
 
 
-def test_one_holds_a_domain_and_others_hold_others():
+def test_one_process_holds_a_domain():
     with holder.holding(UUID, "vm1"), holder.holding(UUID.replace("3", "4"), "vm2"):
         assert holder.look(UUID) is None
         with pytest.raises(errors.Busy, match="domain 'vm1' is held by another nbdpull"), holder.holding(UUID, "vm1"):
@@ -41,7 +41,7 @@ def test_one_holds_a_domain_and_others_hold_others():
 @pytest.mark.parametrize(
     "steps, starting", [([], False), (["note_start"], True), (["note_start", "clear_start"], False)]
 )
-def test_what_a_dead_holder_was_about_to_do(steps, starting):
+def test_the_phase_of_a_dead_holder(steps, starting):
     """Its domain may run, and nothing marks it."""
     assert holder.look(UUID) is None
     dies_holding(*steps)
@@ -52,14 +52,14 @@ def test_what_a_dead_holder_was_about_to_do(steps, starting):
     assert holder.look(UUID).starting is False
 
 
-def test_an_error_gives_the_domain_back():
+def test_an_error_releases_the_domain():
     with pytest.raises(KeyError), holder.holding(UUID, "vm1"):
         raise KeyError
     with holder.holding(UUID, "vm1"):
         pass
 
 
-def test_where_there_is_no_folder_for_it_nobody_is_kept_out(of_this_test):
+def test_without_a_directory_for_locks_nobody_is_locked_out(of_this_test):
     """A pull goes on: its backup job keeps others out, if later."""
     of_this_test.write_text("a file")
     with holder.holding(UUID, "vm1") as hold, holder.holding(UUID, "vm1"):

@@ -22,8 +22,8 @@ def look(path):
 
 
 def fitted(xml, trusted=False):
-    text, told = host_fit.fitted(xml, OFFER, look, trusted)
-    return ET.fromstring(text), told
+    text, warnings = host_fit.fitted(xml, OFFER, look, trusted)
+    return ET.fromstring(text), warnings
 
 
 @pytest.mark.parametrize("path, trusted, kept", [
@@ -31,9 +31,9 @@ def fitted(xml, trusted=False):
     ("/gone", False, False), ("/gone", True, False),
 ])  # fmt: skip
 def test_emulators(path, trusted, kept):
-    root, told = fitted(of(devices=f"<emulator>{path}</emulator>"), trusted)
+    root, warnings = fitted(of(devices=f"<emulator>{path}</emulator>"), trusted)
     assert (root.findtext("devices/emulator") == path) is kept
-    assert told == ([] if kept else [f"libvirt does not offer the emulator {path} here: it uses its own"])
+    assert warnings == ([] if kept else [f"libvirt does not offer the emulator {path} here: it uses its own"])
 
 
 @pytest.mark.parametrize("path, trusted, kept", [
@@ -42,10 +42,10 @@ def test_emulators(path, trusted, kept):
 ])  # fmt: skip
 def test_firmware_that_libvirt_chose(path, trusted, kept):
     os = "<os firmware='efi'><loader secure='yes'>{}</loader><nvram template='/t'>/n</nvram></os>"
-    root, told = fitted(of(os.format(path)), trusted)
+    root, warnings = fitted(of(os.format(path)), trusted)
     assert (root.findtext("os/loader") == path) is (root.find("os/nvram").get("template") == "/t") is kept
     assert root.find("os/loader").get("secure") == "yes" and root.findtext("os/nvram") == "/n"
-    assert bool(told) is not kept
+    assert bool(warnings) is not kept
 
 
 @pytest.mark.parametrize("path, here, stays", [
@@ -62,9 +62,9 @@ def test_an_emulator_of_another_distribution(path, here, stays):
         asked.append(path)
         return path in here
 
-    text, told = host_fit.loosened(of(devices=f"<emulator>{path}</emulator>"), is_here)
+    text, warnings = host_fit.loosened(of(devices=f"<emulator>{path}</emulator>"), is_here)
     assert (ET.fromstring(text).findtext("devices/emulator") == path) is stays
-    assert told == ([] if stays else [f"the emulator {path} is not on this host: libvirt uses its own"])
+    assert warnings == ([] if stays else [f"the emulator {path} is not on this host: libvirt uses its own"])
     assert "/strange" not in asked
 
 
@@ -72,19 +72,19 @@ def test_no_medium_keeps_a_guest_from_its_start():
     drives = "".join(DRIVE.format(*each) for each in (("file", "cdrom", "file='/a'"), ("file", "floppy", "file='/b'"),
                      ("file", "cdrom", "file='/c' startupPolicy='mandatory'"), ("file", "disk", "file='/d'"),
                      ("block", "cdrom", "dev='/dev/sr0'")))  # fmt: skip
-    text, told = host_fit.loosened(of(devices=drives + "<disk type='file' device='cdrom'><target dev='a'/></disk>"),
+    text, warnings = host_fit.loosened(of(devices=drives + "<disk type='file' device='cdrom'><target dev='a'/></disk>"),
                                    lambda path: True)  # fmt: skip
     policies = [source.get("startupPolicy") for source in ET.fromstring(text).iterfind("devices/disk/source")]
-    assert policies == ["optional", "optional", "mandatory", None, "optional"] and told == []
+    assert policies == ["optional", "optional", "mandatory", None, "optional"] and warnings == []
 
 
 def test_firmware_that_the_user_chose_stays():
     """No other firmware can replace it: it is refused, see below."""
-    root, told = fitted(of("<os><loader>/other.fd</loader></os>"))
-    assert root.findtext("os/loader") == "/other.fd" and told == []
+    root, warnings = fitted(of("<os><loader>/other.fd</loader></os>"))
+    assert root.findtext("os/loader") == "/other.fd" and warnings == []
 
 
-@pytest.mark.parametrize("drive, source, told", [
+@pytest.mark.parametrize("drive, source, expected", [
     (("file", "cdrom"), "file='/disc'", None),
     (("file", "cdrom"), "file='/gone'", "cdrom sda has no medium: /gone does not exist here"),
     (("file", "cdrom"), "file='/etc/shadow'", "cdrom sda has no medium: /etc/shadow is not an image of a disc"),
@@ -97,9 +97,9 @@ def test_firmware_that_the_user_chose_stays():
     (("network", "cdrom"), "protocol='http' name='a.iso'", None),
     (("file", "disk"), "file='/gone'", None),
 ])  # fmt: skip
-def test_media(drive, source, told):
+def test_media(drive, source, expected):
     root, found = fitted(of(devices=DRIVE.format(*drive, source)))
-    assert found == ([told] if told else []) and (root.find("devices/disk/source") is None) is bool(told)
+    assert found == ([expected] if expected else []) and (root.find("devices/disk/source") is None) is bool(expected)
 
 
 def test_a_medium_that_is_no_disc_stays_where_it_is_trusted():
@@ -111,7 +111,7 @@ def foreign(devices, own=(), known=(), os="", offer=OFFER):
     return list(map(str, host_fit.foreign(of(os, devices), offer, look, own, known)))
 
 
-def test_what_is_foreign():
+def test_foreign_paths():
     devices = "<emulator>/usr/bin/qemu</emulator><serial type='file'><source path='/log'/></serial>" + "".join(
         DRIVE.format(*each) for each in (("file", "cdrom", "file='/disc'"), ("block", "cdrom", "dev='/dev/sr0'"),
                                          ("block", "cdrom", "dev='/dev/sdb'"), ("file", "disk", "file='/own'"))
@@ -121,7 +121,7 @@ def test_what_is_foreign():
     assert foreign(devices, own=["/own"], known=[Reach("console", "/log")]) == ["serial /log", "cdrom sda /dev/sdb"]
 
 
-@pytest.mark.parametrize("kind, path, below, told", [
+@pytest.mark.parametrize("kind, path, below, expected", [
     ("disk", "/known", "<driver type='raw'/>", []),
     ("disk", "/known", "<driver type='qcow2'/>", ["disk sda /known"]),
     ("disk", "/known", "<driver type='raw'/><driver type='qcow2'/>", ["disk sda /known"]),
@@ -129,14 +129,14 @@ def test_what_is_foreign():
     ("cdrom", "/disc", "<driver name='qemu' type='raw'/>", []),
     ("cdrom", "/disc", "<driver name='qemu' type='qcow2'/>", ["cdrom sda /disc"]),
 ])  # fmt: skip
-def test_an_image_that_is_taken_for_another_format(kind, path, below, told):
+def test_an_image_that_is_taken_for_another_format(kind, path, below, expected):
     """What a guest wrote to a raw disk may be the header of a qcow2 image, with a file of the host as its backing
     file."""
     device = f"<disk type='file' device='{kind}'>{below}<source file='{path}'/><target dev='sda'/></disk>"
-    assert foreign(device, known=[Reach("disk sda", "/known")]) == told
+    assert foreign(device, known=[Reach("disk sda", "/known")]) == expected
 
 
-def test_a_disc_of_the_name_of_another_device_is_none():
+def test_a_disk_at_the_path_of_a_medium_counts_as_foreign():
     assert foreign(DRIVE.format("file", "disk", "file='/disc'")) == ["disk sda /disc"]
 
 
@@ -145,7 +145,7 @@ def test_a_disc_of_the_name_of_another_device_is_none():
     (("file", "cdrom"), "file='/gone' startupPolicy='optional'"),
     (("file", "floppy"), "file='/gone' startupPolicy='requisite'"),
 ])  # fmt: skip
-def test_an_image_that_is_not_here_is_told_and_not_refused(drive, source):
+def test_a_missing_image_is_reported_and_not_refused(drive, source):
     device = DRIVE.format(*drive, source)
     host_fit.require_known(of(devices=device), OFFER, look, (), ())
     assert foreign(device) == [f"{drive[1]} sda /gone"]
@@ -183,7 +183,7 @@ def test_a_refusal_names_what_it_is_about():
     host_fit.require_known(of(devices=devices), OFFER, look, [f"/log{n}" for n in range(8)], ())
 
 
-def test_looking_at_paths(tmp_path):
+def test_checked_paths(tmp_path):
     disc = tmp_path / "disc"
     disc.write_bytes(bytes(32769) + b"CD001" + bytes(100))
     (tmp_path / "short").write_bytes(b"CD001")

@@ -24,7 +24,7 @@ def joined(xml, live, disks):
     return ET.fromstring(text), extra, lost
 
 
-def test_the_same_devices_are_none():
+def test_equal_devices_are_not_hot_plugged():
     devices = [
         disk("vda"),
         NIC.format(1),

@@ -31,7 +31,7 @@ def test_pages_are_contiguous_complete_and_right(mode, seed):
     length = chance.choice([0, 1, chance.randrange(1, 2 * volume.size)])
     stop = min(offset + length, volume.size) if length else volume.size
     page_size = chance.choice([1, 2, 7, 512])
-    told, at = [], offset
+    reported, at = [], offset
     while at is not None:
         rest = f"&length={stop - at}" if length else ""
         status, headers, body = call("GET", f"/exports/vda/map?offset={at}&page_size={page_size}{rest}")
@@ -39,7 +39,7 @@ def test_pages_are_contiguous_complete_and_right(mode, seed):
         assert status == 200 and headers["content-length"] == str(len(body))
         assert (page["size"], page["backup_type"]) == (volume.size, mode)
         assert 0 < len(page["extents"]) <= page_size
-        told += page["extents"]
+        reported += page["extents"]
         last = page["extents"][-1]
         at = page["next_offset"]
         assert at is None or at == last["offset"] + last["length"]
@@ -47,7 +47,7 @@ def test_pages_are_contiguous_complete_and_right(mode, seed):
         {"offset": start, "length": size, "type": NUMBERS[mode][kind][0], "description": NUMBERS[mode][kind][1]}
         for start, size, kind in merged(volume.kinds, offset, stop)
     ]
-    assert told == model
+    assert reported == model
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -98,7 +98,7 @@ def test_ranges(text, status, part):
     assert body == volume.content[part] if part else headers["content-range"] == "bytes */1024"
 
 
-def test_the_rest_of_another_content_is_sent_whole():
+def test_a_conditional_range_of_changed_content_is_sent_whole():
     volume = Memory(["data", "data"], "full")
     asked = {"range": "bytes=100-", "if-range": '"of-another-backup"'}
     assert over(volume)("GET", "/exports/vda/data", **asked)[::2] == (200, volume.content)
@@ -120,7 +120,7 @@ def test_a_page_has_a_size_within_limits(number):
     assert over(Memory(["data"], "full"))("GET", f"/exports/vda/map?page_size={number}")[0] == 400
 
 
-def test_empty_parameters_are_none():
+def test_empty_parameters_count_as_absent():
     call = over(Memory(["data"], "full"))
     assert call("GET", "/exports/vda/map?offset=&length=&page_size=") == call("GET", "/exports/vda/map")
 
@@ -223,7 +223,7 @@ def test_the_first_read_that_fails_ends_all():
     assert status == 503 and "cannot be read" in json.loads(body)["message"]
 
 
-def test_which_volumes_nobody_has_read():
+def test_volumes_that_no_client_has_read():
     """A probe of our own is no client, and neither is a request for nothing but the size."""
     closing = gate.Gate()
     assert closing.unread() == []
@@ -239,7 +239,7 @@ def test_which_volumes_nobody_has_read():
     assert closing.unread() == ["vdb"]
 
 
-def test_who_ends_waits_for_a_read_under_way():
+def test_closing_waits_for_a_read_in_progress():
     closing, volume = gate.Gate(), Memory(["data"], "full")
     begun, go = threading.Event(), threading.Event()
     read = volume.read_into
@@ -269,7 +269,7 @@ def test_a_finish_says_one_thing(body):
     assert not asked.wait(0)
 
 
-def test_of_two_finishes_one_counts():
+def test_only_the_first_finish_counts():
     asked = finish.Finish()
     call = client(*asked.routes())
     assert call("POST", "/finish", b'{"ok":true}')[0] == 409, "it has not begun"

@@ -29,8 +29,8 @@ def extents(call, context, ticket=TICKET):
 def model(volume, **flags):
     """Return the extents block by block, then merged. flags: {member: the kinds for which it is true}."""
     said = [tuple(kind in kinds for kinds in flags.values()) for kind in volume.kinds]
-    return [{"start": start, "length": length, **dict(zip(flags, told))}
-            for start, length, told in merged(said, 0, volume.size)]  # fmt: skip
+    return [{"start": start, "length": length, **dict(zip(flags, expected))}
+            for start, length, expected in merged(said, 0, volume.size)]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -49,7 +49,7 @@ def test_a_disk_in_full_has_no_dirty_extents():
     assert status == 404 and json.loads(body)["code"] == "full"
 
 
-def test_changes_stand_beside_a_whole_disk():
+def test_changes_are_given_beside_a_whole_disk():
     whole, changes = Memory(["data", "data", "zero"], "full"), Memory(["clean", "data", "clean"], "incremental")
     call = over(whole, changes={"vda": changes})
     assert extents(call, "zero") == model(whole, zero=("zero",), hole=())
@@ -71,7 +71,7 @@ def test_a_range_is_a_part():
         assert (status, headers["content-range"]) == (416, f"bytes */{volume.size}")
 
 
-def test_options_tell_what_can_be_done():
+def test_options_list_the_features():
     status, headers, body = over(Memory(["data"], "full"))("OPTIONS", f"/images/{TICKET}", token=None)
     assert status == 200 and headers["allow"] == "OPTIONS,GET,HEAD"
     assert json.loads(body) == {"features": ["extents"], "max_readers": ovirt.MAX_READERS, "max_writers": 1}
@@ -108,7 +108,7 @@ def test_a_ticket_opens_one_disk_and_nothing_else():
     assert call("GET", "/images", token=TICKET)[0] == 401
 
 
-def test_the_token_opens_disks_by_name_and_tells_the_tickets():
+def test_the_token_opens_disks_by_name_and_lists_the_tickets():
     volume = Memory(["data"], "incremental")
     call = over(volume)
     assert call("GET", "/images/vda")[2] == volume.content
@@ -134,12 +134,12 @@ class Many(Memory):
     """2,000,000 extents. told: how many were requested; closed: whether nobody requests more."""
 
     def __init__(self):
-        self.name, self.mode, self.size, self.told, self.closed = "vda", "full", 2_000_000 * BLOCK, 0, False
+        self.name, self.mode, self.size, self.sent, self.closed = "vda", "full", 2_000_000 * BLOCK, 0, False
 
     def extents(self, start=0):
         try:
             for number in range(start // BLOCK, self.size // BLOCK):
-                self.told += 1
+                self.sent += 1
                 yield number * BLOCK, BLOCK, "zero" if number % 2 else "data"
         finally:
             self.closed = True
@@ -152,7 +152,7 @@ def test_extents_are_read_as_they_are_sent():
     taken = 0
     for piece in itertools.islice(answer.body, 5):
         taken += len(piece)
-        assert volume.told <= 5 * message.LIST_PIECE + 1 and len(piece) < 100 * message.LIST_PIECE
+        assert volume.sent <= 5 * message.LIST_PIECE + 1 and len(piece) < 100 * message.LIST_PIECE
     assert taken > 5 * message.LIST_PIECE * 40
     answer.body.close()
     assert volume.closed

@@ -58,7 +58,7 @@ def test_random_chains(tmp_path, monkeypatch, seed, batch):
         before = point
 
 
-def test_growth_that_nothing_was_written_to_is_told_as_zero(tmp_path):
+def test_unwritten_growth_is_reported_as_zero(tmp_path):
     """A client may have the parent's image in a larger file, with other bytes after its end."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
@@ -68,12 +68,12 @@ def test_growth_that_nothing_was_written_to_is_told_as_zero(tmp_path):
     vm.write("vda", 2 * MIB, b"\x22" * (64 * KIB))
     vm.pull()
     with PointDisk(vm.series, vm.points[-1], "vda") as disk:
-        told = list(disk.changes.extents())
-        assert told[0][0] == MIB and sum(length for _, length, _ in told) == 2 * MIB
+        reported = list(disk.changes.extents())
+        assert reported[0][0] == MIB and sum(length for _, length, _ in reported) == 2 * MIB
         assert laid_over(vm.images[vm.points[0].id]["vda"], disk.changes) == vm.images[vm.points[-1].id]["vda"]
 
 
-def test_a_range_is_read_of_what_did_not_change(tmp_path):
+def test_unchanged_ranges_can_be_read(tmp_path):
     vm = chain(tmp_path, points=2)
     with PointDisk(vm.series, vm.points[-1], "vda") as disk:
         part = bytearray(disk.size)
@@ -127,5 +127,5 @@ def test_a_damaged_index_is_refused_at_once(tmp_path):
 
 def test_an_end_before_all_extents_are_taken(tmp_path):
     vm = chain(tmp_path, points=2)
-    with PointDisk(vm.series, vm.points[-1], "vda") as disk, closing(disk.extents()) as told:
-        assert next(told)[0] == 0
+    with PointDisk(vm.series, vm.points[-1], "vda") as disk, closing(disk.extents()) as taken:
+        assert next(taken)[0] == 0

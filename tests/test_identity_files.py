@@ -10,12 +10,12 @@ from nbdpull.crypto import identity_files
 
 
 @pytest.fixture
-def nothing_told(monkeypatch):
+def no_identity_given(monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_which_identities_are_meant(nothing_told, monkeypatch, tmp_path):
+def test_sources_of_identities(no_identity_given, monkeypatch, tmp_path):
     assert identity_files.given([]) == []
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert identity_files.given([]) == [], "a unit may have other credentials"
@@ -29,7 +29,7 @@ def test_which_identities_are_meant(nothing_told, monkeypatch, tmp_path):
     assert found.name == path("ed25519"), "what is named counts alone"
 
 
-def test_an_identity_that_cannot_be_read(nothing_told, monkeypatch, tmp_path):
+def test_an_identity_that_cannot_be_read(no_identity_given, monkeypatch, tmp_path):
     for named, why in ((tmp_path / "no", "No such file"), (tmp_path, "Is a directory"), ("a\0b", "a character")):
         with pytest.raises(errors.UsageError, match=f"cannot read the identity .*: .*{why}"):
             identity_files.given([str(named)])
@@ -40,7 +40,7 @@ def test_an_identity_that_cannot_be_read(nothing_told, monkeypatch, tmp_path):
         identity_files.given([])
 
 
-def test_an_identity_in_a_pipe_can_be_asked_for_again(tmp_path):
+def test_an_identity_from_a_pipe_is_read_once(tmp_path):
     """bash makes a pipe of <(age -d my.key.age): pull --prune and drill open a store twice."""
     for name in ("age1", "age2"):
         reading, writing = os.pipe()
@@ -69,7 +69,7 @@ def test_an_identity_in_a_pipe_can_be_asked_for_again(tmp_path):
         ("", "is empty"),
     ],
 )
-def test_a_new_passphrase_that_would_not_do(tmp_path, text, why):
+def test_unsuitable_new_passphrases(tmp_path, text, why):
     """What --passphrase-file accepts must work with --identity later."""
     for end in ("", "\n", "\r\n"):
         (tmp_path / "new").write_bytes((text + end).encode())
@@ -79,7 +79,7 @@ def test_a_new_passphrase_that_would_not_do(tmp_path, text, why):
 
 
 @pytest.mark.parametrize("text", ["correct horse", " blanks count ", "# no comment", "my ssh-key", "üüüüüüüü"])
-def test_a_new_passphrase_is_the_one_that_an_identity_is(tmp_path, text):
+def test_a_new_passphrase_works_as_an_identity(tmp_path, text):
     (tmp_path / "new").write_text(text + "\n")
     made = identity_files.new_passphrase(str(tmp_path / "new"))
     assert [(each.kind, each.secret) for each in identity_files.given([str(tmp_path / "new")])] == [

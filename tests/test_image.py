@@ -19,12 +19,12 @@ from nbdpull.repository.lookup import RandomImage
 
 def content(opened):
     """Return all bytes of an Image by its pieces; a byte in two pieces is an error."""
-    found, told = bytearray(opened.size), numpy.zeros(opened.size, bool)
+    found, known = bytearray(opened.size), numpy.zeros(opened.size, bool)
     for piece in opened.pieces():
         for extent in piece.extents:
             start, stop = int(extent["offset"]), int(extent["offset"] + extent["length"])
-            assert start < stop and not told[start:stop].any()
-            told[start:stop] = True
+            assert start < stop and not known[start:stop].any()
+            known[start:stop] = True
         if piece.records:
             assert (piece.extents["kind"] == extents.DATA).all()
             buffers = opened.read_piece(piece)
@@ -137,7 +137,7 @@ def test_parts_of_many_frames_in_one_block(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["image", "random access"])
-def test_a_frame_is_told_from_another_at_its_place(tmp_path, how):
+def test_a_frame_is_distinguished_from_another_at_its_place(tmp_path, how):
     """Two records have one place and two digests: the second one does not get the first one's frame."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 64 * KIB)
@@ -251,7 +251,7 @@ def test_growth_reads_as_zero(tmp_path):
         assert content(opened) == b"z" * 100_000 + bytes(2 * MIB - 100_000) + b"new" + bytes(MIB - 3)
 
 
-def test_a_range_that_nobody_tells_of_is_zero(tmp_path):
+def test_a_range_without_a_record_is_zero(tmp_path):
     """Or unchanged, if the disk is not whole."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 200_000)
@@ -261,8 +261,8 @@ def test_a_range_that_nobody_tells_of_is_zero(tmp_path):
         with Image(vm.series, point, "vda", partial=True) as opened:
             assert opened.partial is partial
             assert content(opened) == bytes(70_000) + b"x" * 100 + bytes(129_900)
-            told = sum(extents.total(piece.extents) for piece in opened.pieces())
-            assert told == 100
+            known = sum(extents.total(piece.extents) for piece in opened.pieces())
+            assert known == 100
     with pytest.raises(errors.PartialPoint):
         Image(vm.series, point, "vda")
 
@@ -326,12 +326,12 @@ def test_the_head_of_a_disk(tmp_path, seed):
             assert opened.head(512) == vm.images[point.id]["vda"][:512]
 
 
-def test_the_head_of_what_only_changed(tmp_path):
+def test_the_head_of_a_disk_with_only_changes(tmp_path):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 2 * KIB)
-    for at, length, told in ((0, 512, True), (0, 511, False), (600, 100, False)):
+    for at, length, known in ((0, 512, True), (0, 511, False), (600, 100, False)):
         vm.points.clear()
         vm.write("vda", at, b"x" * length)
         point = vm.pull(since="elsewhere")
         with Image(vm.series, point, "vda", partial=True) as opened:
-            assert opened.head(512) == (vm.images[point.id]["vda"][:512] if told else None)
+            assert opened.head(512) == (vm.images[point.id]["vda"][:512] if known else None)

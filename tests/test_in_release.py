@@ -32,7 +32,7 @@ def test_a_wrong_command_line_is_refused(args, said, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_who_is_not_root_is_told_so(tmp_path):
+def test_it_needs_root(tmp_path):
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     done = in_release("trixie", "true", prefix=prefix, cache=tmp_path / "cache")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

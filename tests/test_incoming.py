@@ -144,7 +144,7 @@ def assert_same_files(vm, other):
             assert path.read_bytes() == (vm.folder / path.relative_to(other.folder)).read_bytes()
 
 
-def test_what_a_killed_copy_left_goes_with_a_removal(vm, other):
+def test_a_removal_removes_leftovers_of_a_killed_copy(vm, other):
     """When nobody copies the point any more."""
     before = killed_at(25, lambda: take(vm, other, vm.points[2]))
     assert before and leftovers(other)
@@ -355,7 +355,7 @@ def test_no_file_appears_where_a_table_stands_for_another(vm, other):
     assert not (other.folder / path).exists()
 
 
-def test_files_of_a_cp_that_ended_early(vm, other, tmp_path):
+def test_files_of_an_interrupted_cp(vm, other, tmp_path):
     """They have the right size, but other bytes: no file in a directory without a manifest is trusted."""
     first = vm.points[0].id
     shutil.copytree(vm.folder / first, other.folder / first, ignore=shutil.ignore_patterns("manifest.json"))
@@ -367,7 +367,7 @@ def test_files_of_a_cp_that_ended_early(vm, other, tmp_path):
     assert_restores(other, tmp_path)
 
 
-def test_what_is_no_file_is_not_written_through(vm, other, tmp_path):
+def test_special_files_are_not_written_to(vm, other, tmp_path):
     folder = other.folder / vm.points[0].id
     folder.mkdir(parents=True)
     (folder / "vda.0000.zst").symlink_to(tmp_path / "elsewhere")
@@ -385,7 +385,7 @@ def test_findings_and_pins_stay_where_they_are(vm, other):
     assert pins.of_point(other.series, vm.points[0]) is None
 
 
-def test_every_byte_is_paid_for(vm, other):
+def test_the_reported_bytes_are_those_written(vm, other):
     throttle = mock.Mock(Throttle)
     with half_points.writing(other.series):
         taken = incoming.Incoming(vm.series, other.series, [], throttle).take(vm.points[0])
@@ -412,11 +412,11 @@ def test_a_point_whose_files_were_moved(vm, other, tmp_path):
 
 
 def test_files_that_are_moved_meanwhile(vm, other, tmp_path):
-    last, told = vm.points[2], []
+    last, reported = vm.points[2], []
 
     def tell(count):
-        told.append(count)
-        if len(told) == 1:
+        reported.append(count)
+        if len(reported) == 1:
             moved_chunks(vm, last, "vda")
 
     with half_points.writing(other.series):
@@ -425,7 +425,7 @@ def test_files_that_are_moved_meanwhile(vm, other, tmp_path):
     assert_restores(other, tmp_path)
 
 
-def test_what_is_there_is_not_moved(vm, other, tmp_path):
+def test_existing_files_are_not_moved(vm, other, tmp_path):
     """The other store moves what it wants."""
     take(vm, other, vm.points[1])
     paths = moved_chunks(vm, vm.points[2], "vda")

@@ -96,25 +96,25 @@ def test_random_points(tmp_path, monkeypatch, seed, window):
     monkeypatch.setattr(layout, "WINDOW", window)
     rng, vm = random.Random(seed), Vm(tmp_path)
     vm.add_disk("vda", rng.choice([3 * MIB + 512, 2 * MIB, 5 * MIB - 1]))
-    told, below = numpy.zeros(0, bool), None
+    known, below = numpy.zeros(0, bool), None
     for number in range(8):
         since = some_changes(rng, vm)
         size = vm.disks["vda"].size
         dirty = vm.disks["vda"].dirty.copy()
         if since == "elsewhere" or (since == "last" and number):
-            base = numpy.zeros(size, bool) if since == "elsewhere" else numpy.resize(told, size)
-            base[len(told) :] = below is not None and since == "last" and below.whole
-            told = base | dirty
+            base = numpy.zeros(size, bool) if since == "elsewhere" else numpy.resize(known, size)
+            base[len(known) :] = below is not None and since == "last" and below.whole
+            known = base | dirty
         else:
-            told = numpy.ones(size, bool)
+            known = numpy.ones(size, bool)
         point = vm.pull(since, frame_size=rng.choice([64 * KIB, MIB]), chunk_size=rng.choice([100 * KIB, 8 * MIB]),
                         dedupe=rng.random() < 0.7)  # fmt: skip
         found = check(vm, point, below)
         content, seen = shown(vm, point)
         expected = numpy.frombuffer(vm.images[point.id]["vda"], "u1")
-        assert found.whole == told.all() or since == "elsewhere" or not below.whole
-        assert (content == numpy.where(told, expected, 0)).all()
-        assert found.whole or (seen == told).all()
+        assert found.whole == known.all() or since == "elsewhere" or not below.whole
+        assert (content == numpy.where(known, expected, 0)).all()
+        assert found.whole or (seen == known).all()
         if since == "last" and number:
             still = [start for start in {*found.starts(), *below.starts()} if not dirty[start : start + window].any()]
             assert [pages_of(found, start) for start in still] == [pages_of(below, start) for start in still]

@@ -38,7 +38,7 @@ def read(place):
     return journal.decode(place.read_bytes())
 
 
-def test_it_tells_what_became_of_the_run(place):
+def test_it_records_the_fate_of_the_run(place):
     run = journal.of_this_process(**RUN)
     written = journal_files.begin(run)
     assert read(place) == run and journal_files.runs("u") == [run]
@@ -64,7 +64,7 @@ def test_it_tells_what_became_of_the_run(place):
     written.close()
 
 
-def test_another_process_goes_on_with_it_after_a_torn_line(place):
+def test_another_process_continues_it_after_a_torn_line(place):
     run = journal.of_this_process(**RUN)
     first = journal_files.begin(run)
     first.begun("crash-consistent", "not-requested")
@@ -81,7 +81,7 @@ def test_another_process_goes_on_with_it_after_a_torn_line(place):
     assert became.freeze == ("crash-consistent", "not-requested") and len(became.sealed["vda"]) == 1
 
 
-def test_any_beginning_of_it_is_read(place):
+def test_any_prefix_of_it_can_be_read(place):
     written = journal_files.begin(journal.of_this_process(**RUN))
     written.begun("frozen", "")
     for number in range(8):
@@ -105,7 +105,7 @@ def test_a_file_that_was_made_again_counts_once(place):
     assert [each.read_bytes for each in read(place).sealed["vda"]] == [0, 10]
 
 
-def test_what_a_later_nbdpull_adds_is_passed_over(place):
+def test_additions_of_a_later_nbdpull_are_ignored(place):
     data = (
         journal.encode(journal.of_this_process(**RUN))
         + b'{"event": "new", "x": 1}\n{"phase": "begun"}\n3\n{"event": "begun"}\n'
@@ -114,7 +114,7 @@ def test_what_a_later_nbdpull_adds_is_passed_over(place):
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"[1]\n", b"null\n", b'{"id": 1}\n', b"[" * 100_000])
-def test_what_says_nothing(data):
+def test_files_that_are_not_journals(data):
     assert journal.decode(data) is None
 
 
@@ -144,7 +144,7 @@ def test_what_says_nothing(data):
         ("later", 1),
     ],
 )
-def test_a_run_that_cannot_be_says_nothing(name, value):
+def test_an_impossible_run_is_ignored(name, value):
     """Things are removed because of its content."""
     run = json.loads(journal.encode(journal.of_this_process(**RUN)))
     assert journal.decode(json.dumps({**run, name: value}).encode() + b"\n") is None
@@ -182,7 +182,7 @@ def test_a_file_that_was_sealed():
         {"event": None},
     ],
 )
-def test_an_event_that_cannot_be_is_passed_over(line):
+def test_an_impossible_event_is_ignored(line):
     run = journal.of_this_process(**RUN)
     assert journal.decode(journal.encode(run) + json.dumps(line).encode() + b"\n") == run
 

@@ -35,14 +35,14 @@ def test_the_runs_of_a_domain_in_their_order(state):
     assert journal_files.runs("u") == [LATER] and len(journal_files.runs("another")) == 1
 
 
-def test_nobody_else_reads_them(state):
+def test_only_their_owner_can_read_them(state):
     journal_files.begin(RUN).close()
     modes = [path.stat().st_mode & 0o777 for path in (state, state / "u", state / "u" / f"{RUN.id}.json")]
     assert modes == [0o700, 0o700, 0o600]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", journal.encode(LATER), journal.encode(replace(RUN, uuid="another"))])
-def test_a_file_that_is_no_journal_of_that_run_is_passed_over(state, data):
+def test_a_file_that_is_not_the_journal_of_that_run_is_ignored(state, data):
     """Torn before its run began anything, or put there by somebody."""
     (state / "u").mkdir(parents=True)
     (state / "u" / f"{RUN.id}.json").write_bytes(data)
@@ -96,7 +96,7 @@ def test_a_line_that_cannot_be_written_fails_no_backup(state):
         ({"NBDPULL_STATE_DIR": "/here", "XDG_STATE_HOME": "/x"}, 1000, "/here"),
     ],
 )
-def test_where_they_are(monkeypatch, variables, uid, wanted):
+def test_their_directory(monkeypatch, variables, uid, wanted):
     for name in ("NBDPULL_STATE_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

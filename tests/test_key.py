@@ -25,7 +25,7 @@ BY_AGE1, BY_AGE2, BY_SSH = (("--identity", path(name)) for name in ("age1", "age
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_identity_given(monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -49,17 +49,17 @@ def names(root):
 # -- init -------------------------------------------------------------------------------------------------------------
 
 
-def test_init_seals_for_those_who_are_named(tmp_path, capsys):
+def test_init_seals_for_the_named_recipients(tmp_path, capsys):
     code, output, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1, "--recipient", SSH)
     master = marker.master_of(marker.open_store(str(tmp_path / "s")))
     assert (code, errors) == (0, "")
     assert output.splitlines()[0] == f"{tmp_path / 's'} is an empty store now, sealed with master key {master}"
     assert "you lose the backups" in output and set(names(tmp_path / "s")) == {AGE1, SSH}
-    code, told, _ = answered_json(capsys, "init", tmp_path / "t", "--recipient", AGE2)
-    assert told["master"] == marker.master_of(marker.open_store(str(tmp_path / "t"))) != master
+    code, result, _ = answered_json(capsys, "init", tmp_path / "t", "--recipient", AGE2)
+    assert result["master"] == marker.master_of(marker.open_store(str(tmp_path / "t"))) != master
 
 
-def test_init_without_anybody_is_not_sealed(tmp_path, capsys):
+def test_init_without_recipients_does_not_seal(tmp_path, capsys):
     assert answered_json(capsys, "init", tmp_path / "s")[1]["master"] is None
     for action in ("list", "test", "export"):
         words = ("--recipient", AGE1) if action == "export" else ()
@@ -71,8 +71,8 @@ def test_init_by_a_passphrase(tmp_path, capsys, monkeypatch):
     """test_age.py tests the work factor of a passphrase."""
     monkeypatch.setattr(age, "wrap_by_passphrase", lambda secret, passphrase: data("by-passphrase.age"))
     assert answered(capsys, "init", tmp_path / "s", "--passphrase-file", path("passphrase"))[0] == 0
-    code, told, _ = answered_json(capsys, "key", "list", tmp_path / "s")
-    assert [(each["kind"], each["recipient"]) for each in told["keys"]] == [("passphrase", None)]
+    code, result, _ = answered_json(capsys, "key", "list", tmp_path / "s")
+    assert [(each["kind"], each["recipient"]) for each in result["keys"]] == [("passphrase", None)]
     (tmp_path / "empty").touch()
     code, _, errors = answered(capsys, "init", tmp_path / "t", "--passphrase-file", tmp_path / "empty")
     assert (code, errors) == (2, f"nbdpull: {tmp_path / 'empty'} is empty: a passphrase is expected, on one line\n")
@@ -80,13 +80,13 @@ def test_init_by_a_passphrase(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["nobody", AGE1[:-1] + "?", recipient("ecdsa"), ""])
-def test_init_makes_nothing_for_a_recipient_that_is_none(tmp_path, capsys, word):
+def test_init_creates_nothing_for_an_invalid_recipient(tmp_path, capsys, word):
     code, _, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1, "--recipient", word)
     assert code == 2 and errors.startswith("nbdpull: recipient '") and len(errors.splitlines()) == 1
     assert not (tmp_path / "s").exists()
 
 
-def test_init_makes_no_store_into_which_nothing_could_be_sealed(tmp_path, capsys, monkeypatch):
+def test_init_creates_no_store_that_could_not_be_sealed(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     xaes._library.cache_clear()
     code, _, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1)
@@ -114,7 +114,7 @@ def test_list_needs_no_identity(run, root):
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_add_lets_another_in(run, root):
+def test_add_admits_another_recipient(run, root):
     assert run("add", "--recipient", AGE2, "--label", "safe", *BY_SSH)[::2] == (0, "")
     code, output, _ = run("test", *BY_AGE2)
     assert code == 0 and output.startswith(f"{path('age2')} opens {root}: key {names(root)[AGE2]}; for any master key")
@@ -124,13 +124,13 @@ def test_add_lets_another_in(run, root):
 @pytest.mark.parametrize(
     "label, flaw", [("x" * 4097, "has more than 4096 characters"), ("\udce9", "is not text in UTF-8")]
 )
-def test_a_label_that_no_reader_would_take(run, root, label, flaw):
+def test_invalid_labels(run, root, label, flaw):
     before = names(root)
     assert run("add", "--recipient", AGE2, "--label", label, *BY_SSH) == (2, "", f"nbdpull: --label {flaw}\n")
     assert names(root) == before
 
 
-def test_add_needs_somebody_who_opens_it_and_somebody_to_add(run, root):
+def test_add_needs_an_identity_and_a_recipient(run, root):
     before = names(root)
     for words, code, why in (
         (("--recipient", AGE2), 16, "is sealed: name an identity that opens it: --identity FILE"),
@@ -155,7 +155,7 @@ def test_remove_says_what_it_does_not_do(run, root):
     assert run("test", *BY_SSH)[0] == 16 and run("test", *BY_AGE1)[0] == 0
 
 
-def test_remove_leaves_a_way_in(run, root):
+def test_remove_refuses_to_remove_the_last_key(run, root):
     code, _, errors = run("remove", AGE1, *BY_AGE1)
     assert (
         code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…") and "--force" in errors
@@ -206,7 +206,7 @@ def test_by_the_master_key_no_last_key_is_removed(run, root, tmp_path):
     assert run("rotate", "--recipient", AGE2, *by_paper)[0] == 0, "each new key has it"
 
 
-def test_rotate_locks_nobody_out_who_is_at_hand(run, root):
+def test_rotate_locks_out_none_of_the_given_identities(run, root):
     before = names(root)
     code, _, errors = run("rotate", "--recipient", AGE2, *BY_AGE1)
     assert code == 2 and errors.startswith(f"nbdpull: {root} would not open any more for {path('age1')} (an age key): ")
@@ -231,14 +231,14 @@ def test_test_tries_each_identity(run, root, capsys):
     code, output, errors = run("test", *BY_AGE1, *BY_AGE2, "--identity", "/nowhere", *BY_SSH)
     assert code == 16 and [line.split()[0] for line in output.splitlines()] == [path("age1"), path("ed25519")]
     assert f"{root} does not open for {path('age2')} (an age key)" in errors and "/nowhere" in errors
-    code, told, _ = answered_json(capsys, "key", "test", root, *BY_AGE2, *BY_AGE1)
-    assert code == 16 and [(each["identity"], each["key"]) for each in told["tried"]] == [
+    code, result, _ = answered_json(capsys, "key", "test", root, *BY_AGE2, *BY_AGE1)
+    assert code == 16 and [(each["identity"], each["key"]) for each in result["tried"]] == [
         (path("age2"), None), (path("age1"), names(root)[AGE1])]  # fmt: skip
     assert run("test")[0] == 16, "none is named"
 
 
 @pytest.mark.parametrize("name", ["age1", "ed25519"])
-def test_test_tells_which_master_key_an_identity_is_for(run, root, tmp_path, capsys, name):
+def test_test_shows_which_master_key_an_identity_is_for(run, root, tmp_path, capsys, name):
     master, own = marker.master_of(marker.open_store(str(root))), tmp_path / "own"
     line = f"# nbdpull: only for master key {master}"
     own.write_bytes(data(name))
@@ -294,13 +294,13 @@ def test_what_is_exported_opens_the_store_when_all_keys_are_lost(run, root, tmp_
     assert recipients.identities(paper.encode(), "p")[0].kind == "master" and found.startswith("-----BEGIN")
 
 
-def test_export_needs_to_know_for_whom(run):
+def test_export_needs_a_recipient(run):
     assert "say what should open the store" in run("export", *BY_AGE1)[2]
     code, _, errors = run("export", "--recipient", AGE2, "--passphrase-file", path("passphrase"), *BY_AGE1)
     assert code == 2 and "takes a passphrase or recipients, not both" in errors
 
 
-def test_a_copy_opens_for_who_was_let_in_since(run, root, tmp_path, capsys):
+def test_a_copy_opens_for_recipients_added_since(run, root, tmp_path, capsys):
     vm = Vm(root, keys=keyring.keys_of(marker.open_store(str(root)), identity_files.given([path("age1")])))
     vm.add_disk("vda", 4096)
     vm.pull()
@@ -322,7 +322,7 @@ def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):
 
 
 @pytest.mark.parametrize("words", [(), ("burn", "x"), ("list",)])
-def test_wrong_words(capsys, words):
+def test_usage_errors(capsys, words):
     code, _, errors = answered(capsys, "key", *words)
     assert code == 2 and errors.endswith("see nbdpull help key\n")
 

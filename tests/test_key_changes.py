@@ -39,7 +39,7 @@ def test_a_note_that_was_written_without_the_master_key(store):
     key_changes.require_true(store, opened, next(each for each in key_files.listed(store) if not each.recipient))
 
 
-def test_another_is_let_in_by_one_who_can_open_it(store):
+def test_an_identity_that_opens_the_store_can_admit_another(store):
     opened = keyring.open_master(store, identities("ed25519"))
     [name] = key_changes.add(store, opened, [AGE2], None, "safe")
     assert keyring.open_master(store, identities("age2")) == (opened.master, *identities("age2"), name)
@@ -48,7 +48,7 @@ def test_another_is_let_in_by_one_who_can_open_it(store):
         key_changes.add(store, opened, [AGE2], None, "")
 
 
-def test_a_forged_note_lets_nobody_in_and_shuts_nobody_out(store):
+def test_a_forged_note_admits_nobody_and_locks_nobody_out(store):
     about = {"format": layout.FORMAT, "requires": [], **findings.now(), "recipient": AGE2, "label": ""}
     for name, wrapped in (("00000000", b"junk"), ("00000001", forged((AGE2,)))):
         note = {**about, "sha256": hashlib.sha256(wrapped).hexdigest()}
@@ -59,14 +59,14 @@ def test_a_forged_note_lets_nobody_in_and_shuts_nobody_out(store):
     assert keyring.open_master(store, identities("age2")).master == opened.master
 
 
-def test_who_was_let_in_by_a_file_that_is_damaged_is_let_in_again(store):
+def test_a_recipient_whose_key_file_is_damaged_can_be_added_again(store):
     opened, mine = keyring.open_master(store, identities("ed25519")), key_files.found(store, AGE1).name
     replaced(store, f"{layout.KEYS}/{mine}.age", b"damaged")
     key_changes.add(store, opened, [AGE1], None, "")
     assert keyring.open_master(store, identities("age1")).master == opened.master
 
 
-def test_the_last_one_stays(store):
+def test_the_last_key_file_is_kept(store):
     one, other = key_files.listed(store)
     key_changes.remove(store, [one.name])
     assert key_files.listed(store) == [other] and len(store.files(layout.KEYS)) == 2
@@ -75,7 +75,7 @@ def test_the_last_one_stays(store):
     assert key_files.listed(store) == [other]
 
 
-def test_a_damaged_one_is_not_the_last(store):
+def test_damaged_key_files_do_not_count_as_the_last(store):
     one, other = key_files.listed(store)
     replaced(store, f"{layout.KEYS}/{one.name}.age", b"damaged")
     with pytest.raises(errors.UsageError, match="nobody could open it any more"):
@@ -84,7 +84,7 @@ def test_a_damaged_one_is_not_the_last(store):
     assert key_files.listed(store) == [other]
 
 
-def test_two_that_remove_at_once_where_no_lock_keeps_them_apart(store, monkeypatch):
+def test_two_concurrent_removals_without_locks(store, monkeypatch):
     one, other = key_files.listed(store)
     master, real = keyring.open_master(store, identities("age1", "ed25519")).master, store.delete
 
@@ -93,7 +93,7 @@ def test_two_that_remove_at_once_where_no_lock_keeps_them_apart(store, monkeypat
         key_changes.remove(store, [other.name])
         real(path)
 
-    monkeypatch.setattr(store, "locked", lambda *told: contextlib.nullcontext())
+    monkeypatch.setattr(store, "locked", lambda *args: contextlib.nullcontext())
     monkeypatch.setattr(store, "delete", delete)
     with pytest.raises(errors.Busy, match="another nbdpull removed all other keys meanwhile"):
         key_changes.remove(store, [one.name])
@@ -102,7 +102,7 @@ def test_two_that_remove_at_once_where_no_lock_keeps_them_apart(store, monkeypat
     )
 
 
-def test_two_that_remove_at_once(store):
+def test_two_concurrent_removals(store):
     """Neither waits: together they could remove the last one."""
     with store.locked("", "x"), pytest.raises(errors.Busy):
         key_changes.remove(store, [key_files.listed(store)[0].name])

@@ -30,15 +30,15 @@ def test_the_files_are_those_of_the_format_and_only_their_owner_reads_them(store
     assert sorted(names) == sorted(f"{each.name}{end}" for each in key_files.listed(store) for end in (".age", ".json"))
     modes = {stat.S_IMODE(os.stat(store.path(layout.KEYS, name)).st_mode) for name in names}
     assert modes == {0o600} and stat.S_IMODE(os.stat(store.path(layout.KEYS)).st_mode) == 0o700
-    told = json.loads(store.read(key_path(store, 0, ".json")))
-    assert set(told) == {"format", "requires", "when", "who", "recipient", "label", "sha256", "mac", "digest"}
+    result = json.loads(store.read(key_path(store, 0, ".json")))
+    assert set(result) == {"format", "requires", "when", "who", "recipient", "label", "sha256", "mac", "digest"}
     document = json.loads(store.read(layout.MARKER))
     assert document["requires"] == ["sealed"]
     assert document["sealed"] == {"cipher": "XAES-256-GCM", "key": marker.master_of(store)}
 
 
 @pytest.mark.parametrize("group, folder, file", [(None, 0o700, 0o600), ("mine", 0o750, 0o640)])
-def test_who_may_read_key_files_is_who_may_read_the_store(tmp_path, group, folder, file):
+def test_key_files_are_readable_by_those_who_can_read_the_store(tmp_path, group, folder, file):
     """Whatever the umask."""
     before = os.umask(0)
     try:
@@ -53,7 +53,7 @@ def test_who_may_read_key_files_is_who_may_read_the_store(tmp_path, group, folde
     ) == 4
 
 
-def test_what_its_owner_should_know(store, tmp_path):
+def test_warnings_about_key_files(store, tmp_path):
     assert key_files.warnings(store) == [] == key_files.warnings(marker.open_or_create(str(tmp_path / "plain")))
     one, other = key_files.listed(store)
     key_changes.remove(store, [one.name])
@@ -78,7 +78,7 @@ def test_no_file_of_the_store_has_the_master_key(store):
 
 
 @pytest.mark.parametrize("new", [b"", b"{}", b"x" * (1 << 17), layout.seal({"format": layout.FORMAT, "when": 1})])
-def test_a_note_that_cannot_be_read_hinders_nothing(store, new):
+def test_a_note_that_cannot_be_read_is_ignored(store, new):
     for where in [key_path(store, number, ".json") for number in (0, 1)]:
         replaced(store, where, new)
     assert {each.recipient for each in key_files.listed(store)} == {None}

@@ -45,9 +45,9 @@ def in_bucket(key=KEY):
 
 
 def refused(store):
-    with pytest.raises(errors.Foreign) as told:
+    with pytest.raises(errors.Foreign) as caught:
         known_stores.require(store)
-    return str(told.value)
+    return str(caught.value)
 
 
 def test_one_bucket_name_at_two_servers(server, file):
@@ -70,7 +70,7 @@ def test_a_server_is_always_spelled_alike_and_no_password_is_kept(server, file, 
     assert file.read_text() == f"{KEY} s3://backup/store at https://a.example\n"
 
 
-def test_of_first_pulls_at_once_each_is_kept(file, tmp_path, monkeypatch):
+def test_concurrent_first_pulls_are_all_recorded(file, tmp_path, monkeypatch):
     """Cron starts many in one minute."""
     real, together = DirectoryStore.replace, threading.Barrier(4)
 
@@ -88,7 +88,7 @@ def test_of_first_pulls_at_once_each_is_kept(file, tmp_path, monkeypatch):
     assert sorted(file.read_text().splitlines()) == [f"{KEY} {tmp_path}/{number}" for number in range(4)]
 
 
-def test_a_file_that_somebody_edited(file, tmp_path):
+def test_a_hand_edited_file(file, tmp_path):
     """With an editor that ends no line."""
     known_stores.note(at(tmp_path / "one"))
     file.write_text(file.read_text().rstrip())
@@ -121,7 +121,7 @@ def test_a_link_that_leads_elsewhere_now(file, tmp_path):
     known_stores.require(at(link, OTHER))
 
 
-def test_what_is_to_be_changed_of_a_place_with_two_names(file, tmp_path):
+def test_advice_for_a_place_with_two_names(file, tmp_path):
     store, link = tmp_path / "store", tmp_path / "link"
     link.symlink_to(store)
     known_stores.note(at(link))

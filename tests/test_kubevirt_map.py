@@ -74,7 +74,7 @@ def test_a_map_is_that_of_the_disk(small, seed):
     assert max(length for _, length in server.asked) <= 18 * UNIT
 
 
-def test_a_range_that_was_shortened_is_gone_on_with(small):
+def test_a_shortened_range_is_continued(small):
     types = runs(random.Random(1), 200)
     server = Server(types)
 
@@ -133,7 +133,7 @@ def test_extents_may_be_null_where_there_are_none(small):
     assert extent_map.size(extent_map.whole(ask, FULL, "root")) == 3 * UNIT
 
 
-def test_a_map_that_changes_is_of_no_backup(small):
+def test_a_map_that_changes_is_refused(small):
     def ask(offset, length):
         kind = 0 if offset == 0 else 1
         return {"extents": [extent(offset, length, kind)], "next_offset": None}
@@ -151,7 +151,7 @@ def test_a_map_that_ends_earlier_than_it_did_is_refused(small):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_an_end_that_a_map_lost_is_asked_for(small, seed):
+def test_a_lost_end_of_a_map_is_requested_again(small, seed):
     """v1.9 merges two contexts, and ends with the shorter one."""
     rng = random.Random(seed)
     types = runs(rng, rng.randrange(20, 200))
@@ -195,7 +195,7 @@ def test_windows_begin_before_the_end_of_what_is_known():
     assert asked == [0, WINDOW - OVERLAP]
 
 
-def told(types, backup_type, dirty_from, parent):
+def stored_model(types, backup_type, dirty_from, parent):
     """Return, by a naive rule, what has to be stored of each unit. parent: whether the older image has data there."""
     result = []
     for unit, kind in enumerate(types):
@@ -206,7 +206,7 @@ def told(types, backup_type, dirty_from, parent):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_what_is_stored_of_a_map(seed):
+def test_stored_ranges_of_a_map(seed):
     rng = random.Random(seed)
     count = rng.randrange(1, 200)
     types, parent = runs(rng, count), [rng.random() < 0.5 for _ in range(count)]
@@ -221,7 +221,7 @@ def test_what_is_stored_of_a_map(seed):
         return data[(extents.ends(data) > start) & (data["offset"] < stop)]
 
     result = extent_map.stored(found, backup_type, dirty_from, held)
-    assert units(result, count) == told(types, backup_type, dirty_from, parent)
+    assert units(result, count) == stored_model(types, backup_type, dirty_from, parent)
     assert extents.flaw(result, count * UNIT) is None and len(extents.merged(result)) == len(result)
     assert len(asked) <= 1
     assert found["kind"].max() <= 3 and units(found, count) == types  # it is as it was
@@ -254,6 +254,6 @@ def test_requests_have_every_range_once(seed):
     assert 0 <= waste <= len(ranges) * extent_map.MAX_BRIDGED
 
 
-def test_neighbours_are_asked_for_together():
+def test_adjacent_ranges_are_requested_together():
     [request] = extent_map.requests([(0, 512), (512, 512), (1024, 512)], 1 << 20)
     assert request == (0, 1536, [0, 1, 2])

@@ -75,9 +75,9 @@ FOLDER = Path(nbdpull.__file__).parent
 def rows():
     """Return {package: the packages that it may import} of the table."""
     design = (FOLDER.parent / "docs" / "design.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|", design, re.MULTILINE)
-    assert len(dict(told)) == len(told), "a folder twice"
-    return {folder: set(re.findall(r"`(\w+)`", others)) for folder, others in told}
+    allowed = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|", design, re.MULTILINE)
+    assert len(dict(allowed)) == len(allowed), "a folder twice"
+    return {folder: set(re.findall(r"`(\w+)`", others)) for folder, others in allowed}
 
 
 def named(path):
@@ -325,7 +325,7 @@ def test_only_the_top_prints_or_exits():
     assert speaking == {"cli.output", "__main__", "serving.nbdkit_plugin"}
 
 
-def test_every_module_says_what_it_owns():
+def test_every_module_states_what_it_owns():
     said = {name: ast.get_docstring(tree(name)) or "" for name in MODULES}
     assert [name for name, text in said.items() if not 0 < len(text.partition("\n")[0]) <= 120] == []
 

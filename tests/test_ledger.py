@@ -57,7 +57,7 @@ def oldest(vm, batches=None, **options):
         return verify_store(vm.root, oldest=True, keep=True, **options)
 
 
-def told(vm):
+def verdicts(vm):
     """Return [verdict of each point, …], as list has it."""
     return [each and each["verdict"] for each in verified(vm)]
 
@@ -81,7 +81,7 @@ def referred(vm):
 # -- a run goes on ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_where_the_last_one_ended(vm, one_by_one):
+def test_a_run_continues_where_the_last_one_ended(vm, one_by_one):
     """Each file is proved once before any is proved again, however many points share it; the store does not grow."""
     every, looked = referred(vm), []
     while len(proofs(vm)) < len(every):
@@ -93,11 +93,11 @@ def test_a_run_goes_on_where_the_last_one_ended(vm, one_by_one):
         assert len(new) == 4 and (not again or {*proofs(vm)} == every), "nothing again while another was never"
         looked += new - again
         assert len(list(vm.folder.glob("*.ledger.json"))) == 1 and not list(vm.folder.glob("*.verify.json"))
-        assert set(told(vm)) <= {"ok", "partial"}
-        for point, word in zip(vm.points, told(vm)):
+        assert set(verdicts(vm)) <= {"ok", "partial"}
+        for point, word in zip(vm.points, verdicts(vm)):
             assert (word == "ok") == (needs(vm, point) <= {*proofs(vm)}), "no point is well before all of its files are"
     assert sorted(looked) == sorted(every)
-    assert told(vm) == ["ok"] * 3
+    assert verdicts(vm) == ["ok"] * 3
     times = proofs(vm)
     for point, each in zip(vm.points, verified(vm)):
         since = min(times[path] for path in needs(vm, point))
@@ -114,7 +114,7 @@ def needs(vm, point):
     return shared | {entry.path for entry in point.manifest.all_files()}
 
 
-def test_a_run_to_the_end_looks_at_every_file_once(vm):
+def test_a_complete_run_reads_every_file_once(vm):
     found = oldest(vm)
     assert found.complete and (found.damages, found.warnings) == ([], [])
     assert found.files == len(referred(vm))
@@ -127,7 +127,7 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["complete"], result["oldest"], result["files"]) == (False, True, 0)
     assert ["a single file" in text for text in result["warnings"]] == [True], "no run would ever come further"
-    assert told(vm) == [None] * 3 and not ledger.load(vm.series), "it proved nothing"
+    assert verdicts(vm) == [None] * 3 and not ledger.load(vm.series), "it proved nothing"
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "0.000001s"]) == 0
     assert capsys.readouterr().out.endswith("Not all files of 3 points of 3 have been checked yet.\n")
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "1h"]) == 0
@@ -135,7 +135,7 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
     assert capsys.readouterr().out.endswith(f"no damage\nThe oldest check is from {when} UTC.\n")
 
 
-def test_a_file_is_looked_for_once_however_many_points_share_it(vm, monkeypatch):
+def test_a_shared_file_is_looked_up_once(vm, monkeypatch):
     """Half a million look-ups made a quick run over a thousand points take half a minute."""
     looked, size_flaw = [], Series.size_flaw
     monkeypatch.setattr(Series, "size_flaw", lambda self, entry: looked.append(entry.path) or size_flaw(self, entry))
@@ -148,20 +148,20 @@ def test_new_files_come_first_and_a_run_over_everything_counts(vm, one_by_one):
     time.sleep(0.002)  # times are in milliseconds
     vm.write("vda", 300_000, os.urandom(50_000))
     new = vm.pull()
-    assert told(vm) == ["ok", "ok", "ok", None]
+    assert verdicts(vm) == ["ok", "ok", "ok", None]
     own = {path for path in referred(vm) if path.startswith(new.id)}
     oldest(vm, len(own))
     whole = verified(vm)[0]["when"]
     assert {path for path, when in proofs(vm).items() if when > whole} >= own
-    assert told(vm) == ["ok"] * 4 and verified(vm)[3]["when"] == whole, "as of the oldest of what it refers to"
+    assert verdicts(vm) == ["ok"] * 4 and verified(vm)[3]["when"] == whole, "as of the oldest of what it refers to"
 
 
-def test_a_run_over_one_point_is_none_over_what_others_show_of_its_files(vm):
+def test_a_run_over_one_point_proves_nothing_about_other_points(vm):
     verify_store(vm.root, keep=True, point=vm.points[2].id)
     oldest(vm, 0)
-    assert told(vm) == [None, None, "ok"] and proofs(vm) == {}
+    assert verdicts(vm) == [None, None, "ok"] and proofs(vm) == {}
     oldest(vm)
-    assert told(vm) == ["ok"] * 3
+    assert verdicts(vm) == ["ok"] * 3
 
 
 def test_a_part_proves_no_file(vm):
@@ -169,12 +169,12 @@ def test_a_part_proves_no_file(vm):
     for how in ({"sample": 0.9}, {"shard": (1, 2)}):
         verify_store(vm.root, keep=True, **how)
     oldest(vm, 0)
-    assert proofs(vm) == {} and told(vm) == ["partial"] * 3
+    assert proofs(vm) == {} and verdicts(vm) == ["partial"] * 3
 
 
 def test_quick_proves_files_and_no_frames(vm):
     found = oldest(vm, level="files")
-    assert found.frames == 0 and told(vm) == ["ok"] * 3
+    assert found.frames == 0 and verdicts(vm) == ["ok"] * 3
     assert proofs(vm) == {} and {each["level"] for each in verified(vm)} == {"files"}
     first = verified(vm)[0]["when"]
     time.sleep(0.002)
@@ -205,7 +205,7 @@ def test_domains_take_turns_by_the_age_of_their_proofs(tmp_path, one_by_one):
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_damage_stays_until_its_place_was_looked_at(vm, one_by_one):
+def test_damage_is_kept_until_its_place_is_checked(vm, one_by_one):
     """Whatever is proved meanwhile; and a run that finds it again adds nothing to the store."""
     chunk = next(path for path in files(vm.folder) if path.suffix == ".zst" and vm.points[0].id in str(path))
     refer = [str(chunk.relative_to(vm.folder)) in needs(vm, point) for point in vm.points]
@@ -213,17 +213,17 @@ def test_a_damage_stays_until_its_place_was_looked_at(vm, one_by_one):
     chunk.write_bytes(flipped(before, 300))
     found = oldest(vm)
     bad = ["damaged" if refers else "ok" for refers in refer]
-    assert found.damages and found.is_bad and told(vm) == bad
+    assert found.damages and found.is_bad and verdicts(vm) == bad
     kept = [path.name for path in vm.folder.glob("*.verify.json")]
     for batches in (0, 3, None):
-        assert oldest(vm, batches).is_bad and told(vm) == bad
+        assert oldest(vm, batches).is_bad and verdicts(vm) == bad
         assert [path.name for path in vm.folder.glob("*.verify.json")] == kept
     chunk.write_bytes(before)
-    assert told(vm) == bad, "nobody has looked yet"
+    assert verdicts(vm) == bad, "nobody has looked yet"
     assert not oldest(vm, 0).is_bad
-    assert told(vm) == ["partial" if refers else "ok" for refers in refer], "the file itself is not proved again"
+    assert verdicts(vm) == ["partial" if refers else "ok" for refers in refer], "the file itself is not proved again"
     oldest(vm, 1)
-    assert told(vm) == ["ok"] * 3
+    assert verdicts(vm) == ["ok"] * 3
 
 
 def test_a_damage_that_was_seen_before_the_end(vm, one_by_one, monkeypatch):
@@ -240,8 +240,8 @@ def test_a_damage_that_was_seen_before_the_end(vm, one_by_one, monkeypatch):
     seen = []
     with pytest.raises(errors.Interrupted):
         verify_store(vm.root, lambda event, **_: seen.append(event), keep=True, oldest=True)
-    assert seen.count("damage") == 1, "it is told once"
-    assert told(vm) == ["damaged" if refers else "ok" for refers in refer]
+    assert seen.count("damage") == 1, "it is reported once"
+    assert verdicts(vm) == ["damaged" if refers else "ok" for refers in refer]
 
 
 @pytest.mark.parametrize("kind", [".zst", ".index", ".directory", "domain.xml", "SHA256SUMS"])
@@ -256,19 +256,19 @@ def test_it_finds_what_a_run_over_everything_finds(vm, kind, how):
             assert {each.point: each.verdict for each in found.verdicts} == {
                 each.point: each.verdict for each in wanted.verdicts
             }
-        assert not oldest(vm).damages and told(vm) == ["ok"] * 3
+        assert not oldest(vm).damages and verdicts(vm) == ["ok"] * 3
 
 
-def test_a_frame_that_only_its_digest_tells(tmp_path):
+def test_a_frame_that_only_its_digest_reveals(tmp_path):
     vm, _ = forged_store(tmp_path / "store")
-    assert not oldest(vm, level="files").damages and told(vm) == ["ok"]
+    assert not oldest(vm, level="files").damages and verdicts(vm) == ["ok"]
     for _ in range(2):
         found = oldest(vm)
         assert sorted(each.offset for each in found.damages) == [40 * 64 * KIB, 41 * 64 * KIB]
-        assert told(vm) == ["damaged"]
+        assert verdicts(vm) == ["damaged"]
 
 
-def test_a_frame_of_another_point_that_only_its_digest_tells(tmp_path):
+def test_a_frame_of_another_point_that_only_its_digest_reveals(tmp_path):
     """The page of a later point is wrong about it; the file and its own index are right."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
@@ -281,7 +281,7 @@ def test_a_frame_of_another_point_that_only_its_digest_tells(tmp_path):
     verify_store(vm.root, keep=True, point=first.id)
     found = oldest(vm)
     assert [(each.point, each.offset) for each in found.damages] == [(second.id, 0)]
-    assert told(vm) == ["ok", "damaged"]
+    assert verdicts(vm) == ["ok", "damaged"]
 
 
 def test_a_bad_frame_that_nothing_shows_is_no_damage(tmp_path):
@@ -292,7 +292,7 @@ def test_a_bad_frame_that_nothing_shows_is_no_damage(tmp_path):
     removal.remove(vm.series, first)
     assert verify_store(vm.root).damages == []
     found = oldest(vm)
-    assert found.damages == [] and told(vm) == ["ok"]
+    assert found.damages == [] and verdicts(vm) == ["ok"]
 
 
 def test_files_that_were_moved(tmp_path):
@@ -306,16 +306,16 @@ def test_files_that_were_moved(tmp_path):
     last = vm.points[1]
     chunks = [entry.path for entry in directory_of(vm, last, "vda").chunks]
     new = vm.folder / move(vm, last, "vda", chunks).path
-    assert not oldest(vm).damages and told(vm) == ["ok"]
+    assert not oldest(vm).damages and verdicts(vm) == ["ok"]
     with damaged(new, flipped(new.read_bytes(), new.stat().st_size // 2)):
         found = oldest(vm)
-        assert found.damages and told(vm) == ["damaged"]
+        assert found.damages and verdicts(vm) == ["damaged"]
     oldest(vm)
-    assert told(vm) == ["ok"]
+    assert verdicts(vm) == ["ok"]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_verdict_flatters(tmp_path, seed, one_by_one):
+def test_no_verdict_is_too_good(tmp_path, seed, one_by_one):
     """Files are damaged and repaired, points made and removed, and runs ended at random. A point is ok only as of when
     all of its files had been checked and were sound; what was found damaged stays damaged until it is checked again."""
     rng = random.Random(seed)
@@ -346,7 +346,7 @@ def test_no_verdict_flatters(tmp_path, seed, one_by_one):
                 assert each["verdict"] == "damaged"
     for name, before in sound.items():
         (vm.folder / name).write_bytes(before)
-    assert not oldest(vm).damages and set(told(vm)) == {"ok"}
+    assert not oldest(vm).damages and set(verdicts(vm)) == {"ok"}
 
 
 # -- the file itself --------------------------------------------------------------------------------------------------
@@ -362,14 +362,14 @@ def test_two_runs_at_once_both_count(vm):
     before = path.read_bytes()
     oldest(vm)
     path.write_bytes(before)  # as if that had ended after the other had read what there was
-    assert len(ledger.load(vm.series)) == 2 and told(vm) == ["ok"] * 3
+    assert len(ledger.load(vm.series)) == 2 and verdicts(vm) == ["ok"] * 3
     oldest(vm, 0)
     assert len(proofs(vm)) == len(referred(vm))
     oldest(vm)
     assert len(ledger.load(vm.series)) == 1
 
 
-def test_a_ledger_tells_nothing_of_other_bytes(vm):
+def test_a_ledger_proves_nothing_about_other_bytes(vm):
     """Of a file with another digest, of a point with another manifest, or of a later time than now."""
     oldest(vm)
     [document] = ledger.load(vm.series)
@@ -381,7 +381,7 @@ def test_a_ledger_tells_nothing_of_other_bytes(vm):
         {"kind": "verify"},
     ):
         with_ledger(vm, {**document, **change})
-        assert told(vm) == [None] * 3, change
+        assert verdicts(vm) == [None] * 3, change
     for group in (
         {"when": late, "level": "frames", "files": {}},
         {"when": document["when"], "level": "frames", "files": {path: "0" * 64 for path in referred(vm)}},
@@ -390,10 +390,10 @@ def test_a_ledger_tells_nothing_of_other_bytes(vm):
         group["files"] = group["files"] or document["proofs"][0]["files"]
         with_ledger(vm, {**document, "points": [], "proofs": [group]})
         oldest(vm, 0)
-        assert told(vm) == [None] * 3
+        assert verdicts(vm) == [None] * 3
     for broken in (None, 1, [1], [{"when": late}], [{"when": late, "level": "frames", "files": [1]}]):
         with_ledger(vm, {**document, "points": [], "proofs": broken})
-        assert oldest(vm).complete and told(vm) == ["ok"] * 3
+        assert oldest(vm).complete and verdicts(vm) == ["ok"] * 3
 
 
 def with_ledger(vm, document):
@@ -403,7 +403,7 @@ def with_ledger(vm, document):
     vm.store.publish(f"{vm.series.folder}/{layout.new_point_id()}.ledger.json", layout.seal(document))
 
 
-def test_list_tells_how_old_the_oldest_proof_is(vm, capsys):
+def test_list_shows_the_age_of_the_oldest_proof(vm, capsys):
     """For each point; and none for a point of which not everything is proved."""
     oldest(vm)
     [document] = ledger.load(vm.series)
@@ -421,7 +421,7 @@ def test_list_tells_how_old_the_oldest_proof_is(vm, capsys):
     assert cli.main(["list", str(vm.root)]) == 0 and "DAMAGED" in capsys.readouterr().out.splitlines()[2]
 
 
-def test_what_went_with_its_points_is_not_carried_on(vm):
+def test_entries_of_removed_points_are_dropped(vm):
     oldest(vm)
     removal.remove(vm.series, vm.points[2])
     oldest(vm)
@@ -440,7 +440,7 @@ def test_too_many_files_for_a_ledger(vm, monkeypatch):
         oldest(vm)
         [path] = vm.folder.glob("*.ledger.json")
         assert room - 1000 < path.stat().st_size <= room
-        assert 4 < len(proofs(vm)) < len(referred(vm)) and told(vm) == ["ok"] * 3
+        assert 4 < len(proofs(vm)) < len(referred(vm)) and verdicts(vm) == ["ok"] * 3
 
 
 def test_a_ledger_is_no_larger_than_its_reader_takes(monkeypatch):
@@ -492,10 +492,10 @@ def test_an_interrupted_run_keeps_what_it_proved(vm, one_by_one):
 
     with pytest.raises(errors.Interrupted):
         verify_store(vm.root, report, check, keep=True, oldest=True)
-    assert len(proofs(vm)) >= 2 and set(told(vm)) == {"partial"}
+    assert len(proofs(vm)) >= 2 and set(verdicts(vm)) == {"partial"}
 
 
-def test_wrong_words(vm, capsys):
+def test_usage_errors(vm, capsys):
     for words in (["--point", "latest"], ["--sample", "5%"], ["--shard", "1/2"], ["--no-record"], ["--against", "x"]):
         assert cli.main(["verify", str(vm.root), "--oldest", *words]) == 2, words
         assert "--oldest" in capsys.readouterr().err

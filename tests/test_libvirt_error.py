@@ -33,7 +33,7 @@ def test_each_code(code, kind):
     assert libvirt_error.code_of(error) == code
 
 
-def test_a_word_that_libvirt_cannot_be_told():
+def test_an_argument_that_libvirt_cannot_take():
     """Its bindings encode every text as UTF-8; a command line can contain other bytes."""
     with pytest.raises(errors.UsageError) as caught, libvirt_error.translated("cannot look for it"):
         libvirt.open("caf\udce9")
@@ -47,13 +47,13 @@ def test_a_system_error_is_what_its_errno_is(number, kind):
     assert type(translated(error_of(libvirt.VIR_ERR_SYSTEM_ERROR, number), OTHERWISE)) is kind
 
 
-def test_what_the_caller_knows_better():
+def test_errors_that_the_caller_knows_better():
     assert "look for it" in str(translated(error_of(libvirt.VIR_ERR_INTERNAL_ERROR), OTHERWISE))
     assert "ask somebody" in str(translated(error_of(libvirt.VIR_ERR_ACCESS_DENIED), OTHERWISE, DENIED))
     assert "ask somebody" not in str(translated(error_of(libvirt.VIR_ERR_NO_SUPPORT), OTHERWISE, DENIED))
 
 
-def test_what_is_not_libvirts_passes():
+def test_other_exceptions_pass_through():
     with pytest.raises(ZeroDivisionError), libvirt_error.translated("cannot do it"):
         raise ZeroDivisionError
     assert libvirt_error.code_of(errors.Busy("another")) is None
@@ -69,7 +69,7 @@ def test_unless():
         libvirt_error.unless((41,), gone)
 
 
-def test_what_may_be_done_yet_is_unanswered():
+def test_a_call_that_may_still_take_effect_is_unanswered():
     error = errors.Busy("it waits")
     assert not libvirt_error.is_unanswered(error)
     error.__cause__ = errors.NoAnswer("nothing came")

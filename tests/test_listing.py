@@ -29,10 +29,10 @@ def vm(tmp_path_factory):
 
 def test_a_point(vm):
     first, second = vm.points[:2]
-    told = describe(second, frozenset(), [])
-    assert told == json.loads(json.dumps(told)), "it is plain"
-    disks = told.pop("disks")
-    assert told == {
+    described = describe(second, frozenset(), [])
+    assert described == json.loads(json.dumps(described)), "it is plain"
+    disks = described.pop("disks")
+    assert described == {
         "id": second.id,
         "domain": "vm1",
         "uuid": vm.uuid,
@@ -63,10 +63,10 @@ def test_a_point(vm):
     assert [disk["name"] for disk in disks] == ["vda", "vdb"]
 
 
-def test_what_a_first_point_lacks(vm):
-    told = describe(vm.points[0], frozenset(), [])
-    assert told["parent"] is None
-    assert [disk["mode"] for disk in told["disks"]] == ["full", "full"]
+def test_members_that_a_first_point_lacks(vm):
+    described = describe(vm.points[0], frozenset(), [])
+    assert described["parent"] is None
+    assert [disk["mode"] for disk in described["disks"]] == ["full", "full"]
 
 
 def test_each_manifest_is_read_once(vm, monkeypatch):
@@ -97,7 +97,7 @@ def test_points_of_every_domain(tmp_path):
 LONG = ["\u65e5" * 85, "\u65e5" * 85 + "b", "\U0001f4be" * 85, "x" * 256, "vm~0123456789abcdef"]
 
 
-def test_domains_whose_names_are_no_folders(tmp_path):
+def test_domains_whose_names_are_not_valid_directory_names(tmp_path):
     """The points have the name, if any of them can be read."""
     made = {}
     for name in LONG:
@@ -206,12 +206,12 @@ def test_a_definition_is_shown_where_another_point_cannot_be_read(vm, monkeypatc
 
 def test_records(vm):
     point = vm.points[-1]
-    told = records(vm, "vda")
+    listed = records(vm, "vda")
     directory = directory_of(vm, point, "vda")
     [window] = directory.windows()
     stored = window.flat()
-    assert [(r["offset"], r["length"]) for r in told] == stored[["offset", "length"]].tolist()
-    for one, record in zip(told, stored):
+    assert [(r["offset"], r["length"]) for r in listed] == stored[["offset", "length"]].tolist()
+    for one, record in zip(listed, stored):
         if record["kind"] == extents.ZERO:
             assert set(one) == {"offset", "length", "kind"} and one["kind"] == "zero"
         else:
@@ -221,7 +221,7 @@ def test_records(vm):
             assert [one[name] for name in ("position", "stored", "raw", "skip")] == [
                 record[name] for name in ("position", "stored", "raw", "skip")
             ]
-    json.dumps(told)
+    json.dumps(listed)
 
 
 def test_a_range_that_reads_as_zero_again(tmp_path):

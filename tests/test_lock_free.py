@@ -62,7 +62,7 @@ def just_before(call, do):
     return mock.patch.object(DirectoryStore, call, first)
 
 
-def test_a_commit_that_meets_nobody(vm):
+def test_a_commit_without_concurrent_runs(vm):
     before = len(vm.points)
     vm.pull()
     assert len(vm.series.points()) == before + 1
@@ -86,7 +86,7 @@ def test_points_that_were_known_are_not_read_again(vm, monkeypatch):
     """They have other numbers; with a thousand of them it would take a thousand requests."""
     known, read, real = [point.id for point in vm.points], [], DirectoryStore.find
     commit = new_point.NewPoint.commit
-    monkeypatch.setattr(new_point.NewPoint, "commit", lambda self, *told: commit(self, *told, known))
+    monkeypatch.setattr(new_point.NewPoint, "commit", lambda self, *args: commit(self, *args, known))
     monkeypatch.setattr(DirectoryStore, "find", lambda self, path, *a: read.append(path) or real(self, path, *a))
     vm.pull()
     assert read and not [path for path in read for name in known if name in path]
@@ -127,7 +127,7 @@ def test_a_base_that_is_swept_and_brought_back(vm):
         vm.pull()
 
 
-def test_a_pull_that_stood_still_before_its_manifest(vm, monkeypatch):
+def test_a_pull_that_paused_before_its_manifest(vm, monkeypatch):
     with contextlib.ExitStack() as late:
         prove = _after(lambda: late.enter_context(aged(21)), lock_free.prove)
         monkeypatch.setattr(new_point.lock_free, "prove", prove)
@@ -217,7 +217,7 @@ def test_a_point_that_two_remove_at_once(vm):
 
 
 @pytest.mark.parametrize("hours, goes", [(25, False), (27, True)])
-def test_files_go_two_hours_later_than_elsewhere(vm, hours, goes):
+def test_files_are_removed_two_hours_later_than_with_locks(vm, hours, goes):
     removal.remove(vm.series, vm.points[0])
     with aged(hours):
         assert bool(removal.sweep(vm.series).freed) is goes
@@ -236,7 +236,7 @@ def test_moved_frames_stay_for_as_long(tmp_path):
     assert half_points.repacked(vm.series) == []
 
 
-def test_nothing_goes_at_once(vm):
+def test_nothing_is_removed_at_once(vm):
     with pytest.raises(errors.UsageError, match="--now: .* has no locks"):
         remove.remove(remove.Options(str(vm.root), [vm.points[0].id], now=True))
     with pytest.raises(errors.UsageError, match="--now: .* has no locks"):
@@ -330,7 +330,7 @@ def test_a_point_that_was_brought_by_the_same_copy_and_removed(vm, tmp_path):
 
 
 @pytest.mark.parametrize("of, message", [(1, "what is left of point"), (0, "which this one builds on, was removed")])
-def test_a_copy_that_stood_still_before_its_manifest(vm, tmp_path, monkeypatch, of, message):
+def test_a_copy_that_paused_before_its_manifest(vm, tmp_path, monkeypatch, of, message):
     """A sweep may be about to remove what it made, or what it relies on."""
     other, point = over(vm, tmp_path / "other"), vm.points[1]
     take(vm, other, vm.points[0])
@@ -449,10 +449,10 @@ def test_the_mark_of_a_sweep_outlives_the_files(vm, emptied):
             assert sweep_mark.is_young(emptied.series, first.id) is False
         with aged(23, sweep_mark.NAME):
             assert removal.sweep(emptied.series).points == ()
-    assert half_points.removed(emptied.series) == [last.id], "it tells the number"
+    assert half_points.removed(emptied.series) == [last.id], "it holds the number"
 
 
-def test_who_heals_does_not_make_a_removal_young(vm):
+def test_healing_does_not_renew_the_time_of_a_removal(vm):
     """A copy would rely on files that a sweep has already found."""
     point = vm.points[0]
     removal.remove(vm.series, point)
@@ -468,7 +468,7 @@ def test_who_heals_does_not_make_a_removal_young(vm):
 
 
 @pytest.mark.parametrize("ages, late", [([0, 19], False), ([0, 19, 38], False), ([0, 21], True), ([1, 2, 23], True)])
-def test_a_point_that_stood_in_between(vm, ages, late):
+def test_a_point_committed_in_between(vm, ages, late):
     """Anyone who looked then may be about to remove what was made before."""
     name = layout.new_point_id()
     vm.store.make_folder(f"vm1/{name}")
@@ -484,7 +484,7 @@ def test_a_point_that_stood_in_between(vm, ages, late):
             lock_free.require_alive(vm.series, name)
 
 
-def test_what_may_be_somebody_elses_is_for_a_sweep(vm):
+def test_files_that_may_belong_to_another_run_are_left_to_a_sweep(vm):
     """It may have names that a copy creates again."""
     name = layout.new_point_id()
     vm.store.make_folder(f"vm1/{name}")

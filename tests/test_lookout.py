@@ -17,19 +17,19 @@ PLAN = SimpleNamespace(run_id="run", scratch_dir="/scratch")
 @pytest.fixture
 def duties(monkeypatch):
     """What began and ended, in order; `duties.wrong[name] = error`: what that watcher has seen."""
-    told = Told()
+    seen = Duties()
 
     def one(name, *duties):
         def check(_self):
-            if name in told.wrong:
-                raise told.wrong[name]
+            if name in seen.wrong:
+                raise seen.wrong[name]
 
         def on_duty(duty):
             @contextlib.contextmanager
             def enter(_self, *_args):
-                told.append(f"{duty} begins")
+                seen.append(f"{duty} begins")
                 yield
-                told.append(f"{duty} ends")
+                seen.append(f"{duty} ends")
 
             return enter
 
@@ -39,13 +39,13 @@ def duties(monkeypatch):
     monkeypatch.setattr(lookout.scratch_watch, "ScratchWatch", one("scratch", "guarding_guest", "watching"))
     monkeypatch.setattr(lookout, "DomainWatch", one("domain", "watching"))
     keeper = one("keeper", "on_duty")
-    keeper.__enter__ = lambda self: (told.append("keeper begins"), self)[1]
-    keeper.__exit__ = lambda _self, *_exc: told.append("keeper ends")
+    keeper.__enter__ = lambda self: (seen.append("keeper begins"), self)[1]
+    keeper.__exit__ = lambda _self, *_exc: seen.append("keeper ends")
     monkeypatch.setattr(lookout, "SocketKeeper", keeper)
-    return told
+    return seen
 
 
-class Told(list):
+class Duties(list):
     def __init__(self):
         super().__init__()
         self.wrong = {}
@@ -62,7 +62,7 @@ def never():
     pass
 
 
-def test_each_is_on_duty_in_its_time(duties):
+def test_each_watch_is_active_in_its_phase(duties):
     """The guest is watched until the connections are closed: the end of the job may be what lets it run."""
     looks = lookout.Lookout(Vm(), PLAN, lookout.Checks(never), keeps_sockets=True)
     with looks.guarding(), looks.watching(None):
@@ -74,7 +74,7 @@ def test_each_is_on_duty_in_its_time(duties):
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_connections_are_kept_where_they_have_to_be(duties, keeps):
+def test_connections_are_kept_open_where_necessary(duties, keeps):
     looks = lookout.Lookout(Vm(), PLAN, lookout.Checks(never), keeps_sockets=keeps)
     with looks.guarding():
         kept = looks.kept("/run/socket")
@@ -83,7 +83,7 @@ def test_connections_are_kept_where_they_have_to_be(duties, keeps):
 
 
 @pytest.mark.parametrize("who", ["the run", "scratch", "domain", "keeper"])
-def test_what_any_of_them_sees_ends_the_run(duties, who):
+def test_an_error_of_any_watch_ends_the_run(duties, who):
     """Even while the run waits for libvirt: the domain obeys the same check."""
     vm, error = Vm(), errors.Busy(who)
 

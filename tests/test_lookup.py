@@ -61,7 +61,7 @@ def check_limited(opened, offset, length):
     assert extents.merged(extents.clip(whole, offset, stop)).tolist() == some.tolist()
 
 
-def test_what_is_asked_for_must_be_within(tmp_path):
+def test_requests_must_be_within_the_disk(tmp_path):
     vm = chain(tmp_path, points=1)
     with RandomImage(vm.series, vm.points[0], "vda") as opened:
         assert opened.read(opened.size, 0) == b""
@@ -112,7 +112,7 @@ def test_the_cache_is_bounded_and_spares_work(tmp_path, monkeypatch):
         assert sum(map(len, opened._cache._held.values())) <= 2 * MIB
 
 
-def test_who_reads_on_finds_the_next_frame_read(tmp_path, monkeypatch):
+def test_a_sequential_reader_finds_the_next_frame_read_ahead(tmp_path, monkeypatch):
     vm = Vm(tmp_path)
     vm.add_disk("vda", 8 * MIB)
     content = random.Random(1).randbytes(8 * MIB)
@@ -163,7 +163,7 @@ def test_damage_is_refused_and_other_frames_still_read(tmp_path):
         RandomImage(vm.series, point, "vda")
 
 
-def test_a_run_more_takes_little_memory(tmp_path):
+def test_each_further_run_takes_little_memory(tmp_path):
     """44 bytes if its frame has the size of all others: a million fit in 64 MiB, also while the map is made. Measured
     between maps of one span and of four, because both read the same amount at once."""
     few, many = (peak_of_a_map(tmp_path / str(spans), spans * RUNS_OF_A_SPAN) for spans in (1, 4))

@@ -60,11 +60,11 @@ def refused(change):
     return text
 
 
-def test_it_comes_back_as_it_was():
+def test_it_survives_a_round_trip():
     assert manifest.decode(manifest.encode(MANIFEST), "m") == MANIFEST
 
 
-def test_what_may_be_missing_comes_back_as_none():
+def test_missing_members_are_read_as_none():
     bare = Manifest(**{**vars(MANIFEST), "parent": None, "checkpoint": None, "since": None, "files": []})
     assert manifest.decode(manifest.encode(bare), "m") == bare
 
@@ -137,7 +137,7 @@ def test_every_member_is_needed(where, name):
 
 
 @pytest.mark.parametrize(
-    "where, name, value, told",
+    "where, name, value, message",
     [
         ((), "point", "../20261122T194500Z-7f3a9c04", "point id '../2026"),
         ((), "point", "", "point id ''"),
@@ -227,5 +227,5 @@ def test_every_member_is_needed(where, name):
         ),
     ],
 )
-def test_what_a_reader_must_refuse(where, name, value, told):
-    assert told in refused(lambda document: at(document, where).update({name: value}))
+def test_invalid_manifests(where, name, value, message):
+    assert message in refused(lambda document: at(document, where).update({name: value}))

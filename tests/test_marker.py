@@ -15,7 +15,7 @@ def store(tmp_path):
     return made(tmp_path / "store", AGE1, SSH)
 
 
-def test_one_that_died_before_the_marker_can_be_made_again(tmp_path):
+def test_a_store_without_a_marker_can_be_created_again(tmp_path):
     root = tmp_path / "store"
     (root / layout.KEYS).mkdir(parents=True)
     [left] = [each for each in key_changes.new([AGE1], None).files if each[0].endswith(".age")]
@@ -28,7 +28,7 @@ def test_one_that_died_before_the_marker_can_be_made_again(tmp_path):
     )
 
 
-def test_what_dead_runs_left_is_gone_when_the_marker_is_there(tmp_path):
+def test_leftovers_of_dead_runs_are_removed_with_the_marker(tmp_path):
     """Otherwise it would look as if those key files opened the store."""
     root = tmp_path / "store"
     (root / layout.KEYS).mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_what_dead_runs_left_is_gone_when_the_marker_is_there(tmp_path):
     assert [each.recipient for each in key_files.listed(store)] == [AGE1] and len(store.files(layout.KEYS)) == 2
 
 
-def test_of_two_that_make_a_store_at_once_one_leaves_its_keys(tmp_path, monkeypatch):
+def test_only_one_of_two_concurrent_creators_leaves_its_keys(tmp_path, monkeypatch):
     root, real = tmp_path / "store", marker.put_keys
 
     def put(store, files):
@@ -62,7 +62,7 @@ def test_of_two_that_make_a_store_at_once_one_leaves_its_keys(tmp_path, monkeypa
         {"requires": []},
     ],
 )
-def test_a_marker_that_is_none(store, change):
+def test_invalid_markers(store, change):
     document = json.loads(store.read(layout.MARKER))
     del document["digest"]
     replaced(store, layout.MARKER, layout.seal({**document, **change}))
@@ -70,7 +70,7 @@ def test_a_marker_that_is_none(store, change):
         marker.open_store(store.root)
 
 
-def test_a_marker_from_which_the_seal_was_taken_is_none(store):
+def test_a_marker_without_its_seal_is_refused(store):
     document = json.loads(store.read(layout.MARKER))
     del document["digest"], document["sealed"]
     replaced(store, layout.MARKER, layout.seal(document))

@@ -26,7 +26,7 @@ def clash(here, there):
     return [(mine.id, other.id) for mine, other in found.strangers(found.here)]
 
 
-def test_what_both_have_and_what_only_one():
+def test_common_points_and_points_of_only_one():
     one, two, three, four = (point(number, number) for number in (1, 2, 3, 4))
     other = replace(three, sha256="1")
     found = matched([one, two, three, four], [two, other])
@@ -81,7 +81,7 @@ def test_two_stores_that_were_pulled_into_side_by_side(here, there):
     assert clash([here, there], [there]) == [], "where the first store has both, it knows their order"
 
 
-def test_a_number_that_was_used_again_is_not_taken_for_older():
+def test_a_reused_number_does_not_count_as_older():
     """The numbers of two points that were removed here, but exist there, were used again."""
     first, again, last = point(1, 1), point(2, 8), point(3, 4)
     found = matched([first, again], [last])

@@ -33,7 +33,7 @@ GOOD = {"flag": True, "count": 5, "share": 0.5, "maybe": {"text": "x"}, "several
         "named": {"a": None, "b": 0}, "anything": [{}]}  # fmt: skip
 
 
-def test_what_fits_comes_back():
+def test_valid_members_survive_a_round_trip():
     built = members.build(Outer, {**GOOD, "unknown": 1})
     assert asdict(built) == {**GOOD, "late": "default", "later": []}
     assert built.several == [Inner("y"), Inner("z")]
@@ -41,7 +41,7 @@ def test_what_fits_comes_back():
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_what_is_missing_is_named(name):
+def test_missing_members_are_named(name):
     with pytest.raises(ValueError, match=f"^{name} is missing$"):
         members.build(Outer, {other: value for other, value in GOOD.items() if other != name})
 
@@ -71,7 +71,7 @@ def test_what_is_missing_is_named(name):
         ("later", [["x"]]),
     ],
 )
-def test_what_is_not_of_its_type_is_named(name, value):
+def test_members_of_a_wrong_type_are_named(name, value):
     with pytest.raises(ValueError, match=f"^{name} is ") as caught:
         members.build(Outer, {**GOOD, name: value})
     assert len(str(caught.value)) < 120
@@ -84,7 +84,7 @@ def test_a_text_that_would_be_written_and_not_read():
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 5, [GOOD]])
-def test_what_is_no_object(document):
+def test_values_that_are_not_objects(document):
     with pytest.raises(ValueError, match="instead of an object"):
         members.build(Outer, document)
 

@@ -16,14 +16,14 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(memory_folder, "ROOM", 1)
 
 
-def test_it_goes_at_the_end(tmp_path):
+def test_it_is_removed_at_the_end(tmp_path):
     with memory_folder.folder() as path:
         (path / "folder").mkdir()
         assert path.parent == tmp_path and path.stat().st_mode & 0o777 == 0o700
     assert not list(tmp_path.iterdir())
 
 
-def test_those_of_killed_runs_go_and_those_of_others_stay(tmp_path):
+def test_folders_of_killed_runs_are_removed_and_those_of_others_kept(tmp_path):
     program = HOLDING.replace(
         "\nwith", f"\nfrom pathlib import Path\nmemory_folder.MEMORY = Path({str(tmp_path)!r})\nwith"
     )
@@ -39,7 +39,7 @@ def test_those_of_killed_runs_go_and_those_of_others_stay(tmp_path):
         assert {*tmp_path.iterdir()} == {path, tmp_path / "no folder of ours"}
 
 
-def test_too_little_memory_is_none(tmp_path, monkeypatch):
+def test_too_little_memory_is_not_used(tmp_path, monkeypatch):
     assert memory_folder.usable()
     monkeypatch.setattr(memory_folder, "ROOM", 1 << 60)
     assert not memory_folder.usable()

@@ -38,7 +38,7 @@ def mended(vm, entry, levels=(1,), check=lambda: None):
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_what_the_disk_still_holds(vm, tmp_path, frames):
+def test_data_that_the_disk_still_holds(vm, tmp_path, frames):
     first, second, *_ = vm.points
     entry = stores.chunks_of(vm, first, "vda")[1]
     path = vm.folder / entry.path
@@ -118,7 +118,7 @@ def test_levels_that_make_frames_of_one_size(vm, monkeypatch, damage, levels, is
     assert not list(vm.folder.rglob("*.draft"))
 
 
-def test_a_level_that_only_the_manifest_tells_of(tmp_path):
+def test_a_level_known_only_from_the_manifest(tmp_path):
     """A pull of today has another one; and no level that a manifest can name is fatal."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
@@ -135,7 +135,7 @@ def test_a_level_that_only_the_manifest_tells_of(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_of_a_large_disk_only_the_windows_of_the_file_are_looked_at(tmp_path, monkeypatch):
+def test_only_the_windows_of_the_file_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "WINDOW", MIB)
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 8 * MIB)
@@ -163,7 +163,7 @@ def test_in_a_sealed_store_no_frame_can_be_made_again(tmp_path):
     assert not mended(vm, entry, check=lambda: pytest.fail("it was read"))
 
 
-def test_what_hinders_is_told(vm):
+def test_obstacles_are_reported(vm):
     entry = stores.chunks_of(vm, vm.points[0], "vda")[1]
     path = vm.folder / entry.path
     path.write_bytes(stores.flipped(path.read_bytes(), 20 * KIB))
@@ -178,7 +178,7 @@ def test_what_hinders_is_told(vm):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, monkeypatch, lost):
+def test_a_committed_pull_does_not_fail_by_it(vm, monkeypatch, lost):
     """The directory of the base is read once more, and none of its pages. A lock that is refused is told as that."""
 
     def refused(*about):

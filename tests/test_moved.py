@@ -21,27 +21,27 @@ def entry(path, size=1 << 30):
 def table(rng, count, files=3):
     """Return a table of random moves, and the same moves as {(position, stored): Place}."""
     new = [entry(f"2026112{day}T000000Z-00000a/vda.0000.zst") for day in range(2, 2 + files)]
-    moves, at, told = numpy.zeros(count, moved.MOVE), 0, {}
+    moves, at, reported = numpy.zeros(count, moved.MOVE), 0, {}
     for move in moves:
         position, stored = at + rng.randrange(1000), rng.randrange(1, 5000)
         number, to = rng.randrange(files), rng.randrange(1 << 29)
         move["position"], move["stored"], move["to"], move["file"] = position, stored, to, number + 1
-        told[position, stored] = (new[number].path, to)
+        reported[position, stored] = (new[number].path, to)
         at = position + stored
-    return moved.Table(entry(OLD), new, moves), told
+    return moved.Table(entry(OLD), new, moves), reported
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
 def test_a_table_says_where_each_frame_is(count):
-    made, told = table(random.Random(count), count)
+    made, places = table(random.Random(count), count)
     found = moved.decode(moved.encode(made), made.old)
     assert (found.old, found.files) == (made.old, made.files)
-    for (position, stored), place in told.items():
+    for (position, stored), place in places.items():
         assert found.place(position, stored) == place
         assert found.place(position + 1, stored) is found.place(position, stored + 1) is None
     assert found.place(1 << 29, 5) is None
     by_file = {
-        file.path: sum(size for (_, size), place in told.items() if place[0] == file.path) for file in made.files
+        file.path: sum(size for (_, size), place in places.items() if place[0] == file.path) for file in made.files
     }
     assert {file.path: found.bytes_in(file.path) for file in made.files} == by_file
     _, live, _ = pages.split(pages.decompressed(moved.encode(made)[:-32], 1 << 20), moved.MOVE)
@@ -52,14 +52,14 @@ def test_a_table_says_where_each_frame_is(count):
 def test_tables_that_are_joined_lead_to_all(seed):
     """Two stores have moved different frames of a file, and some frames twice."""
     rng = random.Random(seed)
-    every, told = table(rng, 60)
+    every, places = table(rng, 60)
     parts = [numpy.array([rng.random() < 0.5 for _ in range(60)]) for _ in range(2)]
     one, other = (moved.Table(every.old, every.files, every.moves[part]) for part in parts)
     elsewhere = [entry(f"2026112{day}T000000Z-00000b/vda.0000.zst") for day in range(2, 5)]
     other = moved.Table(every.old, elsewhere, other.moves)
     found = moved.joined(one, other)
     assert moved.decode(moved.encode(found), every.old).files == found.files
-    for (position, stored), mine, its in zip(told, *(part.tolist() for part in parts)):
+    for (position, stored), mine, its in zip(places, *(part.tolist() for part in parts)):
         first, second = one.place(position, stored), other.place(position, stored)
         assert (first is None, second is None) == (not mine, not its)
         assert found.place(position, stored) == (first or second)

@@ -47,7 +47,7 @@ def test_a_flaw_in_any_of_them_is_found(vm):
     origin.prove(origin_of(vm), ["vda"], [])
 
 
-def test_of_chunk_files_the_sizes_alone(vm, monkeypatch):
+def test_chunk_files_are_checked_by_size_only(vm, monkeypatch):
     """For new images. The frames are checked later, each before it is written."""
     seen, real = [], vm.series.own_flaw
     monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
@@ -59,12 +59,12 @@ def test_of_chunk_files_the_sizes_alone(vm, monkeypatch):
         for changed in (data[:-1], data + b"\n", None):
             with stores.damaged(vm.folder / path, changed), pytest.raises(errors.Damaged, match=f"{path}: .*--salvage"):
                 origin.prove(origin_of(vm), ["vda"], [], whole=False)
-        told = contextlib.nullcontext() if path in chunks else pytest.raises(errors.Damaged)
-        with stores.damaged(vm.folder / path, stores.flipped(data, len(data) // 2)), told:
+        refusal = contextlib.nullcontext() if path in chunks else pytest.raises(errors.Damaged)
+        with stores.damaged(vm.folder / path, stores.flipped(data, len(data) // 2)), refusal:
             origin.prove(origin_of(vm), ["vda"], [], whole=False)
 
 
-def test_what_a_disk_is_not_made_of_may_be_damaged(vm):
+def test_files_that_the_disk_does_not_need_may_be_damaged(vm):
     """Nothing else in the store is checked, and the image is whole without it."""
     point = vm.points[-1]
     needed = {*made_from(vm, ["vda"]), f"{point.id}/{layout.MANIFEST}", point.disk("vda").directory.path}

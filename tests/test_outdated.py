@@ -39,7 +39,7 @@ def test_months_of_verifications(vm):
         assert {each["level"] for each in findings.load(vm.series)} == {"files", "frames"}
 
 
-def test_a_damage_that_stays_and_ends(vm):
+def test_damage_that_persists_and_ends(vm):
     path = max(vm.folder.glob("*/*.zst"), key=lambda path: path.stat().st_size)
     sound = path.read_bytes()
     path.write_bytes(flipped(sound, len(sound) // 2))
@@ -80,7 +80,7 @@ def test_a_run_that_keeps_nothing_removes_nothing(vm):
     assert len(kept(vm)) == 2
 
 
-def test_a_finding_that_goes_while_it_is_read_is_not_lost(vm, monkeypatch):
+def test_a_finding_removed_while_it_is_read_is_not_lost(vm, monkeypatch):
     """Prune removes nothing if a finding cannot be read."""
     verify_store(vm.root, keep=True)
     (vm.folder / "20200101T000000Z-aaaaaa.verify.json").write_bytes(b"")
@@ -216,7 +216,7 @@ def age(document):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_nothing_is_known_less_well(seed):
+def test_removal_of_findings_loses_no_knowledge(seed):
     model = Model(seed)
     for _ in range(60):
         deeds = [model.begin] * 4 + [model.end] * 4 + [model.pull] + [model.remove, model.undo] * 2

@@ -45,7 +45,7 @@ DISK = 2 * GIB + 1
 
 
 @pytest.mark.parametrize("names", [[], CHUNKS[:1], CHUNKS])
-def test_a_page_comes_back(names):
+def test_a_page_survives_a_round_trip(names):
     page = Page(names, some_records())
     data = pages.encode_page(page)
     assert len(data) == 8 + sum(len(name) + 1 for name in names) + 240
@@ -86,7 +86,7 @@ NO_PAGES = {
 
 
 @pytest.mark.parametrize("what", NO_PAGES)
-def test_what_is_no_page(what):
+def test_data_that_is_not_a_page(what):
     assert len(pages.decode_page(of(ONE), "vda").records) == 0
     with pytest.raises(ValueError):
         pages.decode_page(NO_PAGES[what], "vda")
@@ -100,7 +100,7 @@ def with_(records, row=1, **values):
 
 
 @pytest.mark.parametrize(
-    "records, told",
+    "records, message",
     [
         (some_records(start=GIB), None),
         (some_records(start=GIB)[:0], None),
@@ -116,9 +116,9 @@ def with_(records, row=1, **values):
         (with_(some_records(start=GIB), row=2, offset=(1 << 64) - 1), "past the end"),
     ],
 )
-def test_flaws_of_a_page(records, told):
+def test_flaws_of_a_page(records, message):
     flaw = pages.page_flaw(Page(CHUNKS[:1], records), GIB, 2 * GIB)
-    assert flaw is None if told is None else told in flaw
+    assert flaw is None if message is None else message in flaw
 
 
 def test_records_of_a_page_are_not_more_nor_denser_than_they_may_be(monkeypatch):
@@ -136,13 +136,13 @@ def test_records_of_a_page_are_not_more_nor_denser_than_they_may_be(monkeypatch)
 # -- directories ------------------------------------------------------------------------------------------------------
 
 
-def test_a_directory_comes_back():
-    told = some_directory()
-    data = pages.encode_directory(told)
-    assert len(data) == 16 + 4 * 48 + 3 * 64 + sum(len(entry.path) + 1 for entry in told.files)
+def test_a_directory_survives_a_round_trip():
+    directory = some_directory()
+    data = pages.encode_directory(directory)
+    assert len(data) == 16 + 4 * 48 + 3 * 64 + sum(len(entry.path) + 1 for entry in directory.files)
     found = pages.decode_directory(data, "vda", DISK)
-    assert found.files == told.files and found.live.tolist() == told.live.tolist()
-    assert found.pages.tobytes() == told.pages.tobytes()
+    assert found.files == directory.files and found.live.tolist() == directory.live.tolist()
+    assert found.pages.tobytes() == directory.pages.tobytes()
 
 
 def test_a_directory_of_nothing():
@@ -151,7 +151,7 @@ def test_a_directory_of_nothing():
     assert found.files == [] and len(found.pages) == len(found.live) == 0
 
 
-@pytest.mark.parametrize("row, values, told", [
+@pytest.mark.parametrize("row, values, message", [
     (2, {"offset": 2 * GIB - 1}, "a page outside any window"),
     (2, {"offset": 3 * GIB}, "a page outside any window"),
     (2, {"offset": 1 << 63}, "a page outside any window"),
@@ -170,11 +170,11 @@ def test_a_directory_of_nothing():
     (1, {"position": (1 << 64) - 1}, "past the end of its file"),
     (1, {"position": (1 << 64) - 500}, "past the end of its file"),
 ])  # fmt: skip
-def test_pages_that_a_directory_must_not_have(row, values, told):
+def test_pages_that_a_directory_must_not_have(row, values, message):
     directory = some_directory()
     for name, value in values.items():
         directory.pages[name][row] = value
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         pages.decode_directory(pages.encode_directory(directory), "vda", DISK)
 
 
@@ -216,7 +216,7 @@ def test_names_that_a_directory_must_not_have(name):
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_frame_comes_back():
+def test_a_frame_survives_a_round_trip():
     data = random.Random(1).randbytes(10_000) + bytes(1 << 20)
     assert pages.decompressed(pages.compressed(data), len(data)) == data
     with pytest.raises(ValueError, match="sensible size"):
@@ -224,7 +224,7 @@ def test_a_frame_comes_back():
 
 
 @pytest.mark.parametrize("how", NO_FRAMES)
-def test_what_is_no_whole_frame(how):
+def test_data_that_is_not_a_complete_frame(how):
     data = random.Random(1).randbytes(1000) * 3
     assert pages.decompressed(compressed(data), 1 << 20) == data
     with pytest.raises(ValueError):
@@ -236,9 +236,9 @@ def test_a_bomb_takes_little_memory():
     raw = b"\0" * (1 << 16)
     bomb = compressed(raw * 2048)
     assert len(bomb) < 64 << 10 and bomb[4] >> 6 == 2
-    told = bomb[:5] + (1000).to_bytes(4, "little") + bomb[9:]
+    smaller = bomb[:5] + (1000).to_bytes(4, "little") + bomb[9:]
     tracemalloc.start()
-    for data, limit in ((bomb, 1 << 26), (told, 1000)):
+    for data, limit in ((bomb, 1 << 26), (smaller, 1000)):
         with pytest.raises(ValueError):
             pages.decompressed(data, limit)
     peak = tracemalloc.get_traced_memory()[1]
@@ -247,7 +247,7 @@ def test_a_bomb_takes_little_memory():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_live(seed):
+def test_live_records(seed):
     rng, records = random.Random(seed), some_records(100)
     records["kind"] = [rng.choice([extents.DATA, extents.DATA, extents.ZERO]) for _ in range(100)]
     records["chunk"] = [rng.choice([0, 3, 7]) for _ in range(100)]

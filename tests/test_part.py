@@ -24,7 +24,7 @@ def records(chance, count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
-def test_all_shards_are_everything_once(count):
+def test_shards_cover_everything_exactly_once(count):
     """The same in each run: what none of them has is never looked at."""
     chance = random.Random(count)
     shards = [Part(shard=(number, count)) for number in range(1, count + 1)]
@@ -40,7 +40,7 @@ def test_all_shards_are_everything_once(count):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_sample_is_its_share_and_in_time_all_are_met(seed):
+def test_samples_have_their_share_and_cover_everything_in_time(seed):
     chance = random.Random(seed)
     parts = [Part(sample=0.2, salt=chance.getrandbits(32)) for _ in range(60)]
     found = records(chance, 5_000)
@@ -56,7 +56,7 @@ def test_a_sample_is_its_share_and_in_time_all_are_met(seed):
     assert rest.frames(found, FILES).all() and all(map(rest.file, many)) and rest.is_everything
 
 
-def test_named_files_are_all_that_is_looked_at():
+def test_only_named_files_are_checked():
     part = Part(paths=frozenset([FILES[2].path, OTHERS[1]]), sample=0.0001)
     found = records(random.Random(1), 300)
     assert (part.frames(found, FILES) == (found["chunk"] == 2)).all()

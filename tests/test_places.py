@@ -28,7 +28,7 @@ URI = "nbd+unix:///?socket=/run/x"
         (("/dev/shm/vda",), Place(NEW, "/dev/shm/vda", "qcow2")),
     ],
 )  # fmt: skip
-def test_what_a_text_means(args, is_what):
+def test_parsed_places(args, is_what):
     assert place(*args) == is_what
 
 
@@ -63,7 +63,7 @@ def test_a_relative_path_is_from_here(tmp_path, monkeypatch):
         (("/i/vda", "raw", "size=1", False, "/secret"), "size is refused"),
     ],
 )
-def test_what_cannot_be_meant(args, says):
+def test_invalid_places(args, says):
     with pytest.raises(errors.UsageError, match=says):
         place(*args)
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_meant(args, says):
 @pytest.mark.parametrize(
     "text, raw", [("-", True), (URI, True), ("nbd:", False), ("./-", False), ("/dev/null", False), ("/none", False)]
 )
-def test_what_takes_raw_bytes_only(text, raw):
+def test_places_that_take_raw_bytes_only(text, raw):
     """A character device is refused."""
     assert places.is_raw(text) is raw
 
@@ -89,7 +89,7 @@ def test_what_takes_raw_bytes_only(text, raw):
           "driver=luks,key-secret=secret0,file.driver=host_device,file.filename=/dev/x"]),
     ],
 )  # fmt: skip
-def test_how_qemus_programs_are_told_of_it(there, words):
+def test_arguments_for_qemu_programs(there, words):
     """A comma in a path would begin another option."""
     assert there.image == words
 

@@ -68,7 +68,7 @@ def test_short_ids_against_a_naive_model():
             assert point_choice.beginning_with(text, sorted(set(ids))) == [each]
 
 
-def test_beginnings():
+def test_prefixes_of_ids():
     ids = ["aa", "aab", "b"]
     assert point_choice.beginning_with("a", ids) == ["aa", "aab"]
     assert point_choice.beginning_with("aa", ids) == ["aa"], "a whole one is not the beginning of another"
@@ -86,19 +86,19 @@ def _series(vm):
     return series_choice.only_series(marker.open_store(str(vm.root)))
 
 
-def test_a_store_is_asked_for_a_beginning(store):
+def test_a_store_finds_a_point_by_prefix(store):
     ids = [point.id for point in store.points]
     for each, text in point_choice.short(ids).items():
         assert _series(store).point(text).id == store_choice.find_point(str(store.root), text)[1].id == each
     common = ids[0][:2]
-    with pytest.raises(errors.NoSuchPoint, match=f"{common} fits 3 points: ") as told:
+    with pytest.raises(errors.NoSuchPoint, match=f"{common} fits 3 points: ") as caught:
         _series(store).point(common)
-    assert all(each in str(told.value) for each in ids)
+    assert all(each in str(caught.value) for each in ids)
     with pytest.raises(errors.NoSuchPoint, match="no point x"):
         _series(store).point("x")
 
 
-def test_a_store_is_asked_for_a_time(store):
+def test_a_store_finds_a_point_by_time(store):
     """Against the plain rule: the newest of all that are not later."""
     target = _series(store)
     times = sorted({point.when for point in target.points()})

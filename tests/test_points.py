@@ -37,14 +37,14 @@ def manifest_of(vm, point):
     return vm.folder / point.id / layout.MANIFEST
 
 
-def test_they_are_those_that_load_gives(vm):
+def test_they_equal_the_result_of_load(vm):
     found = points_of(vm)
     assert [*found.newest_first()] == [*reversed(vm.series.points())] and found.newest == vm.points[-1]
     assert (found.ids, len(found)) == ({*ids(vm)}, 4)
     assert [found.get(point.id) for point in vm.points] == vm.points and found.get("20200101T000000Z-aaaaaa") is None
 
 
-def test_only_the_one_that_is_looked_at_is_decoded(vm, decoded):
+def test_only_the_accessed_point_is_decoded(vm, decoded):
     found = points_of(vm)
     found.require_of(vm.uuid)
     assert half_points.next_sequence(vm.series, *vm.series.heads()) == 5 and decoded == []
@@ -78,14 +78,14 @@ def test_a_manifest_that_is_intact_and_refused_all_the_same_is_as_if_it_were_not
     assert {*found.refused} == {vm.points[-1].id}
 
 
-def test_a_pull_tells_of_a_point_that_it_found_to_be_none(vm):
+def test_a_pull_reports_a_manifest_that_it_found_to_be_invalid(vm):
     """Not at its beginning, because no manifest was decoded then."""
     manifest_of(vm, vm.points[-1]).write_bytes(manifest.encode(replace(vm.points[-1].manifest, created="yesterday")))
     with held_series.holding(vm.series) as held:
         assert held.warnings == held.late_warnings() == []
         assert held.points.newest == vm.points[-2]
-        [told] = held.late_warnings()
-    assert told.startswith("a point of the series is ignored: ") and vm.points[-1].id in told
+        [reported] = held.late_warnings()
+    assert reported.startswith("a point of the series is ignored: ") and vm.points[-1].id in reported
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -136,11 +136,11 @@ def test_one_changes_them_at_a_time(store):
 
 
 @pytest.mark.parametrize("change", [policies.drop, policies.put_immutability])
-def test_who_read_no_policy_removes_none(store, monkeypatch, change):
+def test_a_run_that_read_no_policy_removes_none(store, monkeypatch, change):
     """Without locks, another host may have written one by then."""
     real = policies._content
 
-    def told(store):
+    def changed_meanwhile(store):
         found = real(store)
         monkeypatch.setattr(policies, "_content", real)
         policies.put(store, "other", Policy(keep_last=1))
@@ -148,7 +148,7 @@ def test_who_read_no_policy_removes_none(store, monkeypatch, change):
 
     monkeypatch.setattr(type(store), "has_locks", False)
     monkeypatch.setattr(type(store), "locked", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(policies, "_content", told)
+    monkeypatch.setattr(policies, "_content", changed_meanwhile)
     assert not change(store, None)
     assert policies.load(store) == [StoredPolicy("other", Policy(keep_last=1))]
 
@@ -253,7 +253,7 @@ def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
         (["--keep-last", "1", "--domain", "caf\udce9"], "--domain is not text in UTF-8"),
     ],
 )
-def test_a_policy_that_is_none(tmp_path, capsys, words, message):
+def test_invalid_policies(tmp_path, capsys, words, message):
     root = daily(tmp_path / "store", 1).root
     code, _, err = said(capsys, "policy", root, *words)
     assert code == 2 and message in err and err.count("\n") == 1
@@ -265,8 +265,8 @@ def test_a_policy_for_a_uuid_is_refused(tmp_path, capsys):
     vm = daily(tmp_path / "store", 1)
     for words in (["--keep-last", "3"], []):
         for asked in (vm.uuid, vm.uuid.upper()):
-            told = f"nbdpull: policies apply by name, and {asked} is the UUID of vm1: use --domain vm1\n"
-            assert said(capsys, "policy", vm.root, "--domain", asked, *words) == (2, "", told)
+            expected = f"nbdpull: policies apply by name, and {asked} is the UUID of vm1: use --domain vm1\n"
+            assert said(capsys, "policy", vm.root, "--domain", asked, *words) == (2, "", expected)
     assert policies.load(vm.store) == []
     daily(vm.root, 1, vm.uuid, UUID)
     assert said(capsys, "policy", vm.root, "--domain", vm.uuid, "--keep-last", "3")[0] == 0, "it is a name, too"
@@ -410,7 +410,7 @@ def test_a_prune_that_fails_is_a_warning_about_a_point_that_is_there(tmp_path, m
 
 
 @pytest.mark.parametrize("verb", [True, False])
-def test_what_went_before_it_failed_is_told(tmp_path, monkeypatch, verb):
+def test_removals_before_a_failure_are_reported(tmp_path, monkeypatch, verb):
     """After a signal between two steps, or an error of a disk, the result lists the points that are gone."""
     vm = daily(tmp_path / "store", 5)
     policies.put(vm.store, None, Policy(keep_last=3))
@@ -426,7 +426,7 @@ def test_what_went_before_it_failed_is_told(tmp_path, monkeypatch, verb):
     assert pruned.removed == before[:1] and "Input/output error" in pruned.problem and ids(vm) == before[1:]
 
 
-def test_an_interrupted_prune_ends_so(tmp_path):
+def test_an_interrupted_prune_says_so(tmp_path):
     """After a pull it is a warning; the verb ends with the exit code of the signal."""
     vm = daily(tmp_path / "store", 5)
     policies.put(vm.store, None, Policy(keep_last=4))

@@ -22,36 +22,36 @@ def child():
 
 
 def test_a_process_lives_until_its_end(child):
-    started, told = child
-    assert told.is_alive and process.of().is_alive and process.of().pid == os.getpid()
+    started, recorded = child
+    assert recorded.is_alive and process.of().is_alive and process.of().pid == os.getpid()
     started.send_signal(signal.SIGSTOP)
-    assert told.is_alive
+    assert recorded.is_alive
     started.kill()
     started.wait()
-    assert told.is_alive is False
+    assert recorded.is_alive is False
 
 
 def test_zombies_count_as_alive(child):
     """The parent of a killed pull need not have collected its exit code."""
-    started, told = child
+    started, recorded = child
     started.kill()
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
     with open(f"/proc/{started.pid}/stat") as stat:
         assert " Z " in stat.read()
-    assert told.is_alive is False and told.is_dead and process.of(started.pid).is_alive is False
+    assert recorded.is_alive is False and recorded.is_dead and process.of(started.pid).is_alive is False
 
 
 def test_another_process_of_the_same_pid_is_another_one(child):
-    _, told = child
-    assert replace(told, started=told.started - 1).is_alive is False
-    assert replace(told, boot="before").is_alive is False
-    assert process.Process().is_alive is None and replace(told, pid=0, started=0).is_alive is False
+    _, recorded = child
+    assert replace(recorded, started=recorded.started - 1).is_alive is False
+    assert replace(recorded, boot="before").is_alive is False
+    assert process.Process().is_alive is None and replace(recorded, pid=0, started=0).is_alive is False
 
 
 def test_what_is_on_another_machine_is_not_known(child):
-    _, told = child
-    assert replace(told, machine="another").is_alive is None and not replace(told, machine="another").is_dead
-    assert replace(told, host="renamed").is_alive
+    _, recorded = child
+    assert replace(recorded, machine="another").is_alive is None and not replace(recorded, machine="another").is_dead
+    assert replace(recorded, host="renamed").is_alive
 
 
 @pytest.mark.parametrize("name", [") Z 1 1", "((", "a b"])

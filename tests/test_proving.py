@@ -38,7 +38,7 @@ class Server:
         return self.proving.run(self.proved)
 
 
-def test_it_is_kept_after_its_proof(cache):
+def test_data_is_cached_after_its_proof(cache):
     server = Server(cache)
     assert [server.run(), server.run(), server.asked] == [b"right", b"right", 1]
 

@@ -31,7 +31,7 @@ def test_versions(version):
     assert tuple(ask(version) for ask in ASKED) == KNOWN[version]
 
 
-def test_one_that_is_not_known_may_crash_at_a_hang_up():
+def test_an_unknown_version_may_crash_at_a_hang_up():
     assert [ask(None) for ask in ASKED] == [True, False, False, False]
 
 
@@ -44,14 +44,14 @@ def disk(target, iothread=True):
 def test_what_cannot_be_prevented_is_a_warning(version, tls):
     vm = SimpleNamespace(likely_version=version, reads_images=False)
     _, pause, handshake, _ = KNOWN[version]
-    told = qemu_faults.warnings(vm, [disk("vda"), disk("vdb", False), disk("sda"), disk("vdc")], tls)
-    assert len(told) == pause + (tls and handshake)
-    assert all("QEMU " + ".".join(map(str, version)) in each and "crash" in each for each in told)
-    assert any(each.startswith("disk vda, vdc:") and "paused or rebooted" in each for each in told) == pause
-    assert any(each.startswith("--tls:") for each in told) == (tls and handshake)
+    warnings = qemu_faults.warnings(vm, [disk("vda"), disk("vdb", False), disk("sda"), disk("vdc")], tls)
+    assert len(warnings) == pause + (tls and handshake)
+    assert all("QEMU " + ".".join(map(str, version)) in each and "crash" in each for each in warnings)
+    assert any(each.startswith("disk vda, vdc:") and "paused or rebooted" in each for each in warnings) == pause
+    assert any(each.startswith("--tls:") for each in warnings) == (tls and handshake)
 
 
-def test_where_nothing_can_happen_the_version_is_not_asked_for():
+def test_the_version_is_not_queried_if_nothing_can_happen():
     vm = SimpleNamespace(reads_images=False)
     assert qemu_faults.warnings(vm, [disk("vda", False), disk("sda")], False) == []
     assert qemu_faults.warnings(SimpleNamespace(reads_images=True), [disk("vda")], False) == []

@@ -26,8 +26,8 @@ def test_folders_of_a_session_and_of_the_system(session, monkeypatch):
 
 def test_the_executable_that_runs_is_asked_also_where_its_file_is_gone(session, tmp_path):
     """bash prints its version as QEMU does."""
-    told = subprocess.run(["bash", "--version"], capture_output=True, text=True).stdout
-    version = tuple(map(int, told.partition("version ")[2].partition("(")[0].split(".")))
+    output = subprocess.run(["bash", "--version"], capture_output=True, text=True).stdout
+    version = tuple(map(int, output.partition("version ")[2].partition("(")[0].split(".")))
     program = tmp_path / "program"
     shutil.copy(shutil.which("bash"), program)
     with subprocess.Popen([program, "-c", "read line"], stdin=subprocess.PIPE) as running:
@@ -45,7 +45,7 @@ def test_nothing_is_made_up(session, text):
     assert qemu_process.version("vm2", True) is None
 
 
-def test_a_program_that_tells_no_version(session):
+def test_a_program_that_reports_no_version(session):
     with subprocess.Popen(["sleep", "60"]) as running:
         (session / "vm1.pid").write_text(str(running.pid))
         try:

@@ -31,7 +31,7 @@ def small(monkeypatch):
     monkeypatch.setattr(read_ahead, "NEAR", 2 * KIB)
 
 
-def test_who_goes_through_a_file_asks_less_and_less_often(small):
+def test_sequential_reads_make_larger_and_larger_requests(small):
     far, ahead = Far(64 * KIB - 100), ReadAhead()
     read = [far.read(ahead, offset, min(64, len(far.data) - offset)) for offset in range(0, len(far.data), 64)]
     assert b"".join(read) == far.data
@@ -41,7 +41,7 @@ def test_who_goes_through_a_file_asks_less_and_less_often(small):
     ]
 
 
-def test_who_reads_here_and_there_gets_no_more(small):
+def test_random_reads_fetch_nothing_more(small):
     far, ahead = Far(64 * KIB), ReadAhead()
     for offset in (0, 8000, 4000, 60000):
         assert far.read(ahead, offset, 64) == far.data[offset : offset + 64]
@@ -69,7 +69,7 @@ def test_several_threads(small):
     assert b"".join(read) == far.data
 
 
-def test_what_failed_is_asked_for_again():
+def test_failed_requests_are_repeated():
     far, ahead = Far(KIB), ReadAhead()
 
     def broken(start, stop):
@@ -80,7 +80,7 @@ def test_what_failed_is_asked_for_again():
     assert far.read(ahead, 0, 64) == far.data[:64] and ahead._used == 64
 
 
-def test_what_is_made_anew_is_fetched_again(small):
+def test_recreated_files_are_fetched_again(small):
     old, new, ahead = Far(16 * KIB), Far(16 * KIB, 2), ReadAhead()
     for offset in range(0, 16 * KIB, 512):
         old.read(ahead, offset, 512)

@@ -30,7 +30,7 @@ def test_a_recipient(name, kind):
         (recipient("ed25519").replace("AAAAC3", "AAAAC4"), "is invalid"),
     ],
 )
-def test_what_is_no_recipient(word, said):
+def test_invalid_recipients(word, said):
     with pytest.raises(errors.UsageError) as caught:
         recipients.kind_of(word)
     assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -57,7 +57,7 @@ def test_an_identity_of_age():
     ]
 
 
-def test_which_master_keys_it_is_for():
+def test_master_keys_of_an_identity():
     ids = ["0123456789abcdef" * 2, "f" * 32]
     text = "".join(f"# nbdpull: only for master key {each}\n" for each in ids).encode() + data("age1")
     assert [each.only for each in recipients.identities(text, "key")] == [tuple(ids)]
@@ -77,19 +77,19 @@ MISTYPED = [
 
 
 @pytest.mark.parametrize("line", [f"# {name}{rest}" for name in ("nbdpull", "NBDpull", "npdpull") for rest in MISTYPED])
-def test_a_line_that_is_mistyped_is_not_taken_for_none(line):
+def test_a_mistyped_line_is_not_ignored(line):
     for given in (f"{line}\n".encode() + data("age1"), data("ed25519") + line.encode()):
         with pytest.raises(errors.UsageError, match="key has an invalid line for nbdpull: write # nbdpull: only"):
             recipients.identities(given, "key")
 
 
 def test_other_comments_say_nothing():
-    told = b"# created: 2026-11-27T18:09:18+00:00\n# public key: " + recipient("age1").encode()
-    text = told + b"\n# of nbdpull, on host1: for nights only\n" + data("age1")
+    comments = b"# created: 2026-11-27T18:09:18+00:00\n# public key: " + recipient("age1").encode()
+    text = comments + b"\n# of nbdpull, on host1: for nights only\n" + data("age1")
     assert [each.only for each in recipients.identities(text, "key")] == [()]
 
 
-def test_which_master_key_a_key_of_ssh_is_for():
+def test_the_master_key_of_an_ssh_key():
     """The line comes after it: ssh itself reads no file that begins with a comment."""
     line = f"# nbdpull: only for master key {ID}\n".encode()
     for given in (data("ed25519") + line, line + data("ed25519")):
@@ -140,7 +140,7 @@ def test_a_passphrase(given):
         (b"-----BEGIN OPENSSH PRIVATE KEY-----", "key is damaged"),
     ],
 )
-def test_what_is_no_identity(given, said):
+def test_invalid_identities(given, said):
     with pytest.raises(errors.UsageError) as caught:
         recipients.identities(given, "key")
     assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -154,7 +154,7 @@ def test_an_identity_shows_no_secret():
         assert identity.what.startswith("my key (a")
 
 
-def test_any_cut_of_an_ssh_key_is_told_in_one_line():
+def test_any_truncated_ssh_key_is_reported_in_one_line():
     whole = data("ed25519")
     for length in range(len(b"-----BEGIN "), len(whole) - 2):
         with pytest.raises(errors.UsageError):

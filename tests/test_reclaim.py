@@ -46,7 +46,7 @@ def domain():
     return vm
 
 
-def test_the_checkpoint_of_a_run_stays_while_its_store_does_not_tell(run):
+def test_the_checkpoint_of_a_run_is_kept_while_its_store_cannot_be_read(run):
     """The manifest could not be read, but the announcement could: the point's checkpoint would have been deleted."""
     real = beneath.status
 
@@ -130,9 +130,9 @@ def test_a_clone_of_this_machine_that_works_in_a_bucket(bucket, has_locks, age, 
     """It has the id of this machine, and another boot: its run looks dead from here, and no journal mentions it."""
     bucket.has_locks, bucket.age = has_locks, age
     clone = replace(process.of(), boot="another")
-    told = announcement.Announcement(ID, "vm1", "u", "memory:", f"vm1/{ID}", clone, "2026-11-22T19:45:00+00:00")
+    announced = announcement.Announcement(ID, "vm1", "u", "memory:", f"vm1/{ID}", clone, "2026-11-22T19:45:00+00:00")
     bucket.make_folder(f"vm1/{ID}")
-    bucket.publish(f"vm1/{ID}/{announcement.NAME}", announcement.encode(told))
+    bucket.publish(f"vm1/{ID}/{announcement.NAME}", announcement.encode(announced))
     [left] = reclaimed(bucket)
     assert left.left == ("somebody may be working on it" if stays else "")
     assert half_points.names(Series(bucket, "vm1")) == [ID] * stays

@@ -19,7 +19,7 @@ def test_a_point_refers_to_files_of_its_own_and_of_others(tmp_path):
     assert {entry.path.partition("/")[0] for entry in references.of_point(vm.series, first)} == {first.id}
 
 
-def test_what_cannot_be_told(tmp_path):
+def test_a_damaged_directory_hides_only_its_own_references(tmp_path):
     """One directory is lost: a request for all fails; one for the other disk does not."""
     vm = stores.chain(tmp_path / "store", points=1)
     (point,) = vm.points

@@ -60,7 +60,7 @@ def gone(vm, point, grace=0.0):
 
 @pytest.mark.parametrize("window", [MIB, layout.WINDOW])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_any_point_goes_in_any_order(tmp_path, seed, window, monkeypatch):
+def test_points_can_be_removed_in_any_order(tmp_path, seed, window, monkeypatch):
     monkeypatch.setattr(layout, "WINDOW", window)
     rng = random.Random(seed)
     vm = stores.chain(tmp_path / "store", seed, points=7, size=2 * MIB + 1234)
@@ -73,7 +73,7 @@ def test_any_point_goes_in_any_order(tmp_path, seed, window, monkeypatch):
     assert left(vm) == {f"{vm.points[-1].id}/{half_points.REMOVED}"}, "only the highest number is left without points"
 
 
-def test_a_pull_goes_on_after_a_removal(tmp_path):
+def test_a_pull_continues_the_series_after_a_removal(tmp_path):
     vm = stores.chain(tmp_path / "store", 5, points=4)
     for point in vm.points[:3]:
         gone(vm, point)
@@ -151,7 +151,7 @@ def test_a_removal_can_be_taken_back(vm, tmp_path):
     restores(vm, tmp_path)
 
 
-def test_what_would_be_freed_is_what_is_freed(tmp_path):
+def test_a_dry_run_predicts_what_is_freed(tmp_path):
     vm = stores.chain(tmp_path / "store", 8, points=6)
     chosen = vm.points[1:4]
     look = removal.would_sweep(vm.series, frozenset(point.id for point in chosen))
@@ -164,7 +164,7 @@ def test_what_would_be_freed_is_what_is_freed(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["manifest.json", "vda.directory"])
-def test_no_file_goes_where_a_point_cannot_be_read(vm, what):
+def test_no_file_is_removed_if_a_point_cannot_be_read(vm, what):
     removal.remove(vm.series, vm.points[0])
     before = stores.files(vm.root)
     path = vm.folder / vm.points[2].id / what
@@ -190,7 +190,7 @@ def test_a_number_is_never_used_again(vm, grace):
     new = vm.pull("nothing")
     assert new.manifest.sequence == 4
     removal.sweep(vm.series, 0)
-    assert vm.store.folders("vm1") == [new.id], "what told the number before is of no use any more"
+    assert vm.store.folders("vm1") == [new.id], "what held the number before is no longer needed"
     gone(vm, new)
     assert number_of_the_next(vm) == 5
 
@@ -209,7 +209,7 @@ def test_the_number_of_a_point_that_cannot_be_read_is_not_used_again(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"x" * 1000], ids=["empty", "other", "text"])
-def test_a_removed_manifest_that_is_damaged_hinders_nobody(vm, data):
+def test_a_damaged_removed_manifest_is_ignored(vm, data):
     for point in vm.points[1:]:
         removal.remove(vm.series, point)
     (vm.folder / vm.points[1].id / half_points.REMOVED).write_bytes(data)
@@ -222,7 +222,7 @@ def test_a_removed_manifest_that_is_damaged_hinders_nobody(vm, data):
 
 
 @pytest.mark.parametrize("kind", strange.FILES)
-def test_what_is_no_file_stops_no_sweep(tmp_path, kind):
+def test_special_files_stop_no_sweep(tmp_path, kind):
     """Such as the directory that a file server makes for itself (@eaDir): it is left alone, with the directory that
     contains it."""
     vm = stores.chain(tmp_path / "store", 14, points=3, size=256 * KIB)
@@ -261,7 +261,7 @@ def failing(folder, call, left=None, code=errno.EIO):
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
 @pytest.mark.parametrize("call", CALLS)
-def test_what_cannot_be_looked_at_is_not_taken_for_absent(vm, call, code):
+def test_unreadable_folders_do_not_count_as_absent(vm, call, code):
     folder = f"vm1/{vm.points[0].id}"
     with (
         failing(vm.folder / vm.points[0].id, call, code=code),
@@ -271,7 +271,7 @@ def test_what_cannot_be_looked_at_is_not_taken_for_absent(vm, call, code):
     assert vm.store.names("vm1/none") == [] and not vm.store.holds("vm1/none/file")
 
 
-def test_no_file_goes_where_a_look_failed(vm, tmp_path):
+def test_no_file_is_removed_if_a_check_failed(vm, tmp_path):
     """Whichever call it is: what cannot be listed is not empty, and what may not be a removed point is no half
     point."""
     removal.remove(vm.series, vm.points[0])
@@ -290,7 +290,7 @@ def test_no_file_goes_where_a_look_failed(vm, tmp_path):
     restores(vm, tmp_path)
 
 
-def test_a_pin_that_cannot_be_looked_at_is_one_all_the_same(vm):
+def test_an_unreadable_pin_counts_as_a_pin(vm):
     pins.pin(vm.series, vm.points[0], "evidence")
     with failing(vm.folder / vm.points[0].id, "holds"):
         assert "pinned.json cannot be read" in pins.of_point(vm.series, vm.points[0]).reason
@@ -328,7 +328,7 @@ def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
     assert calls_until_the_end(vm, tmp_path) > 10
 
 
-def test_what_is_left_of_a_removed_point_is_no_half_point(vm, tmp_path):
+def test_leftovers_of_a_removed_point_are_not_a_half_point(vm, tmp_path):
     gone(vm, vm.points[0])
     assert half_points.removed(vm.series) == [vm.points[0].id] and half_points.names(vm.series) == []
     (vm.folder / vm.points[0].id / half_points.REMOVED).unlink()

@@ -80,7 +80,7 @@ def share_alive(vm, points):
 
 @pytest.mark.parametrize("chunk_size", [20 * KIB, 100 * KIB, MIB])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_what_points_show_is_moved_and_the_rest_goes(tmp_path, seed, chunk_size):
+def test_visible_frames_are_moved_and_the_rest_is_removed(tmp_path, seed, chunk_size):
     vm = mostly_hidden(tmp_path / "store", seed, chunk_size=chunk_size)
     before = share_alive(vm, vm.points[-1:])
     found = pruned(vm, [point.id for point in vm.points[:-1]])
@@ -97,7 +97,7 @@ def test_what_points_show_is_moved_and_the_rest_goes(tmp_path, seed, chunk_size)
 
 
 @pytest.mark.parametrize("how", ["prove", "size_flaw", "file_flaw"])
-def test_files_that_are_moved_while_they_are_looked_at_are_no_damage(tmp_path, how):
+def test_files_moved_while_they_are_verified_are_no_damage(tmp_path, how):
     """They were looked for where they had been: a restore beside a prune reported a missing file."""
     vm = mostly_hidden(tmp_path / "store", rounds=3)
     point, real = vm.points[-1], vm.series._own_size_flaw
@@ -203,7 +203,7 @@ def test_a_table_that_leads_to_two_files_which_two_new_ones_empty(tmp_path):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_in_any_order(tmp_path, seed):
+def test_removals_and_repacks_in_any_order(tmp_path, seed):
     """Random pulls, removals, and repacks with random thresholds."""
     rng, vm = random.Random(seed), mostly_hidden(tmp_path / "store", seed, rounds=1)
     for _ in range(8):
@@ -253,7 +253,7 @@ def test_a_damaged_disk_of_a_removed_point_takes_nothing_from_another(tmp_path):
         assert image.read(0, image.size) == vm.images[second.id]["vda"]
 
 
-def test_what_would_be_moved_is_what_is_moved(tmp_path):
+def test_a_dry_run_predicts_what_is_moved(tmp_path):
     vm = mostly_hidden(tmp_path / "store")
     ids = [point.id for point in vm.points[:-1]]
     before = stores.files(vm.root)
@@ -346,7 +346,7 @@ def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
     assert steps > 15
 
 
-def test_what_only_has_to_go_goes_without_a_write(tmp_path):
+def test_dead_files_are_removed_without_a_write(tmp_path):
     """A file beside its table, as left by a run that is killed between the two; and the disk is full."""
     vm = mostly_hidden(tmp_path / "store")
     before = {path: path.read_bytes() for path in vm.folder.rglob("*.zst")}
@@ -361,7 +361,7 @@ def test_what_only_has_to_go_goes_without_a_write(tmp_path):
     intact(vm)
 
 
-def test_a_file_that_was_brought_back_stays(tmp_path):
+def test_a_file_brought_back_is_kept(tmp_path):
     """What it was moved to is damaged, so it is the only copy."""
     vm = mostly_hidden(tmp_path / "store")
     before = {path: path.read_bytes() for path in vm.folder.rglob("*.zst")}
@@ -378,7 +378,7 @@ def test_a_file_that_was_brought_back_stays(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, None])
-def test_what_a_lost_table_led_to_stays(tmp_path, count):
+def test_files_of_a_lost_table_are_kept(tmp_path, count):
     """One table or all are lost: each may be brought back from a copy. Neither the sweep nor a repack removes the
     frames."""
     vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
@@ -439,9 +439,9 @@ def test_prune_repacks(tmp_path, capsys):
     _, none, _ = prune(capsys, vm.copy(tmp_path / "twin"), "--now", "--repack-below", "0")
     code, found, warnings = prune(capsys, vm, "--now")
     assert (code, warnings) == (0, [])
-    told = ("repack_moved_bytes", "repack_freed_bytes", "repack_left_bytes")
-    assert [found[name] for name in told] == [would[name] for name in told]
-    assert [none[name] for name in told] == [0, 0, 0] and found["repack_left_bytes"] == 0
+    names = ("repack_moved_bytes", "repack_freed_bytes", "repack_left_bytes")
+    assert [found[name] for name in names] == [would[name] for name in names]
+    assert [none[name] for name in names] == [0, 0, 0] and found["repack_left_bytes"] == 0
     assert 0 < found["repack_moved_bytes"] < found["repack_freed_bytes"] / 2
     gone = sum(size for path, size in before.items() if not path.exists())
     manifests = sum(size for path, size in before.items() if path.name == "manifest.json" and not path.exists())
@@ -451,7 +451,7 @@ def test_prune_repacks(tmp_path, capsys):
     assert code == 0 and "mostly dead" not in text
 
 
-def test_prune_has_a_limit_and_tells_what_is_left(tmp_path, capsys):
+def test_prune_has_a_limit_and_reports_what_is_left(tmp_path, capsys):
     vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
     code, found, warnings = prune(capsys, vm, "--now", "--repack-limit", "30K")
     assert code == 0 and 0 < found["repack_moved_bytes"] <= 30 * KIB and found["repack_left_bytes"] > 0
@@ -522,13 +522,13 @@ def test_a_damage_of_a_file_is_one_of_all_that_were_moved_to_it(tmp_path):
         found = stores.verify_store(vm.root, keep=True, point=vm.points[-1].id)
         assert found.is_bad
         [document] = [layout.unseal(path.read_bytes(), "") for path in vm.folder.glob("*.verify.json")]
-        told = {each["point"]: {place["path"] for place in each["places"]} for each in document["points"]}
+        reported = {each["point"]: {place["path"] for place in each["places"]} for each in document["points"]}
         moved_files = {
             point.id: {entry.path for entry in stores.chunks_of(vm, point, "vda")
                        if (vm.folder / moved.path_of(entry.path)).exists()}
             for point in vm.points[-2:]
         }  # fmt: skip
-        assert told == moved_files and len({*map(frozenset, told.values())}) == 2
+        assert reported == moved_files and len({*map(frozenset, reported.values())}) == 2
     assert not stores.verify_store(vm.root, keep=True).is_bad
     assert not soundness.of_series(vm.series).damaged
 

@@ -77,15 +77,15 @@ def strays(vm):
     kept = removal.referred(vm.series)
     names = [*half_points.removed(vm.series), *half_points.repacked(vm.series)]
     files = [f"{name}/{file}" for name in names for file in vm.store.names(f"vm1/{name}")]
-    telling = (half_points.REMOVED, layout.REPACKED, sweep_mark.NAME)
-    return [path for path in files if path not in kept and path.partition("/")[2] not in telling]
+    bookkeeping = (half_points.REMOVED, layout.REPACKED, sweep_mark.NAME)
+    return [path for path in files if path not in kept and path.partition("/")[2] not in bookkeeping]
 
 
 def chunks(vm):
     return sum(path.stat().st_size for path in vm.folder.rglob("*.zst"))
 
 
-def test_files_go_a_day_after_they_were_moved(vm, hours):
+def test_moved_files_are_removed_a_day_later(vm, hours):
     swept, found = prune(vm)
     old = beside(vm)
     sizes = sum(path.stat().st_size for path in old)
@@ -109,16 +109,16 @@ def test_files_go_a_day_after_they_were_moved(vm, hours):
     intact(vm)
 
 
-def test_what_would_be_moved_is_what_is_moved(tmp_path, hours):
+def test_a_dry_run_predicts_what_is_moved(tmp_path, hours):
     vm = mostly_hidden(tmp_path / "store", chunk_size=40 * KIB)
-    told = repack.would_repack(vm.series, [point.id for point in vm.points[:-2]], HALF)
+    names = repack.would_repack(vm.series, [point.id for point in vm.points[:-2]], HALF)
     remove(vm, vm.points[:-2])
     hours.let_pass(27)
-    assert prune(vm)[1] == told
-    assert repack.would_repack(vm.series, [], HALF) == repack.Repacked(waiting=told.waiting)
+    assert prune(vm)[1] == names
+    assert repack.would_repack(vm.series, [], HALF) == repack.Repacked(waiting=names.waiting)
 
 
-def test_files_that_were_moved_to_stay_until_nothing_leads_there(vm, hours):
+def test_files_with_moved_frames_are_kept_until_no_table_points_to_them(vm, hours):
     """Nobody replaces a table."""
     prune(vm)
     tables = {path: path.read_bytes() for path in vm.folder.rglob(f"*{layout.MOVED}")}
@@ -181,7 +181,7 @@ def meanwhile(call, ending, do):
     return mock.patch.object(DirectoryStore, call, first)
 
 
-def test_of_two_at_once_one_moves_a_file(vm, hours):
+def test_only_one_of_two_concurrent_repacks_moves_a_file(vm, hours):
     """The new file of the other one is a stray, which is removed in its time."""
     found = []
     with meanwhile("publish", layout.MOVED, lambda: found.append(prune(vm)[1])):
@@ -196,7 +196,7 @@ def test_of_two_at_once_one_moves_a_file(vm, hours):
     assert not strays(vm) and beside(vm) == []
 
 
-def test_a_run_that_stood_still_leads_nowhere(vm, hours):
+def test_a_run_that_was_paused_too_long_writes_no_table(vm, hours):
     """A sweep may be about to remove its new file as a stray."""
     with meanwhile("seconds_since_change", layout.REPACKED, lambda: hours.let_pass(21)):
         _, found = prune(vm)
@@ -266,14 +266,14 @@ def test_a_point_that_shows_more_than_was_moved_keeps_the_old_file(two):
     prune(vm)
     assert beside(vm) == [old]
     intact(vm)
-    telling = (layout.MANIFEST, layout.REPACKED, half_points.REMOVED, sweep_mark.NAME)
-    sizes = [path.stat().st_size for path in vm.folder.rglob("*") if path.is_file() and path.name not in telling]
+    bookkeeping = (layout.MANIFEST, layout.REPACKED, half_points.REMOVED, sweep_mark.NAME)
+    sizes = [path.stat().st_size for path in vm.folder.rglob("*") if path.is_file() and path.name not in bookkeeping]
     assert usage.of_series(vm.series).stored == sum(sizes), "what two files were moved to counts once"
     with mock.patch.object(type(vm.series), "own_flaw", side_effect=AssertionError("read for a file that stays")):
         prune(vm)
 
 
-def test_one_that_comes_just_before_a_sweep(two):
+def test_a_point_committed_just_before_a_sweep(two):
     """The sweep has decided what to remove, and lists again."""
     (point, old), vm = two.branch(), two.here
     with meanwhile("replace", f"{old.parent.name}/{sweep_mark.NAME}", lambda: two.take(two.old, point)):
@@ -282,7 +282,7 @@ def test_one_that_comes_just_before_a_sweep(two):
     intact(vm)
 
 
-def test_what_it_counts_on_goes_just_before_its_manifest(two):
+def test_a_file_that_a_point_relies_on_is_removed_just_before_its_manifest(two):
     (point, old), vm = two.branch(), two.here
     gone = meanwhile("publish", layout.MANIFEST, lambda: prune(vm))
     with gone, pytest.raises(errors.Busy, match=f"{old.name} of vm1 was repacked meanwhile: copy again"):
@@ -291,7 +291,7 @@ def test_what_it_counts_on_goes_just_before_its_manifest(two):
     intact(vm)
 
 
-def test_one_that_comes_when_a_sweep_has_begun(two, monkeypatch):
+def test_a_point_committed_after_a_sweep_has_started(two, monkeypatch):
     """And has not seen it, wherever the sweep is by now."""
     (point, old), vm = two.branch(), two.here
     real = lock_free.has_more
@@ -316,7 +316,7 @@ def test_one_that_comes_when_a_sweep_has_begun(two, monkeypatch):
 
 
 @pytest.mark.parametrize("has_base", [True, False])
-def test_what_was_moved_is_not_brought_again(two, has_base):
+def test_moved_frames_are_not_copied_again(two, has_base):
     """The table leads to everything that a newer point shows: its base says so, or its pages if that is not here."""
     vm, source = two.here, two.new
     prune(vm)
@@ -358,7 +358,7 @@ def test_what_only_removed_points_were_moved_to_is_not_counted_on(two):
     intact(vm)
 
 
-def test_what_another_one_has_moved_is_lost_by_no_copy(two, monkeypatch):
+def test_no_copy_loses_what_another_run_has_moved(two, monkeypatch):
     """It is unknown where a table leads that was read before another run has extended it."""
     vm, source = two.here, two.new
     known = [entry for entry in stores.chunks_of(vm, vm.points[-1], "vda") if (vm.folder / entry.path) in beside(vm)]
@@ -372,16 +372,16 @@ def test_what_another_one_has_moved_is_lost_by_no_copy(two, monkeypatch):
 # -- by prune ---------------------------------------------------------------------------------------------------------
 
 
-def test_prune_tells_what_it_frees_when(tmp_path, hours, capsys):
+def test_prune_reports_what_it_frees_and_when(tmp_path, hours, capsys):
     vm = mostly_hidden(tmp_path / "store", chunk_size=40 * KIB)
     words = ("prune", vm.root, "--keep-last", "1", "--force")
     command.answered(capsys, *words)
     hours.let_pass(27)
     code, result, _ = command.answered_json(capsys, *words)
     [found] = result["domains"]
-    told = [found[f"repack_{name}_bytes"] for name in ("moved", "freed", "waiting", "left")]
+    names = [found[f"repack_{name}_bytes"] for name in ("moved", "freed", "waiting", "left")]
     waiting = sum(path.stat().st_size for path in beside(vm))
-    assert (code, result["warnings"], told) == (0, [], [told[0], 0, waiting, 0]) and 0 < told[0] < waiting
+    assert (code, result["warnings"], names) == (0, [], [names[0], 0, waiting, 0]) and 0 < names[0] < waiting
     code, text, _ = command.answered(capsys, *words)
     assert "of repacked files go with a prune 26 hours after their repack" in text
     hours.let_pass(27)

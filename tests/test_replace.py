@@ -9,7 +9,7 @@ from nbdpull.core import errors
 from nbdpull.targets import replace
 
 
-def test_it_is_there_when_it_is_whole(tmp_path):
+def test_the_file_appears_only_when_complete(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -22,7 +22,7 @@ def test_it_is_there_when_it_is_whole(tmp_path):
     assert os.listdir(tmp_path) == ["image"]
 
 
-def test_what_an_exception_leaves_is_what_was_there(tmp_path):
+def test_an_exception_leaves_the_old_file(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(b"old")
     with pytest.raises(KeyError), replace.whole(str(path)):
@@ -33,8 +33,8 @@ def test_what_an_exception_leaves_is_what_was_there(tmp_path):
 
 def test_two_cannot_write_one_draft(tmp_path):
     path = tmp_path / "image"
-    told = "image.partial exists: another restore is writing it"
-    with replace.whole(str(path)), pytest.raises(errors.OutputExists, match=told), replace.whole(str(path)):
+    message = "image.partial exists: another restore is writing it"
+    with replace.whole(str(path)), pytest.raises(errors.OutputExists, match=message), replace.whole(str(path)):
         pass
     assert os.listdir(tmp_path) == ["image"]
 
@@ -63,7 +63,7 @@ def test_a_file_system_without_fsync_of_folders_takes_it(tmp_path, fsync):
     assert os.listdir(tmp_path) == ["image"]
 
 
-def test_a_name_that_is_not_durable_is_told(tmp_path, fsync):
+def test_a_name_that_is_not_durable_is_an_error(tmp_path, fsync):
     fsync(errno.EIO)
     with pytest.raises(errors.OutputError, match="image: Input/output error"), replace.whole(str(tmp_path / "image")):
         pass

@@ -268,13 +268,13 @@ def test_what_is_damaged_in_the_destination_is_not_counted_on(vm, tmp_path):
     assert findings.load(other.series)
 
 
-def test_a_comparison_tells_what_a_copy_takes(vm, tmp_path):
+def test_a_comparison_reports_what_a_copy_copies(vm, tmp_path):
     other = made_for(vm, tmp_path / "other", KEYS)
     reseal(vm, other, vm.points[0])
     match = matching.matched(vm.points, other.series.points())
     assert match.same == vm.points[:1] and match.newer == vm.points[1:] and match.different == []
-    told = resealed_point.lacking(vm.series, other.series, match)(vm.points[1], ())
-    assert {entry.path.partition("/")[0] for entry in told} == {vm.points[1].id}
+    lacking = resealed_point.lacking(vm.series, other.series, match)(vm.points[1], ())
+    assert {entry.path.partition("/")[0] for entry in lacking} == {vm.points[1].id}
 
 
 @pytest.mark.parametrize("name", ["replace", "publish", "create", "delete"])
@@ -390,7 +390,7 @@ def test_a_copy_that_died_is_continued(tmp_path, without_locks, is_changed):
 WHOLE = ("create", "publish", "replace", "remove_file")  # calls before which each file is whole
 
 
-def test_what_is_left_of_a_copy_counts_only_as_the_point_that_it_is_to_be(tmp_path, without_locks):
+def test_leftovers_of_a_copy_count_only_for_the_same_point(tmp_path, without_locks):
     """Its name does not prove it: somebody may have put it there."""
     vm = of_one_disk(tmp_path / "store")
     last = vm.points[1]
@@ -425,7 +425,7 @@ def test_what_is_left_of_a_copy_counts_only_as_the_point_that_it_is_to_be(tmp_pa
     assert_restores(first, tmp_path)
 
 
-def test_what_is_in_the_way_of_a_nightly_copy_goes(tmp_path):
+def test_leftovers_do_not_block_a_nightly_copy(tmp_path):
     """It was taken for removed anew by each copy that failed because of it, so it never went; and no copy that failed
     removed anything."""
     vm = of_one_disk(tmp_path / "store")

@@ -69,7 +69,7 @@ def test_there_is_room_for_all_disks_together(tmp_path, monkeypatch, seed):
     assert len(seen) == 1
 
 
-def test_an_image_that_takes_all_of_its_size_at_once_needs_it(tmp_path, monkeypatch):
+def test_a_preallocated_image_needs_its_full_size(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(fit.fit, "require_space", lambda needs: seen.extend(need() for _, need, _ in needs))
     for options in ("preallocation=full", "preallocation=falloc", "preallocation=metadata", ""):

@@ -115,11 +115,11 @@ def test_it_is_small_and_needs_nothing():
 def test_the_golden_store(tmp_path):
     for domain, points in json.loads((GOLDEN / "../golden.json").read_text(encoding="utf-8")).items():
         for point, disks in points.items():
-            for disk, told in disks.items():
+            for disk, about in disks.items():
                 out = tmp_path / f"{point}-{disk}"
                 assert minimal(Golden(GOLDEN, domain), point, disk, out) == (0, "")
                 data = out.read_bytes()
-                assert (len(data), hashlib.sha256(data).hexdigest()) == (told["size"], told["sha256"])
+                assert (len(data), hashlib.sha256(data).hexdigest()) == (about["size"], about["sha256"])
 
 
 SEALED = GOLDEN / "../golden-sealed"
@@ -140,11 +140,11 @@ def opened(out, point="latest", domain="vm1", disk="vda", identity=("age1",), ro
 def test_the_golden_store_that_is_sealed(tmp_path):
     for domain, points in json.loads((GOLDEN / "../golden.json").read_text(encoding="utf-8")).items():
         for point, disks in points.items():
-            for disk, told in disks.items():
+            for disk, about in disks.items():
                 out = tmp_path / f"{point}-{disk}"
                 assert opened(out, point, domain, disk) == (0, "")
                 data = out.read_bytes()
-                assert (len(data), hashlib.sha256(data).hexdigest()) == (told["size"], told["sha256"])
+                assert (len(data), hashlib.sha256(data).hexdigest()) == (about["size"], about["sha256"])
 
 
 @pytest.mark.parametrize("identity", ["age2", "ed25519", "age1.pub"])
@@ -333,7 +333,7 @@ def test_records_that_share_a_part_of_a_frame(small):
     assert out.read_bytes() == image
 
 
-def test_pages_on_each_other(small):
+def test_stacked_pages(small):
     """The last one is on top. What it hides may be in files that are gone; and there may be 16 of them."""
     vm, point, page, out = small
     [data] = page.records[page.records["kind"] == DATA]
@@ -423,7 +423,7 @@ def test_the_latest_is_not_known_where_a_manifest_is_damaged(vm, tmp_path):
         assert_restored(vm, vm.points[1], "vda", tmp_path)
 
 
-def test_a_point_without_manifest_is_none(vm, tmp_path):
+def test_a_folder_without_a_manifest_is_not_a_point(vm, tmp_path):
     (vm.folder / vm.points[-1].id / layout.MANIFEST).unlink()
     assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
     assert minimal(vm, "latest", "vda", tmp_path / "out") == (0, "")
@@ -483,7 +483,7 @@ def test_a_disk_entry_that_cannot_be(vm, tmp_path, changes):
         assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
-def test_it_looks_at_what_it_uses(vm, tmp_path):
+def test_it_checks_only_what_it_uses(vm, tmp_path):
     """A refusal because of a file that nobody reads does not help anyone who restores at night."""
     path = vm.folder / vm.points[-1].id / layout.MANIFEST
     document = json.loads(path.read_bytes())
@@ -502,7 +502,7 @@ def test_json_that_two_readers_might_read_as_two_things(vm, tmp_path, member):
             assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
-def test_what_may_be_missing(vm, tmp_path):
+def test_members_that_may_be_missing(vm, tmp_path):
     path = vm.folder / vm.points[-1].id / layout.MANIFEST
     document = json.loads(path.read_bytes())
     for member in ("digest", "as_of", "consistency_reason", "passwords"):
@@ -516,7 +516,7 @@ def test_what_may_be_missing(vm, tmp_path):
 @pytest.mark.timeout_seconds(30)
 @pytest.mark.parametrize("kind", ["link", "FIFO"])
 @pytest.mark.parametrize("name", ["nbdpull.json", "manifest.json", "vda.directory", "vda.index", "vda.0000.zst", ""])
-def test_what_is_no_file_or_folder(vm, tmp_path, kind, name):
+def test_special_files(vm, tmp_path, kind, name):
     folder = vm.folder / vm.points[-1].id
     path = vm.root / name if name == "nbdpull.json" else folder / name if name else folder
     path.rename(tmp_path / "elsewhere")
@@ -524,7 +524,7 @@ def test_what_is_no_file_or_folder(vm, tmp_path, kind, name):
     assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
-def test_what_it_says_is_harmless(vm, tmp_path):
+def test_its_messages_are_harmless_in_a_terminal(vm, tmp_path):
     code, said = by_itself(vm, "\x1b[31m\n", "vda", tmp_path / "out")
     assert code == 1 and "\x1b" not in said and said.count("\n") == 1
 

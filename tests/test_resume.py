@@ -32,13 +32,13 @@ def kept(vm, *sealed, size=3 * MIB, base=None, check=lambda: None):
     return resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=size), base, check)
 
 
-def test_all_of_it(vm):
+def test_everything_is_kept(vm):
     found = kept(vm)
     assert (found.files, found.reached) == (stores.chunks_of(vm, vm.points[0], "vda"), 3 * MIB)
     assert (found.read_bytes, sum(len(page.records) for page in found.pages())) == (3 * MIB, 48)
 
 
-def test_up_to_the_first_that_is_not_what_it_was(vm):
+def test_files_are_kept_up_to_the_first_that_changed(vm):
     first, second, third = stores.chunks_of(vm, vm.points[0], "vda")
     data = (vm.folder / second.path).read_bytes()
     for changed in (stores.flipped(data, 200), data[:-1], None):
@@ -48,7 +48,7 @@ def test_up_to_the_first_that_is_not_what_it_was(vm):
         assert kept(vm, *torn).files == torn[:1] * (torn[0] == first)
 
 
-def test_a_file_without_data_is_one_of_the_point_all_the_same(tmp_path):
+def test_a_file_without_data_belongs_to_the_point(tmp_path):
     """SHA256SUMS names it, so it must stay as long as the point: its directory has to name it, too."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
@@ -63,7 +63,7 @@ def test_a_file_without_data_is_one_of_the_point_all_the_same(tmp_path):
         assert output.close()[0] == vm.points[0].manifest.disk("vda").directory
 
 
-def test_a_stop_is_heard_while_a_file_is_proved(vm, monkeypatch):
+def test_a_signal_ends_the_proof_of_a_file(vm, monkeypatch):
     """One chunk file may be as large as --chunk-size allows."""
     calls = []
 
@@ -81,7 +81,7 @@ def test_a_stop_is_heard_while_a_file_is_proved(vm, monkeypatch):
         kept(vm, check=check)
 
 
-def test_not_beyond_the_disk(vm):
+def test_no_record_beyond_the_disk_is_kept(vm):
     assert len(kept(vm, size=3 * MIB - 1).files) == 2
 
 
@@ -108,7 +108,7 @@ FLAWS = {
     "out of order": GOOD[::-1].copy(),
     "past the end": changed(length=1 << 40),
     "of no length": changed(length=0),
-    "of a chunk file that is not told": changed(kind=extents.DATA, stored=10, raw=4 * KIB, chunk=1),
+    "of a chunk file that is not named": changed(kind=extents.DATA, stored=10, raw=4 * KIB, chunk=1),
     "of an unknown kind": changed(kind=9),
     "with flags": changed(flags=1),
 }
@@ -121,7 +121,7 @@ def test_records_that_a_reader_must_refuse_are_not_kept(vm, flaw):
     assert kept(vm, ending(vm, FLAWS[flaw])).files == []
 
 
-def test_no_file_but_the_bases(vm):
+def test_no_file_except_those_of_the_base_is_referred_to(vm):
     """What a record points into must exist, and be what the base names."""
     older = stores.Vm(vm.root.parent / "older")
     older.add_disk("vda", MIB)
@@ -140,7 +140,7 @@ def test_no_file_but_the_bases(vm):
         assert kept(vm, ending(vm, GOOD, strange), base=base).files == []
 
 
-def test_up_to_the_first_that_lacks_what_is_damaged_in_the_base(tmp_path):
+def test_files_are_kept_up_to_the_first_that_relies_on_damage_in_the_base(tmp_path):
     """The damage may have been found since the run died: the run did not read that data again, or refers to it."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 3 * MIB)

@@ -73,7 +73,7 @@ def test_days_are_those_of_the_time_zone():
     assert berlin["p2"] == {"daily": "2026-07-01", "monthly": "2026-07"}
 
 
-def test_the_hour_that_comes_twice_is_one():
+def test_the_repeated_hour_counts_once():
     points = at("2026-10-24T23:30", "2026-10-25T00:30", "2026-10-25T01:30", "2026-10-25T02:30")
     assert rules(points, keep_hourly=9, time_zone="Europe/Berlin") == {
         "p1": {"hourly": "2026-10-25 01h"}, "p3": {"hourly": "2026-10-25 02h"}, "p4": {"hourly": "2026-10-25 03h"},
@@ -95,7 +95,7 @@ def test_the_last_are_those_committed_last():
     }  # fmt: skip
 
 
-def test_what_no_policy_removes():
+def test_points_that_no_policy_removes():
     points = at(*(f"2026-03-01T{hour:02}:00" for hour in range(10)))
     for number, how in ((1, "pinned"), (2, "partial"), (3, "verified"), (4, "verified"), (5, "drilled")):
         points[number] = replace(points[number], **{how: True})
@@ -106,14 +106,14 @@ def test_what_no_policy_removes():
     }  # fmt: skip
 
 
-def test_a_damaged_point_takes_nobodys_place():
+def test_a_damaged_point_does_not_count():
     points = at("2026-03-01T01:00", "2026-03-01T02:00", "2026-03-02T01:00", "2026-03-02T02:00")
     points[3] = replace(points[3], damaged=True)
     assert list(kept(points, keep_last=1)) == ["p3", "p4"] == list(kept(points, keep_daily=1))
     assert list(kept(points, keep_daily=2)) == ["p2", "p3", "p4"]
 
 
-def test_a_partial_point_takes_nobodys_place():
+def test_a_partial_point_does_not_count():
     points = at("2026-03-01T01:00", "2026-03-02T01:00", "2026-03-03T01:00")
     points[2] = replace(points[2], partial=True)
     assert kept(points, keep_last=1) == {
@@ -272,10 +272,10 @@ def test_each_rule_keeps_as_many_as_it_says():
     for _, points, chosen in cases(60, seed=4):
         points = [replace(each, partial=False, damaged=False) for each in sorted(points, key=lambda each: each.created)]
         points = [replace(each, sequence=number) for number, each in enumerate(points)]
-        told = decided(points, chosen, NOW).decisions
+        decisions = decided(points, chosen, NOW).decisions
         for rule in COUNTS[1:]:
             there = {period(point, rule, chosen.time_zone) for point in points}
-            named = [each.kept_by[rule] for each in told if rule in each.kept_by]
+            named = [each.kept_by[rule] for each in decisions if rule in each.kept_by]
             assert len(named) == len(set(named)) == min(len(there), getattr(chosen, f"keep_{rule}"))
 
 
@@ -296,9 +296,11 @@ def test_a_policy_is_written_and_read():
     for _, _, chosen in cases(30, seed=6):
         assert Policy.of(chosen.members) == chosen
         words = str(chosen).split()
-        told = dict(zip(words[::2], words[1::2]))
-        assert set(told) == {f"--{name.replace('_', '-')}" for name in chosen.members if chosen.members[name] != "UTC"}
-        assert types.duration(told.get("--keep-within", "1s")) == (chosen.keep_within or 1)
+        options = dict(zip(words[::2], words[1::2]))
+        assert set(options) == {
+            f"--{name.replace('_', '-')}" for name in chosen.members if chosen.members[name] != "UTC"
+        }
+        assert types.duration(options.get("--keep-within", "1s")) == (chosen.keep_within or 1)
     assert str(Policy(keep_daily=1_000_000, keep_within=90.0)) == "--keep-daily 1000000 --keep-within 90s"
     for seconds in (0.5, 1_000_001.0, 86_400 * 1000.0, 1e12, 12_345_678.25):
         assert types.duration(str(Policy(keep_within=seconds)).split()[1]) == seconds
@@ -325,6 +327,6 @@ def test_a_policy_is_written_and_read():
         ({"keep_daily": 7, "time_zone": ""}, "time zone"),
     ],
 )
-def test_what_is_no_policy(document, why):
+def test_invalid_policies(document, why):
     with pytest.raises(ValueError, match=why):
         Policy.of(document)

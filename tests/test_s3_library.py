@@ -35,20 +35,20 @@ def test_a_time_is_what_botocore_says(seed):
         assert s3_library._time(text) == parse_timestamp(text), text
 
 
-@pytest.mark.parametrize("told", OTHERS, ids=str)
-def test_so_is_what_no_server_is_known_to_write(told):
-    assert s3_library._time(told) == parse_timestamp(told)
+@pytest.mark.parametrize("expected", OTHERS, ids=str)
+def test_unusual_times_are_read_as_by_botocore(expected):
+    assert s3_library._time(expected) == parse_timestamp(expected)
 
 
-@pytest.mark.parametrize("told", ["", "Z", "yesterday", None, []], ids=repr)
-def test_what_is_no_time_is_refused_as_by_botocore(told):
+@pytest.mark.parametrize("expected", ["", "Z", "yesterday", None, []], ids=repr)
+def test_what_is_no_time_is_refused_as_by_botocore(expected):
     with pytest.raises(ValueError):
-        s3_library._time(told)
+        s3_library._time(expected)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("is_known", [True, False])
-def test_what_is_signed_of_a_body(monkeypatch, scheme, is_known):
+def test_the_signed_digest_of_a_body(monkeypatch, scheme, is_known):
     """Its digest, for which it is not read once more if it is known."""
     for name, value in object_stores.environment(f"{scheme}://127.0.0.1:1").items():
         monkeypatch.setenv(name, value)
@@ -60,9 +60,9 @@ def test_what_is_signed_of_a_body(monkeypatch, scheme, is_known):
 
     client = s3_library.client(s3_library.library()[0], 1)
     client.meta.events.register("before-send.s3.PutObject", refused)
-    told = {"ChecksumSHA256": base64.b64encode(known).decode()} if is_known else {}
+    fields = {"ChecksumSHA256": base64.b64encode(known).decode()} if is_known else {}
     with pytest.raises(ConnectionError):
-        client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"data"), ContentLength=4, **told)
+        client.put_object(Bucket="bucket", Key="key", Body=io.BytesIO(b"data"), ContentLength=4, **fields)
     assert sent == [known.hex() if is_known else hashlib.sha256(b"data").hexdigest()]
 
 

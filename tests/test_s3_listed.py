@@ -10,7 +10,7 @@ def found(*names):
     return {f"vm/{name}": Found(f"vm/{name}", 1, 0.0) for name in names}
 
 
-def test_an_outer_block_goes_on_with_what_it_was_told():
+def test_an_outer_block_keeps_its_listing():
     """And sees what was changed in the inner one."""
     listed = Listed()
     with listed.during("vm", found("a", "b")):

@@ -85,9 +85,9 @@ def test_the_members_are_those_of_the_manual(heading):
         assert path in found, f"$defs/{name} lacks {path}"
         assert types(found[path]) == {word.partition(" of ")[0] for word in words.split(" or ")}, (name, path)
     lists = {path.partition("[].")[0] for path in rows if "[]" in path}
-    told = {path for path in found if "[]" not in path and path not in lists}
-    told |= {path for path in found if path.partition("[].")[0] in lists and "[]" in path}
-    assert told == set(rows), f"the manual's {heading!r} and $defs/{name}"
+    documented = {path for path in found if "[]" not in path and path not in lists}
+    documented |= {path for path in found if path.partition("[].")[0] in lists and "[]" in path}
+    assert documented == set(rows), f"the manual's {heading!r} and $defs/{name}"
 
 
 def test_each_verb_has_one():
@@ -103,7 +103,7 @@ def test_it_is_a_schema():
     assert used == set(DEFINITIONS), "each is of use, and each that is referred to is there"
 
 
-def test_its_words_are_those_of_the_program():
+def test_its_codes_match_the_program():
     classes, found = [errors.NbdpullError], set()
     while classes:
         kind = classes.pop()

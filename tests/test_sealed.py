@@ -84,15 +84,15 @@ def test_it_verifies_to_the_last_frame(made, key):
 
 
 def test_nothing_of_the_guest_nor_of_the_key_is_in_it(made):
-    told = [path for path in stores.files(made.root) if contains_secret(path.read_bytes())]
-    assert told == []
+    readable = [path for path in stores.files(made.root) if contains_secret(path.read_bytes())]
+    assert readable == []
     secrets = [MASTER, KEYS.data, KEYS.index, KEYS.names, KEYS.mac]
     for path in stores.files(made.root):
         data = path.read_bytes()
         assert not any(secret in data or secret.hex().encode() in data for secret in secrets)
 
 
-def test_that_test_would_find_it(tmp_path):
+def test_the_search_for_guest_data_finds_what_is_there(tmp_path):
     plain = sealed.chain(tmp_path / "store", 1, None)
     names = {path.name for path in stores.files(plain.root) if contains_secret(path.read_bytes())}
     assert {"vda.0000.zst", "vdb.0000.zst", "nvram", "domain.xml"} <= names
@@ -103,22 +103,22 @@ def test_a_plain_store_says_nothing_of_sealing(tmp_path):
     assert not any(b"sealed" in path.read_bytes() or b'"mac"' in path.read_bytes() for path in stores.files(plain.root))
 
 
-def test_its_marker_says_so(made):
-    told = json.loads((made.root / "nbdpull.json").read_bytes())
-    assert told["requires"] == ["sealed"]
-    assert told["sealed"] == {"cipher": "XAES-256-GCM", "key": KEYS.id}
+def test_its_marker_says_that_it_is_sealed(made):
+    result = json.loads((made.root / "nbdpull.json").read_bytes())
+    assert result["requires"] == ["sealed"]
+    assert result["sealed"] == {"cipher": "XAES-256-GCM", "key": KEYS.id}
 
 
 def test_a_manifest_has_a_mac(made):
-    for path, told in documents(made).items():
+    for path, document in documents(made).items():
         data = path.read_bytes()
-        end = f'\n "mac": "{told["mac"]}",\n "digest": "{told["digest"]}"\n}}\n'.encode()
-        assert data.endswith(end) and told["requires"] == ["sealed"]
+        end = f'\n "mac": "{document["mac"]}",\n "digest": "{document["digest"]}"\n}}\n'.encode()
+        assert data.endswith(end) and document["requires"] == ["sealed"]
         zeros = b"0" * 64
-        with_mac = data.replace(told["digest"].encode(), zeros)
-        assert hashlib.sha256(with_mac).hexdigest() == told["digest"]
-        blank = with_mac.replace(told["mac"].encode(), zeros)
-        assert hmac.new(KEYS.mac, blank, "sha256").hexdigest() == told["mac"]
+        with_mac = data.replace(document["digest"].encode(), zeros)
+        assert hashlib.sha256(with_mac).hexdigest() == document["digest"]
+        blank = with_mac.replace(document["mac"].encode(), zeros)
+        assert hmac.new(KEYS.mac, blank, "sha256").hexdigest() == document["mac"]
 
 
 def test_small_files_are_sealed_by_their_names(made):
@@ -130,7 +130,7 @@ def test_small_files_are_sealed_by_their_names(made):
     subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
-def test_pages_and_frames_are_sealed_each_for_itself(made):
+def test_pages_and_frames_are_sealed_separately(made):
     point = made.points[0]
     directory = stores.directory_of(made, point, "vda")
     [ref] = directory.pages
@@ -149,7 +149,7 @@ def test_pages_and_frames_are_sealed_each_for_itself(made):
         assert plain == made.images[point.id]["vda"][start : start + len(plain)]
 
 
-def test_the_end_of_a_chunk_file_tells_no_sizes_of_frames(made):
+def test_the_end_of_a_chunk_file_reveals_no_sizes_of_frames(made):
     path = made.folder / made.points[0].id / "vda.0000.zst"
     sizes = layout.parse_seek_table(path.read_bytes())
     assert len(sizes) == 2 and sizes[0][1] == sizes[1][1] == 0
@@ -167,14 +167,14 @@ def test_what_did_not_change_is_stored_once(vm):
         assert [entry.path for entry in new._files] == [f"{first.id}/nvram", f"{new_id}/domain.xml"]
 
 
-def test_a_file_fits_as_it_is_stored(vm):
+def test_a_file_has_the_recorded_size_and_digest(vm):
     """Otherwise the whole point would be refused because of it."""
     with half_points.writing(vm.series), new_point.begun(vm.series, layout.new_point_id()) as new:
         assert new.fits("nvram", layout.MAX_FILE - xaes.OVERHEAD)
         assert not new.fits("nvram", layout.MAX_FILE - xaes.OVERHEAD + 1)
 
 
-def test_the_same_twice_is_sealed_otherwise(tmp_path):
+def test_equal_data_is_sealed_differently_each_time(tmp_path):
     """Frames: a comparison of two stores with one key does not show which frames are equal."""
     one, other = (sealed.chain(tmp_path / name, 1) for name in ("one", "other"))
     chunks = [vm.folder / vm.points[0].id / "vdb.0000.zst" for vm in (one, other)]
@@ -186,7 +186,7 @@ def test_the_same_twice_is_sealed_otherwise(tmp_path):
 # Who has no key
 
 
-def test_what_needs_no_key(made, tmp_path):
+def test_verbs_that_need_no_key(made, tmp_path):
     vm = twin(made, tmp_path / "store")
     root, first = str(vm.root), vm.points[0].id
     listed = listing.listing(listing.Options(root))
@@ -224,7 +224,7 @@ def needing(vm, out):
 
 
 @pytest.mark.parametrize("verb", ["restore", "verify", "diff", "digest", "index"])
-def test_what_needs_the_key_says_so(made, tmp_path, verb):
+def test_verbs_that_need_the_key_say_so(made, tmp_path, verb):
     before = sorted(stores.files(made.root))
     with pytest.raises(errors.KeyNeeded, match="is sealed: name an identity that opens it") as caught:
         needing(made, tmp_path / "out")[verb]()
@@ -235,7 +235,7 @@ def test_what_needs_the_key_says_so(made, tmp_path, verb):
 
 
 @pytest.mark.parametrize("verb", ["restore", "verify", "diff", "digest", "index"])
-def test_and_with_the_key_it_does_it(made, key, tmp_path, verb):
+def test_verbs_that_need_the_key_work_with_it(made, key, tmp_path, verb):
     needing(twin(made, tmp_path / "store"), tmp_path / "out")[verb]()
 
 
@@ -256,7 +256,7 @@ def test_another_key_opens_nothing(made):
         marker.unlock(store, OTHER)
 
 
-def test_who_has_the_key_leaves_no_core(made):
+def test_a_process_with_the_key_leaves_no_core_dump(made):
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     try:
@@ -332,8 +332,8 @@ def test_digests_in_findings_are_keyed(vm, key):
     digest.digest(digest.Options(str(vm.root), keep=True))
     [path] = vm.folder.glob("*.digest.json")
     [about] = json.loads(path.read_bytes())["points"]
-    [(_, told)] = digest.digest(digest.Options(str(vm.root))).points
-    plain = bytes.fromhex(told["vda"])
+    [(_, digests)] = digest.digest(digest.Options(str(vm.root))).points
+    plain = bytes.fromhex(digests["vda"])
     assert about["disks"]["vda"] == hmac.new(KEYS.names, b"digest " + plain, "sha256").hexdigest()
 
 
@@ -364,8 +364,8 @@ def everything(root):
 def assert_refused(root, *names):
     """Require that a reader with the key refuses it, and names the file."""
     with pytest.raises((errors.Damaged, errors.StoreError, errors.KeyNeeded)) as caught:
-        told = everything(root)
-        flaws = [value for value in told.values() if isinstance(value, str)]
+        reported = everything(root)
+        flaws = [value for value in reported.values() if isinstance(value, str)]
         raise errors.Damaged(flaws[0]) if flaws else AssertionError("nothing was found")
     assert any(name in str(caught.value) for name in names), caught.value
 
@@ -427,7 +427,7 @@ def test_a_manifest_is_made_with_the_key_only(vm, change):
     assert_refused(vm.root, f"{vm.points[-1].id}/manifest.json: not made with the key of this store")
 
 
-def test_the_point_of_another_store_is_none_of_this_one(vm, tmp_path):
+def test_a_point_of_another_store_is_refused(vm, tmp_path):
     for number, other in enumerate((OTHER, None)):
         strange = sealed.chain(tmp_path / str(number), 1, other)
         folder = shutil.copytree(strange.folder / strange.points[0].id, vm.folder / strange.points[0].id)

@@ -43,7 +43,7 @@ def test_points_in_the_order_of_their_commits(vm):
     assert vm.series.point(vm.points[0].id) == vm.points[0]
 
 
-def test_neither_names_nor_times_of_files_tell_the_order(tmp_path):
+def test_names_and_times_of_files_do_not_define_the_order(tmp_path):
     """Clocks may go backwards, and a copied store has new times."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 1000)
@@ -57,7 +57,7 @@ def test_neither_names_nor_times_of_files_tell_the_order(tmp_path):
     assert vm.series.point().id == vm.points[-1].id
 
 
-def test_what_is_no_point(vm):
+def test_folders_that_are_not_points(vm):
     (vm.folder / "20300101T000000Z-aaaaaa").mkdir()
     (vm.folder / "20300101T000000Z-aaaaaa" / "vda.index").write_bytes(b"x")
     (vm.folder / "20300101T000000Z-bbbbbb").mkdir()
@@ -182,7 +182,7 @@ def test_parents(vm):
 def test_no_point_needs_its_parent(vm, how):
     """A note is not followed if what it names does not exist, or is another one; this has no other effect."""
     path = manifest_of(vm, vm.points[0])
-    if how == "another":  # sound in itself; the digest in the child tells
+    if how == "another":  # sound in itself; only the digest in the child shows it
         resealed(vm, vm.points[0], created="2030-01-01T00:00:00+00:00")
     elif how == "removed":
         path.unlink()
@@ -228,13 +228,13 @@ def test_file_flaws(vm):
     entry = vm.points[0].manifest.disk("vda").directory
     path = vm.folder / entry.path
     assert vm.series.file_flaw(entry) is None
-    for data, told in [
+    for data, message in [
         (None, "is missing"),
         (path.read_bytes()[:-1], f"has {entry.size - 1} bytes, {entry.size} were stored"),
         (flipped(path.read_bytes(), 10), "is damaged"),
     ]:
         with damaged(path, data):
-            assert str(path) in vm.series.file_flaw(entry) and told in vm.series.file_flaw(entry)
+            assert str(path) in vm.series.file_flaw(entry) and message in vm.series.file_flaw(entry)
 
 
 # -- making a point ---------------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_a_commit_that_fails_behind_its_manifest(vm, monkeypatch, removable):
 
 
 def test_what_a_reader_would_refuse_is_not_published(vm):
-    vm.name = "x" * 5000  # the domain that the manifest tells
+    vm.name = "x" * 5000  # the domain that the manifest names
     with pytest.raises(errors.Damaged, match="domain is 'xxx"):
         vm.pull()
     assert sorted(os.listdir(vm.folder)) == sorted(ids(vm.points))
@@ -463,9 +463,9 @@ def test_two_domains_of_one_name(tmp_path):
     other = Vm(vm.root, "new", uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
     other.add_disk("vda", 1000)
     other.pull()
-    told = f"it has: new .uuid {other.uuid}., new .uuid {vm.uuid}.; choose with --domain"
+    message = f"it has: new .uuid {other.uuid}., new .uuid {vm.uuid}.; choose with --domain"
     for domain in (None, "new"):
-        with pytest.raises(errors.StoreError, match=f"more than one domain.*{told}"):
+        with pytest.raises(errors.StoreError, match=f"more than one domain.*{message}"):
             series_choice.only_series(vm.store, domain)
     for each in (vm, other):
         assert series_choice.only_series(vm.store, each.uuid).point().manifest.uuid == each.uuid
@@ -481,7 +481,7 @@ def of_several_days(root, name, *days, uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82
     return vm
 
 
-def test_who_names_a_domain_reads_one_point_of_each_other(tmp_path, monkeypatch):
+def test_naming_a_domain_reads_one_point_of_every_other(tmp_path, monkeypatch):
     """There may be a hundred others with a thousand points each."""
     for number in range(4):
         vm = of_several_days(tmp_path, f"vm{number}", *range(1, 9), uuid=f"{number}e3fce45-4f53-4fa7-bb32-11f34168b82b")

@@ -42,14 +42,14 @@ class OverUnix(http.client.HTTPConnection):
 def test_both_shapes_over_a_port(vm, tmp_path):
     point, parent = vm.points[1], vm.points[0]
     with served(vm, tmp_path, http="127.0.0.1:0", point=point.id) as events:
-        told = events[0]
-        assert (told["event"], told["point"], told["domain"]) == ("serving", point.id, vm.name)
+        first_line = events[0]
+        assert (first_line["event"], first_line["point"], first_line["domain"]) == ("serving", point.id, vm.name)
         connection = over_tcp(events)
-        for export in told["exports"]:
+        for export in first_line["exports"]:
             name, expected = export["disk"], vm.images[point.id][export["disk"]]
             assert export["size"] == len(expected) and export["since"] == parent.id
-            assert asked(connection, export["data"].removeprefix(told["url"])) == (200, expected)
-            page = json.loads(asked(connection, export["map"].removeprefix(told["url"]))[1])
+            assert asked(connection, export["data"].removeprefix(first_line["url"])) == (200, expected)
+            page = json.loads(asked(connection, export["map"].removeprefix(first_line["url"]))[1])
             assert (page["size"], page["backup_type"]) == (len(expected), "full")
             ticket = auth.Token(TOKEN.encode()).ticket(name)
             assert asked(connection, f"/images/{ticket}", Authorization="", Range="bytes=5-99") == (
@@ -88,7 +88,7 @@ def test_the_first_point_has_no_dirty_extents(vm, tmp_path):
         connection.close()
 
 
-def test_a_damaged_frame_ends_the_answer_and_is_told_once(tmp_path):
+def test_a_damaged_frame_ends_the_answer_and_is_reported_once(tmp_path):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 8 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(8 * MIB))
@@ -127,7 +127,7 @@ def test_a_damaged_frame_ends_the_answer_and_is_told_once(tmp_path):
         ({"token_file": None, "tls": "dir"}, "--tls is for HTTP"),
     ],
 )
-def test_what_does_not_go_together(vm, tmp_path, options, message):
+def test_options_that_exclude_each_other(vm, tmp_path, options, message):
     with pytest.raises(errors.UsageError, match=message):
         serve.serve(serve.Options(str(vm.root), **{"token_file": token_file(tmp_path), **options}))
 

@@ -14,7 +14,7 @@ def test_sizes(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "K", "-1", "1.5G", "1 M", "1X", "1M\n", "٣"])
-def test_what_is_no_size(text):
+def test_invalid_sizes(text):
     with pytest.raises(ValueError, match="is not a size"):
         sizes.parse(text)
 

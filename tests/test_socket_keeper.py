@@ -34,7 +34,7 @@ DEADLY_WITH_TLS = [(8, 2, 3), (8, 2, 4), (9, 0, 0)]
 @pytest.mark.parametrize("version", [*DEADLY, *DEADLY_WITH_TLS, *MENDED])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
-def test_where_it_is_required(threads, version, tls, remote):
+def test_versions_that_require_it(threads, version, tls, remote):
     vm = SimpleNamespace(name="vm1", running_version=version, is_remote=remote, reads_images=False)
     disks = [disk(f"vd{letter}", letter in threads) for letter in "ab"]
     deadly = bool(threads) and version in DEADLY
@@ -99,7 +99,7 @@ def test_a_server_that_is_not_there(tmp_path):
         source.Source(address.Kept(str(tmp_path / "none"), Keeper()), "x")
 
 
-def test_a_guard_that_cannot_be(monkeypatch):
+def test_a_guard_that_cannot_be_started(monkeypatch):
     """This is noticed before a job is started."""
     keeper = socket_keeper.SocketKeeper("test:///no/such/file", "no-uuid", "R")
     with pytest.raises(errors.HypervisorError, match="cannot connect to libvirt"), keeper:
@@ -153,7 +153,7 @@ def test_a_guard_that_was_killed_is_replaced(keeper):
     assert keeper._guard is third
 
 
-def test_what_nobody_reads_is_taken(keeper, server):
+def test_unread_answers_are_received(keeper, server):
     """A QEMU that has to wait for room in a socket hangs, together with its guest."""
     ours, its = server
     with keeper:

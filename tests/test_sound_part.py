@@ -117,7 +117,7 @@ def test_a_damaged_index_whose_pages_are_sound_costs_no_read(tmp_path):
     assert stores.restored(vm, point, tmp_path / "out") == vm.images[point.id]
 
 
-def test_what_a_lost_page_told_is_not_stored_again_where_another_page_has_the_digest(tmp_path):
+def test_data_of_a_lost_page_is_not_stored_again_if_another_page_has_the_digest(tmp_path):
     """A page on top is lost; data in the pages below it is still the same where the digest is."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)

@@ -53,7 +53,7 @@ def as_image(shown, whole):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_shows(seed):
+def test_visible_records(seed):
     rng = random.Random(seed)
     layers = [random_records(rng) for _ in range(rng.randint(0, 6))]
     start, stop = sorted(rng.sample(range(SIZE + 1), 2))
@@ -72,7 +72,7 @@ def test_what_shows(seed):
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("seed", range(20))
-def test_what_changes(seed, whole):
+def test_changed_ranges(seed, whole):
     rng = random.Random(seed)
     for _ in range(10):
         below = stack.flat([random_records(rng) for _ in range(rng.randint(0, 2))], 0, SIZE)
@@ -84,9 +84,9 @@ def test_what_changes(seed, whole):
         assert not any(each.tobytes() in known for each in data)
         assert len(data) == sum(each.tobytes() not in known for each in stack.data_of(new))
         hidden = model([stack.data_of(below)])
-        for zero in new[new["kind"] == extents.ZERO]:  # where it changes nothing, it is not told
-            told = any(hidden[int(zero["offset"]) : int(zero["offset"] + zero["length"])]) or not whole
-            assert (zero.tobytes() in {each.tobytes() for each in found}) == told
+        for zero in new[new["kind"] == extents.ZERO]:  # where it changes nothing, it is not reported
+            is_zeroed = any(hidden[int(zero["offset"]) : int(zero["offset"] + zero["length"])]) or not whole
+            assert (zero.tobytes() in {each.tobytes() for each in found}) == is_zeroed
 
 
 def test_a_discard_is_one_record_however_much_it_hides():

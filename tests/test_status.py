@@ -85,18 +85,23 @@ def test_a_sound_point_for_each_domain(tmp_path, capsys):
     rows = [line.split() for line in lines[3:]]
     assert [row[0] for row in rows] == ["vm1", "vm2"] and newest.id.startswith(rows[1][1])
     assert [row[2:] for row in rows] == [["3h", "no", "0m", "3d", "ok"], ["2h", "no", "0m", "-", "ok"]]
-    told = domains(tmp_path)["vm2"]
-    assert told["newest"].pop("age") == pytest.approx(7200, abs=60)
-    assert told["newest"] == {"id": newest.id, "as_of": newest.manifest.as_of, "created": newest.manifest.created,
+    about = domains(tmp_path)["vm2"]
+    assert about["newest"].pop("age") == pytest.approx(7200, abs=60)
+    assert about["newest"] == {"id": newest.id, "as_of": newest.manifest.as_of, "created": newest.manifest.created,
                               "consistency": "crash-consistent"}  # fmt: skip
-    assert (told["verified"]["point"], told["verified"]["level"], told["points"]) == (newest.id, "frames", 2)
+    assert (about["verified"]["point"], about["verified"]["level"], about["points"]) == (newest.id, "frames", 2)
 
 
 def test_the_json(tmp_path, capsys):
     domain(tmp_path, hours=30)
     code, lines, _ = run(capsys, tmp_path, "--json", "--max-age", "1d")
-    told = json.loads("\n".join(lines))
-    assert (code, told["ok"], told["max_age"], told["domains"][0]["problems"]) == (15, False, 86400.0, ["too-old"])
+    result = json.loads("\n".join(lines))
+    assert (code, result["ok"], result["max_age"], result["domains"][0]["problems"]) == (
+        15,
+        False,
+        86400.0,
+        ["too-old"],
+    )
 
 
 def test_too_old(tmp_path, capsys):
@@ -108,7 +113,7 @@ def test_too_old(tmp_path, capsys):
     assert code == 15 and lines[0] == "not ok: 1 of 1 domain: vm1" and "more than 26h ago" in lines[-1]
 
 
-def test_an_age_in_seconds_is_shown_as_such(tmp_path, capsys):
+def test_an_age_in_seconds_is_shown_in_seconds(tmp_path, capsys):
     domain(tmp_path, hours=400)
     assert run(capsys, tmp_path, "--max-age", "1234567s")[1][-1].endswith("more than 1234567s ago")
 
@@ -128,7 +133,7 @@ def test_a_domain_that_is_expected_and_has_no_point(tmp_path, capsys):
     assert lines[-1] == "web one: it has no point here" and "NO POINT" in lines[4]
 
 
-def test_who_is_not_expected_may_be_old_but_not_damaged(tmp_path):
+def test_an_unexpected_domain_may_be_old_but_not_damaged(tmp_path):
     vm = domain(tmp_path, "vm1", 900)
     two = domain(tmp_path, "vm2", 900)
     asked = {"expect": [UUIDS["vm2"].upper()], "max_age": 3600.0}
@@ -142,7 +147,7 @@ def test_who_is_not_expected_may_be_old_but_not_damaged(tmp_path):
     assert problems(tmp_path, **asked) == {"vm1": ["none-sound", "damaged"], "vm2": ["none-sound", "damaged"]}
 
 
-def test_the_name_before_a_renaming_is_nobodys(tmp_path):
+def test_the_name_before_a_renaming_has_no_backup(tmp_path):
     """Another domain may have that name by now, and no backup."""
     vm = domain(tmp_path)
     vm.points[-1] = resealed(vm, vm.points[-1], domain="web")
@@ -191,21 +196,21 @@ def test_damage_until_it_is_repaired(tmp_path, capsys):
     with damaged(path, flipped(path.read_bytes(), 20)):
         assert problems(tmp_path) == {"vm1": []}, "nobody has seen it"
         verify_store(tmp_path, keep=True)
-        told = domains(tmp_path, max_age=8.5 * 3600)["vm1"]
-        assert told["damaged"] == [vm.points[1].id, last.id] and told["newest"]["id"] == vm.points[0].id
-        assert told["problems"] == ["damaged", "too-old"] and told["verified"]["point"] == vm.points[0].id
+        about = domains(tmp_path, max_age=8.5 * 3600)["vm1"]
+        assert about["damaged"] == [vm.points[1].id, last.id] and about["newest"]["id"] == vm.points[0].id
+        assert about["problems"] == ["damaged", "too-old"] and about["verified"]["point"] == vm.points[0].id
         code, lines, _ = run(capsys, tmp_path)
         assert code == 15 and "DAMAGED" in lines[3] and last.id in lines[-1]
     verify_store(tmp_path, keep=True)
-    told = domains(tmp_path)["vm1"]
-    assert (told["problems"], told["damaged"], told["newest"]["id"]) == ([], [], last.id)
+    about = domains(tmp_path)["vm1"]
+    assert (about["problems"], about["damaged"], about["newest"]["id"]) == ([], [], last.id)
 
 
 def test_a_partial_point_is_never_sound(tmp_path):
     vm = domain(tmp_path, since="elsewhere")
     verify_store(tmp_path, keep=True)
-    told = domains(tmp_path)["vm1"]
-    assert (told["problems"], told["newest"], told["verified"]) == (["none-sound"], None, None)
+    about = domains(tmp_path)["vm1"]
+    assert (about["problems"], about["newest"], about["verified"]) == (["none-sound"], None, None)
     whole = pull(vm, 5, since="nothing")
     pull(vm, 1, since="elsewhere")
     assert domains(tmp_path)["vm1"]["newest"]["id"] == whole.id
@@ -306,8 +311,8 @@ def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(type(two.store), "folders", fails)
     assert problems(tmp_path) == {"vm1": [], "vm2": ["unreadable", "none-sound"]}
     shutil.copytree(two.folder, tmp_path / "vm2-copy")
-    told = status.status(status.Options(str(tmp_path))).domains
-    assert [(each["domain"], each["problems"]) for each in told] == [
+    about = status.status(status.Options(str(tmp_path))).domains
+    assert [(each["domain"], each["problems"]) for each in about] == [
         ("vm1", []), ("vm2", ["unreadable", "none-sound"]), ("vm2", []),
     ]  # fmt: skip
 
@@ -334,7 +339,7 @@ def test_a_copy_of_a_series_is_left_out(tmp_path, capsys):
 # -- how it is shown --------------------------------------------------------------------------------------------------
 
 
-def test_a_long_name_is_cut_in_the_table_alone(tmp_path, capsys):
+def test_a_long_name_is_cut_only_in_the_table(tmp_path, capsys):
     long = "a-name-that-somebody-generated-" * 3
     domain(tmp_path)
     code, lines, _ = run(capsys, tmp_path, "--expect", write(tmp_path, "vm1", long))

@@ -271,7 +271,7 @@ def test_what_root_adds_to_the_store_of_another(tmp_path, mode):
     assert modes(root) == {**CLOSED, ".": mode}
 
 
-def test_a_group_for_a_store_that_is_not_so(tmp_path):
+def test_a_group_for_a_store_that_exists_without_it(tmp_path):
     root, (name, _) = tmp_path / "store", a_group()
     fill(root)
     before = modes(root)
@@ -293,7 +293,7 @@ def open_folder():
         yield Path(folder)
 
 
-def test_a_store_that_is_open_is_told_and_not_changed(open_folder, umask):
+def test_a_store_with_open_modes_is_reported_and_not_changed(open_folder, umask):
     """It was made by an earlier version, or copied under another umask; the command in the warning closes it."""
     root = open_folder / "store"
     fill(root)
@@ -308,7 +308,7 @@ def test_a_store_that_is_open_is_told_and_not_changed(open_folder, umask):
     assert open_store(str(root)).warnings() == [] and modes(root) == {**CLOSED, "vm1/later": 0o600}
 
 
-def test_a_store_in_a_folder_that_nobody_enters_is_not_open(open_folder):
+def test_a_store_in_a_private_directory_is_not_open(open_folder):
     fill(open_folder / "closed" / "store")
     subprocess.run(["chmod", "-R", "a+rX", str(open_folder / "closed" / "store")], check=True)
     assert open_store(str(open_folder / "closed" / "store")).warnings() == []
@@ -378,7 +378,7 @@ def test_after_an_error_a_file_is_never_sealed(store, monkeypatch, call):
     file.close()
 
 
-def test_short_writes_are_gone_on_with(store, monkeypatch):
+def test_short_writes_are_continued(store, monkeypatch):
     real = os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:3]))
@@ -480,8 +480,8 @@ def test_a_reader_leaves_no_descriptor_open(store):
 def test_one_writer_at_a_time(store):
     store.make_folder("vm")
     with store.locked("vm", "pull vm"):
-        told = "another nbdpull writes to .*/vm; pull vm when it has ended"
-        with pytest.raises(errors.Busy, match=told), store.locked("vm", "pull vm"):
+        message = "another nbdpull writes to .*/vm; pull vm when it has ended"
+        with pytest.raises(errors.Busy, match=message), store.locked("vm", "pull vm"):
             raise AssertionError("two of them")
         store.make_folder("other")
         with store.locked("other", "pull other"):
@@ -521,8 +521,8 @@ def test_a_file_system_without_locks(store, monkeypatch):
 def test_a_full_disk(tmp_path):
     with small_disk(tmp_path / "small", MIB) as folder:
         store = open_or_create(str(folder / "store"))
-        told = "No space left on device; free space"
-        with pytest.raises(errors.OutputFull, match=told) as caught, store.create("big") as file:
+        message = "No space left on device; free space"
+        with pytest.raises(errors.OutputFull, match=message) as caught, store.create("big") as file:
             for _ in range(20):
                 file.write(b"x" * 100_000)
         assert caught.value.exit_code == 9

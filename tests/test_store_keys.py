@@ -72,7 +72,7 @@ def every(store_seal):
     ]
 
 
-def test_without_a_key_it_is_said():
+def test_a_missing_key_is_reported():
     locked = seal.Locked("0123", "/backup/store")
     for each in [locked.require, *every(locked)]:
         with pytest.raises(errors.KeyNeeded, match="/backup/store is sealed: name an identity"):

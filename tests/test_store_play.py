@@ -30,7 +30,7 @@ def _played(folder, keys, steps):
         for _ in range(steps):
             play.step()
         play.end()
-        print(" ".join(play.told))
+        print(" ".join(play.deeds))
         seed += 1
         if time.monotonic() > until:
             break

@@ -18,20 +18,20 @@ OURS, OTHERS = f"nbdpull-{RUN}", f"nbdpull-{OTHER}"
     "name, run",
     [(OURS, RUN), (RUN, ""), ("nbdpull-", ""), ("nbdpull-daily", ""), (f"x{OURS}", ""), (f"nbdpull-{RUN}/x", "")],
 )
-def test_a_name_tells_the_run(name, run):
+def test_a_name_contains_the_run(name, run):
     """A user may call a bitmap nbdpull-daily: it is not ours."""
     assert strays.run_of(name) == run
 
 
-def test_checkpoints_of_ours_whoever_named_them():
+def test_checkpoints_of_nbdpull_under_any_name():
     known = [SimpleNamespace(name=name, run_id=run) for name, run in [("a", RUN), ("b", None), (OURS, None)]]
     vm = SimpleNamespace(checkpoints=SimpleNamespace(known=lambda: known))
     assert [each.name for each in strays.checkpoints(vm)] == ["a"]
 
 
 def disk(target, source="/i/{}", **changes):
-    told = {"format": "qcow2", "type": "file", "empty": False, **changes}
-    return SimpleNamespace(target=target, source=source.format(target), **told)
+    fields = {"format": "qcow2", "type": "file", "empty": False, **changes}
+    return SimpleNamespace(target=target, source=source.format(target), **fields)
 
 
 def layer(*bitmaps):
@@ -41,16 +41,16 @@ def layer(*bitmaps):
 @pytest.fixture
 def images(monkeypatch):
     """images[path] = layers, top first, or an OSError; `looked`: those that were read."""
-    told = {}
+    fields = {}
 
     def layers(path, kind, seconds, check):
         assert kind == "qcow2"
-        if isinstance(told[path], OSError):
-            raise told[path]
-        return told[path]
+        if isinstance(fields[path], OSError):
+            raise fields[path]
+        return fields[path]
 
     monkeypatch.setattr(strays.guest_files, "layers", layers)
-    return told
+    return fields
 
 
 def orphans(*disks, owned=(), remote=False):
@@ -59,7 +59,7 @@ def orphans(*disks, owned=(), remote=False):
     return {(each.name, each.run): each.disks for each in found}, flaws
 
 
-def test_bitmaps_of_ours_that_no_checkpoint_owns(images):
+def test_bitmaps_of_nbdpull_without_a_checkpoint(images):
     """In any layer, reported once for each disk; bitmaps of others and of existing checkpoints are not reported."""
     images["/i/vda"] = [layer(OURS, "theirs"), {}, layer(OURS, OTHERS)]
     images["/i/vdb"] = [layer(OTHERS, "nbdpull-daily")]
@@ -69,15 +69,15 @@ def test_bitmaps_of_ours_that_no_checkpoint_owns(images):
 
 
 @pytest.mark.parametrize("changes", [{"format": "raw"}, {"type": "network"}, {"empty": True}])
-def test_what_has_no_bitmaps_is_not_looked_at(images, changes):
+def test_images_that_cannot_hold_bitmaps_are_not_read(images, changes):
     assert orphans(disk("vda", **changes)) == ({}, [])
 
 
-def test_images_of_another_machine_are_not_looked_for_here(images):
+def test_images_of_another_machine_are_not_read(images):
     assert orphans(disk("vda"), remote=True) == ({}, [])
 
 
-def test_an_image_that_cannot_be_looked_at_hides_no_other(images):
+def test_an_unreadable_image_hides_no_other(images):
     images["/i/vda"] = OSError(errno.EIO, "Input/output error", "/i/vda")
     images["/i/vdb"] = [layer(OURS)]
     found, flaws = orphans(disk("vda"), disk("vdb"))

@@ -59,7 +59,7 @@ def test_what_is_not_written_reads_as_zero(pipe, seed):
     assert got == expected
 
 
-def test_a_reader_that_does_not_read_keeps_nobody_from_an_end(pipe, monkeypatch):
+def test_a_signal_ends_the_wait_for_a_stalled_reader(pipe, monkeypatch):
     monkeypatch.setattr(stream, "LOOK_INTERVAL", 0.001)
     looks = []
 
@@ -73,7 +73,7 @@ def test_a_reader_that_does_not_read_keeps_nobody_from_an_end(pipe, monkeypatch)
     assert len(looks) == 3
 
 
-def test_nobody_is_asked_while_there_is_room(pipe):
+def test_no_check_while_there_is_room(pipe):
     with stream.Stream(pipe[1], 4096, check=lambda: pytest.fail("it looked")) as target:
         target.write([(0, b"x" * 4096)])
         target.flush()
@@ -89,7 +89,7 @@ def test_the_descriptor_is_left_as_it_was(pipe, blocks):
     assert os.get_blocking(pipe[1]) is blocks
 
 
-def test_a_reader_that_goes_away_is_for_the_command_line_to_tell(pipe):
+def test_a_closed_pipe_is_left_to_the_command_line(pipe):
     os.close(pipe[0])
     with pytest.raises(BrokenPipeError), stream.Stream(pipe[1], 10) as target:
         target.write([(0, b"x")])

@@ -63,8 +63,10 @@ def point(number, disks, parent=None, automatic=True, checkpoint=True):
 
 def checkpoint_of(made, disks, **changes):
     entry = made.manifest.checkpoint
-    told = {"name": entry.name, "creation_time": entry.creation_time, "run": made.id, **changes}
-    return Checkpoint(told["name"], told["creation_time"], f"nbdpull run {told['run']}", dict.fromkeys(disks, True), "")
+    fields = {"name": entry.name, "creation_time": entry.creation_time, "run": made.id, **changes}
+    return Checkpoint(
+        fields["name"], fields["creation_time"], f"nbdpull run {fields['run']}", dict.fromkeys(disks, True), ""
+    )
 
 
 def naive(points, new, vm, covered):

@@ -44,13 +44,13 @@ def test_a_new_image_replaces_nothing_unasked(tmp_path, nothing_changes):
     fit.require_fit(Place(NEW, str(path)), MIB, force=True)
 
 
-def test_a_dangling_link_is_something(tmp_path):
+def test_a_dangling_link_counts_as_existing(tmp_path):
     (tmp_path / "link").symlink_to("none")
     refused(errors.OutputExists, "link exists", fit.require_fit, Place(NEW, str(tmp_path / "link")), MIB)
 
 
 @pytest.mark.parametrize("make, says", [(os.mkdir, "is a folder"), (os.mkfifo, "is not a regular file")])
-def test_what_is_no_image_is_never_replaced(tmp_path, make, says):
+def test_a_file_that_is_not_an_image_is_never_replaced(tmp_path, make, says):
     make(tmp_path / "there")
     refused(errors.OutputExists, says, fit.require_fit, Place(NEW, str(tmp_path / "there")), MIB, force=True)
 
@@ -65,7 +65,7 @@ def test_an_image_in_use_is_never_replaced(tmp_path):
     fit.require_fit(Place(NEW, str(path)), MIB, force=True)
 
 
-def test_a_device_is_as_large_as_it_is(tmp_path):
+def test_a_device_cannot_grow(tmp_path):
     path = tmp_path / "device"
     path.write_bytes(bytes(MIB))
     there = Place(DEVICE, str(path))
@@ -92,13 +92,13 @@ def test_no_disk_goes_to_a_terminal(monkeypatch, terminal):
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
-def test_folders_that_are_there_or_will_be(tmp_path):
+def test_directories_that_exist_or_will_be_created(tmp_path):
     for path, to_be_made in ((tmp_path / "a", None), (tmp_path / "new/a", tmp_path / "new")):
         fit.require_folder(Place(NEW, str(path)), to_be_made and str(to_be_made))
     fit.require_folder(Place(EXISTING, str(tmp_path / "none/a")))
 
 
-def test_a_folder_that_nobody_makes(tmp_path):
+def test_a_directory_that_will_not_be_created(tmp_path):
     says = f"cannot create {tmp_path}/x/y/a: there is no directory {tmp_path}/x/y; create it first"
     for to_be_made in (None, f"{tmp_path}/x"):
         refused(errors.OutputError, says, fit.require_folder, Place(NEW, f"{tmp_path}/x/y/a"), to_be_made)
@@ -166,6 +166,6 @@ def test_images_on_one_file_system_share_its_room(tmp_path, monkeypatch, seed):
         assert sorted(asked) == sorted(n for disk, *_, n in needs if disk in unsure)
 
 
-def test_a_file_system_that_does_not_tell_what_is_free(tmp_path, monkeypatch):
+def test_a_file_system_that_does_not_report_free_space(tmp_path, monkeypatch):
     monkeypatch.setattr(fit.file_system, "free_bytes", lambda _folder: None)
     fit.require_space([(Place(NEW, str(tmp_path / "image")), lambda: pytest.fail("it was asked"), 1 << 60)])

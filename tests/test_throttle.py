@@ -34,12 +34,12 @@ def test_no_rate_never_waits(clock):
     assert seconds_for(clock, Throttle(), 1000) == 0
 
 
-def test_rate_is_kept_but_for_one_burst(clock):
+def test_rate_is_kept_except_for_one_burst(clock):
     taken = seconds_for(clock, Throttle(10 * MIB), 100)
     assert 10 - BURST <= taken <= 10.01
 
 
-def test_time_in_which_nothing_was_read_is_not_made_up_for(clock):
+def test_idle_time_earns_no_credit(clock):
     bound = Throttle(10 * MIB)
     seconds_for(clock, bound, 10)
     clock.now += 100
@@ -64,7 +64,7 @@ def test_file_that_holds_no_rate_is_a_usage_error(clock, tmp_path):
         Throttle(None, tmp_path / "rate").take(1)
 
 
-def test_stop_ends_the_wait(clock):
+def test_a_signal_ends_the_wait(clock):
     def check():
         raise errors.Interrupted(15)
 

@@ -164,7 +164,7 @@ def chosen(world):
     return base.Choice(known, {"vda": base.decide(world.disk, known, "")})
 
 
-def test_no_base_is_wrong():
+def test_no_chosen_base_is_wrong():
     modes = []
     for seed in SEEDS:
         world = played(seed, World.leave_out, World.damage)
@@ -174,7 +174,7 @@ def test_no_base_is_wrong():
     assert min(map(modes.count, (INCREMENTAL, FULL))) > 100
 
 
-def test_no_token_is_a_wrong_base():
+def test_no_token_leads_to_a_wrong_base():
     modes = []
     for seed in SEEDS:
         world = played(seed, World.forget, World.begin_anew)

@@ -54,7 +54,7 @@ def test_a_name_that_is_not_durable(path, before, monkeypatch):
     assert token_file.read_if_there(str(path)) == before
 
 
-def test_a_file_that_came_meanwhile(tmp_path):
+def test_a_file_created_meanwhile(tmp_path):
     """It is somebody else's, and stays."""
     path = tmp_path / "token"
     with token_file.drafted(str(path)) as draft:

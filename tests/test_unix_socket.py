@@ -11,7 +11,7 @@ from nbdpull.core import unix_socket
 
 @pytest.mark.parametrize("letter", ["a", "\N{LATIN SMALL LETTER A WITH DIAERESIS}"])  # one byte, and two
 @pytest.mark.parametrize("more", [0, 1])
-def test_it_is_told_what_can_be_bound(tmp_path, monkeypatch, letter, more):
+def test_paths_that_can_be_bound(tmp_path, monkeypatch, letter, more):
     monkeypatch.chdir(tmp_path)
     length = unix_socket.PATH_MAX + more
     path = letter * (length // len(os.fsencode(letter)))

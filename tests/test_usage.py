@@ -116,7 +116,7 @@ def scattered(root, rng):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_of_frames_that_were_moved(tmp_path, seed, monkeypatch):
+def test_moved_frames(tmp_path, seed, monkeypatch):
     """They count where they are now, for all points that refer to where they were."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     vm = scattered(tmp_path / "store", random.Random(seed))
@@ -131,7 +131,7 @@ def test_of_frames_that_were_moved(tmp_path, seed, monkeypatch):
     assert found.dead == found.stored - tables - sum(frames(vm)[1].values()) < before
 
 
-def test_of_two_branches_no_less_is_dead_than_is_told(tmp_path):
+def test_the_dead_bytes_of_two_branches_are_a_lower_bound(tmp_path):
     """Each shows what the other hides, and the point that both were read against is gone: the number is a bound
     then."""
     vm = Vm(tmp_path / "store")
@@ -147,8 +147,8 @@ def test_of_two_branches_no_less_is_dead_than_is_told(tmp_path):
         vm.disks["vda"].dirty[:] = False
     assert usage.of_series(vm.series).dead == sum(dead(vm).values()), "the base shows all"
     remove(vm.series, base)
-    told, known = usage.of_series(vm.series).dead, sum(dead(vm).values())
-    assert known + 2 * 64 * KIB <= told <= known + 2 * 64 * KIB + 1000
+    before, known = usage.of_series(vm.series).dead, sum(dead(vm).values())
+    assert known + 2 * 64 * KIB <= before <= known + 2 * 64 * KIB + 1000
 
 
 def test_each_directory_is_read_once_and_no_page(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_a_partial_verify_wipes_a_known_damage(vm, capsys, part):
 
 
 @pytest.mark.parametrize("how", [[], ["--quick"], *PARTS], ids=" ".join)
-def test_a_file_that_was_mended_is_told_by_every_pass_that_looks_at_it(vm, capsys, how):
+def test_a_mended_file_is_recognized_by_every_pass_that_reads_it(vm, capsys, how):
     path = largest_chunk(vm, vm.points[0])
     before = flip(path)
     assert run(capsys, vm.root)[0] == 11
@@ -108,7 +108,7 @@ def test_a_file_that_was_mended_is_told_by_every_pass_that_looks_at_it(vm, capsy
     assert words(vm) == ["ok"] * 3
 
 
-def test_a_damage_of_a_point_that_was_not_looked_at_stays(vm, capsys):
+def test_damage_of_an_unchecked_point_is_kept(vm, capsys):
     path = largest_chunk(vm, vm.points[2])
     before = flip(path)
     assert run(capsys, vm.root)[0] == 11
@@ -122,7 +122,7 @@ def test_a_damage_of_a_point_that_was_not_looked_at_stays(vm, capsys):
     assert words(vm) == ["ok", "ok", "damaged"]
 
 
-def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
+def test_a_frame_that_only_its_digest_reveals(tmp_path, capsys):
     """The files are what the manifest says, but a frame is not what the index says: a quick run would not notice it."""
     vm, point = forged_store(tmp_path / "store")
     assert run(capsys, vm.root, "--quick")[0] == 0 and words(vm) == ["ok"]
@@ -135,7 +135,7 @@ def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
         assert words(vm) == ["damaged"]
 
 
-def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
+def test_recorded_damage_of_unreadable_frames_is_kept(tmp_path, capsys):
     """Their index broke, too: repairing that does not repair them."""
     vm, point = forged_store(tmp_path / "store")
     assert run(capsys, vm.root)[0] == 11
@@ -145,7 +145,7 @@ def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
     assert code == 11 and len(result["damages"]) == 2 and words(vm) == ["damaged"]
 
 
-def test_what_an_unread_directory_names_was_not_looked_at(vm, capsys):
+def test_files_of_an_unread_directory_count_as_unchecked(vm, capsys):
     """The run reported only the directory; once that was repaired, the point counted as checked, and could not be
     restored."""
     point = vm.points[1]
@@ -155,7 +155,7 @@ def test_what_an_unread_directory_names_was_not_looked_at(vm, capsys):
     with damaged(directory, flipped(directory.read_bytes(), 30)):
         for _ in range(2):
             assert run(capsys, vm.root)[0] == 11
-            assert verified(vm)[1]["damages"] == 1, "a place that was looked at again is told once"
+            assert verified(vm)[1]["damages"] == 1, "a place that was checked again is reported once"
     run(capsys, vm.root, "--shard", "1/1000000")
     assert words(vm)[1] != "ok" and words(vm)[2] == others[2]
     assert verified(vm)[1]["covered"] == {"files": None, "frames": None}
@@ -163,7 +163,7 @@ def test_what_an_unread_directory_names_was_not_looked_at(vm, capsys):
 
 
 @pytest.mark.parametrize("how", [[], ["--shard", "1/1000000"], ["--oldest"]], ids=" ".join)
-def test_a_damage_that_an_unread_directory_hides_stays_on_record(vm, capsys, how):
+def test_damage_hidden_by_an_unread_directory_is_kept(vm, capsys, how):
     """Its digest was not checked: no directory names the file for that point."""
     point = vm.points[1]
     directory, chunk = vm.folder / point.manifest.disk("vda").directory.path, largest_chunk(vm, point)
@@ -201,7 +201,7 @@ def test_a_lost_index_that_was_made_again(vm, capsys):
     assert run(capsys, vm.root)[0] == 0 and words(vm) == ["ok"] * 3
 
 
-def test_frames_that_an_unread_index_hides_were_not_looked_at(tmp_path, capsys):
+def test_frames_hidden_by_an_unread_index_count_as_unchecked(tmp_path, capsys):
     """The run reported only the index; once that was repaired, the point counted as checked, and could not be
     restored."""
     vm, point = forged_store(tmp_path / "store")
@@ -212,7 +212,7 @@ def test_frames_that_an_unread_index_hides_were_not_looked_at(tmp_path, capsys):
     assert run(capsys, vm.root)[0] == 11 and words(vm) == ["damaged"]
 
 
-def test_more_damages_than_a_finding_tells(tmp_path, capsys, monkeypatch):
+def test_more_damages_than_a_finding_lists(tmp_path, capsys, monkeypatch):
     """Then a partial run cannot check all of them again, and does not clear what it did not check."""
     vm, point = forged_store(tmp_path / "store")
     monkeypatch.setattr(evidence, "MAX_PLACES", 1)
@@ -300,8 +300,8 @@ def test_a_part_is_never_a_clean_verdict_of_the_whole(vm, capsys):
     assert verified(vm)[0]["last"]["shard"] == [1, 2]
     for verb in (["list", str(vm.root)], ["show", str(vm.root), "latest"]):
         assert cli.main(verb) == 0 and " part\n" in f"{capsys.readouterr().out}\n".replace(" part  ", " part\n")
-    told = [about["verdict"] for document in findings.load(vm.series) for about in document["points"]]
-    assert set(told) == {"partial"}
+    recorded = [about["verdict"] for document in findings.load(vm.series) for about in document["points"]]
+    assert set(recorded) == {"partial"}
 
 
 def test_all_shards_together_are_everything(vm, capsys):
@@ -317,7 +317,7 @@ def test_all_shards_together_are_everything(vm, capsys):
     assert verified(vm)[0]["when"] == findings.load(vm.series)[1]["when"], "now another one is the oldest"
 
 
-def test_shards_that_there_are_none_of(vm):
+def test_impossible_shards(vm):
     about = [{**findings.entry(point), "verdict": "ok", "damages": 0} for point in vm.points]
     for shard in ([0, 2], [1, 2], [3, 2]):
         findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", shard=shard, points=about)
@@ -335,7 +335,7 @@ def test_a_later_part_leaves_the_date_of_the_whole(vm, capsys):
         assert (each["last"]["when"], each["last"]["sample"]) == (part["when"], 0.05)
 
 
-def test_a_point_is_as_old_as_its_own_look(vm, capsys):
+def test_a_verdict_is_as_old_as_the_check_of_its_point(vm, capsys):
     """Whatever was checked for others since."""
     run(capsys, vm.root, "--point", vm.points[0].id)
     assert words(vm) == ["ok", None, None]
@@ -347,7 +347,7 @@ def test_a_point_is_as_old_as_its_own_look(vm, capsys):
 # -- what several points refer to -------------------------------------------------------------------------------------
 
 
-def test_a_damage_is_one_of_every_point_that_refers_to_it_and_told_once(vm, capsys):
+def test_damage_counts_for_every_point_that_refers_to_it_and_is_reported_once(vm, capsys):
     path = largest_chunk(vm, vm.points[1])
     bad, ids = damaged_if(referring(vm, path)), [point.id for point in vm.points]
     assert bad[:2] == ["ok", "damaged"]
@@ -371,7 +371,7 @@ def test_a_damage_is_one_of_every_point_that_refers_to_it_and_told_once(vm, caps
     assert ["DAMAGED" in row for row in rows] == [word == "damaged" for word in bad]
 
 
-def test_a_damage_spreads_from_the_only_point_that_was_looked_at(vm, capsys):
+def test_damage_spreads_from_the_only_point_that_was_checked(vm, capsys):
     """It is settled for all once all were checked."""
     path = largest_chunk(vm, vm.points[0])
     assert referring(vm, path) == [True] * 3
@@ -385,7 +385,7 @@ def test_a_damage_spreads_from_the_only_point_that_was_looked_at(vm, capsys):
         assert words(vm) == ["ok"] * (number + 1) + ["damaged"] * (2 - number)
 
 
-def test_a_damage_spreads_to_a_point_that_was_looked_at_without_it(vm, capsys):
+def test_damage_spreads_to_a_point_that_was_checked_without_it(vm, capsys):
     """A partial run leaves the file out, except for the point for which damage is recorded."""
     path = largest_chunk(vm, vm.points[0])
     name = str(path.relative_to(vm.folder))
@@ -434,7 +434,7 @@ def test_what_is_read_in_full_does_not_need_what_was_before(tmp_path, capsys):
     assert not any(known.damaged_files(point, disk) for point in (last, second) for disk in ("vda", "vdb"))
 
 
-@pytest.mark.parametrize("place, told", [
+@pytest.mark.parametrize("place, expected", [
     ({"disk": "vda", "path": "P/vda.0000.zst", "offset": 512, "length": 512}, {"P/vda.0000.zst"}),
     ({"disk": None, "path": "P/vda.0000.zst"}, {"P/vda.0000.zst"}),
     ({"disk": "vdb", "path": "P/vdb.0000.zst"}, set()),
@@ -442,12 +442,12 @@ def test_what_is_read_in_full_does_not_need_what_was_before(tmp_path, capsys):
     ({"disk": "vda"}, None),
     (None, None),
 ])  # fmt: skip
-def test_which_files_a_damage_on_record_is_of(place, told):
+def test_files_of_recorded_damage(place, expected):
     places = None if place is None else [{"problem": "", **place}]
-    assert verdict.Recorded("id", "when", "files", 1, places).files("vda") == told
+    assert verdict.Recorded("id", "when", "files", 1, places).files("vda") == expected
 
 
-def test_a_window_that_leads_nowhere_is_of_no_file_and_not_built_on(vm, capsys):
+def test_a_window_that_leads_nowhere_belongs_to_no_file_and_is_not_built_on(vm, capsys):
     """All files are what was stored, but the directory lacks one of them: a pull finds nothing to leave out."""
     [point, *_] = vm.points
     found, entry = directory_of(vm, point, "vda"), point.manifest.disk("vda")
@@ -455,8 +455,8 @@ def test_a_window_that_leads_nowhere_is_of_no_file_and_not_built_on(vm, capsys):
     refs = found.pages.copy()
     refs["file"] = numpy.cumsum(keep)[refs["file"]] - 1
     files = [each for each, is_kept in zip(found.files, keep) if is_kept]
-    told = pages.encode_directory(pages.Directory(files, found.live[numpy.array(keep)], refs))
-    written = replaced(vm, entry.directory.path, pages.compressed(told))
+    encoded = pages.encode_directory(pages.Directory(files, found.live[numpy.array(keep)], refs))
+    written = replaced(vm, entry.directory.path, pages.compressed(encoded))
     point = resealed(vm, point, disks=[replace(entry, directory=written)])
     assert run(capsys, vm.root)[0] == 11
     [recorded] = verdict.Known([point], findings.load(vm.series)).recorded(point)
@@ -479,22 +479,22 @@ def test_the_loss_of_a_parent_hurts_no_other_point(vm, capsys, what):
     manifest = vm.folder / vm.points[0].id / "manifest.json"
     manifest.unlink() if what is None else manifest.write_bytes(what)
     assert words(vm) == ["ok", "ok"]
-    told = {each["point"]: each["verdict"] for each in run(capsys, vm.root)[1]["verdicts"]}
-    assert [told[point.id] for point in vm.points[1:]] == ["ok", "ok"]
+    recorded = {each["point"]: each["verdict"] for each in run(capsys, vm.root)[1]["verdicts"]}
+    assert [recorded[point.id] for point in vm.points[1:]] == ["ok", "ok"]
 
 
 # -- whatever is done -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_verdict_flatters(tmp_path, capsys, seed):
+def test_no_verdict_is_too_good(tmp_path, capsys, seed):
     """Files are damaged and repaired, and points checked, at random. What was reported as damaged stays in the list of
     each point that refers to it until that point was checked again, and an unchecked point is not ok."""
     rng = random.Random(seed)
     vm = chain(tmp_path / "store", seed=seed, **SEVERAL)
     refer = {path: referring(vm, path) for path in files(vm.folder)
              if path.suffix in (".zst", ".index") or path.name == "domain.xml"}  # fmt: skip
-    sound, told, looked = {}, [set(), set(), set()], set()  # told: of each point
+    sound, recorded, looked = {}, [set(), set(), set()], set()  # recorded: of each point
     for _ in range(25):
         path = rng.choice([*refer])
         if path in sound and rng.random() < 0.6:
@@ -505,14 +505,14 @@ def test_no_verdict_flatters(tmp_path, capsys, seed):
         parts = [[], ["--quick"], ["--sample", f"{rng.randrange(1, 99)}%"], ["--shard", f"{rng.randrange(1, 4)}/3"]]
         how, number = rng.choice(parts), rng.randrange(3)
         code, result = run(capsys, vm.root, *how, "--point", vm.points[number].id)
-        told[number] &= {*sound}
+        recorded[number] &= {*sound}
         for found in (path for path in sound for damage in result["damages"] if str(path) in damage["problem"]):
-            for each, refers in zip(told, refer[found]):
+            for each, refers in zip(recorded, refer[found]):
                 each.update([found] if refers else [])
         looked |= {number} if how in ([], ["--quick"]) else set()
-        assert code == (11 if told[number] else 0)
+        assert code == (11 if recorded[number] else 0)
         for each, word in enumerate(words(vm)):
-            if told[each]:
+            if recorded[each]:
                 assert word == "damaged"
             elif word == "ok":
                 assert each in looked or shards_seen(vm, each)
@@ -540,9 +540,11 @@ def test_a_finding_is_no_larger_than_its_reader_takes(vm, monkeypatch):
             path.unlink()
     verify_store(vm.root, keep=True)
     [finding] = findings.load(vm.series)
-    told = [about.get("places", []) for about in finding["points"]]
-    assert 0 < sum(map(len, told)) <= 3 and all(len(place["problem"]) == 20 for places in told for place in places)
-    assert all(about.get("more") for about, places in zip(finding["points"], told) if not places)
+    recorded = [about.get("places", []) for about in finding["points"]]
+    assert 0 < sum(map(len, recorded)) <= 3 and all(
+        len(place["problem"]) == 20 for places in recorded for place in places
+    )
+    assert all(about.get("more") for about, places in zip(finding["points"], recorded) if not places)
     assert words(vm) == ["damaged"] * 3
 
 
@@ -565,9 +567,9 @@ def test_a_clock_that_was_wrong_proves_nothing(vm, capsys, how):
     after_now(
         vm,
         "ledger",
-        of=lambda told: {
-            "points": [{**about, **late} for about in told["points"]],
-            "proofs": [{**group, "when": LATE} for group in told["proofs"]],
+        of=lambda expected: {
+            "points": [{**about, **late} for about in expected["points"]],
+            "proofs": [{**group, "when": LATE} for group in expected["proofs"]],
         },
     )
     assert words(vm) == [None] * 3
@@ -577,7 +579,7 @@ def test_a_clock_that_was_wrong_proves_nothing(vm, capsys, how):
     assert max(each["covered"]["frames"] for each in verified(vm)) < LATE
 
 
-def test_a_damage_counts_whatever_the_clock(vm, capsys):
+def test_damage_counts_whatever_the_clock_says(vm, capsys):
     path = largest_chunk(vm, vm.points[0])
     before = flip(path)
     assert run(capsys, vm.root)[0] == 11
@@ -587,7 +589,7 @@ def test_a_damage_counts_whatever_the_clock(vm, capsys):
     assert run(capsys, vm.root)[0] == 0 and words(vm) == ["ok"] * 3
 
 
-def test_a_drill_after_now_is_none(vm):
+def test_a_drill_in_the_future_does_not_count(vm):
     for when, word in (("2026-01-01T00:00:00.000+00:00", "failed"), (LATE, "ok")):
         about = {**findings.entry(vm.points[0]), "verdict": word}
         document = {"format": layout.FORMAT, "requires": [], "kind": "drill", **findings.now(), "when": when}

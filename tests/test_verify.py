@@ -81,7 +81,7 @@ def frames_of(vm, *points):
     return found
 
 
-def test_what_points_share_is_looked_at_once(tmp_path):
+def test_shared_files_are_checked_once(tmp_path):
     """However many there are, and whatever part of a frame each of them shows."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 2 * MIB)
@@ -121,7 +121,7 @@ def test_a_page_is_read_once_however_many_points_have_it(tmp_path, monkeypatch):
     assert len(proved) == len(stacks) == 9 and laid == []
 
 
-def test_a_bad_frame_that_points_share_is_told_once(forged):
+def test_a_bad_frame_that_points_share_is_reported_once(forged):
     """With each range of the first point that shows it."""
     vm, first = forged
     vm.points = [first]
@@ -131,11 +131,11 @@ def test_a_bad_frame_that_points_share_is_told_once(forged):
     assert {damage.point for damage in found.damages} == {first.id} and len(found.damages) == 2
     assert {each.point: each.verdict for each in found.verdicts} == {first.id: "damaged", later.id: "damaged"}
     at = 40 * 64 * KIB
-    told = [(at, 1000), (at + 1012, 64 * KIB - 1012), (at + 64 * KIB, 64 * KIB)]
-    assert ranges_told(problems(vm, point=later.id)) == told
+    ranges = [(at, 1000), (at + 1012, 64 * KIB - 1012), (at + 64 * KIB, 64 * KIB)]
+    assert damaged_ranges(problems(vm, point=later.id)) == ranges
 
 
-def test_frames_that_were_seen_are_kept_in_little():
+def test_checked_frames_take_little_memory():
     frames = numpy.zeros(100_000, layout.RECORD)
     frames["position"], frames["raw"] = numpy.arange(100_000) * 30_000, 64 * KIB
     frames["digest"] = numpy.frombuffer(random.Random(1).randbytes(3_200_000), "V32")
@@ -165,13 +165,13 @@ def test_one_point_with_all_that_it_refers_to(vm):
         assert (found.points, found.frames, found.raw_bytes) == (1, len(frames), sum(frames.values()))
 
 
-def test_progress_and_damages_are_told_as_they_are_found(vm):
+def test_progress_and_damage_are_reported_as_they_are_found(vm):
     events = []
     index = index_of(vm, vm.points[1], "vda")
     with damaged(index, index.read_bytes()[:-1]):
         report = verify_store(vm.root, report=lambda **event: events.append(event))
-    told = [event for event in events if event["event"] == "damage"]
-    assert [{"event": "damage", "domain": "vm1", **vars(damage)} for damage in report.damages] == told
+    damages = [event for event in events if event["event"] == "damage"]
+    assert [{"event": "damage", "domain": "vm1", **vars(damage)} for damage in report.damages] == damages
     assert {event["event"] for event in events} == {"damage", "progress"}
 
 
@@ -203,11 +203,11 @@ def test_domains(tmp_path):
 # -- where the damage is ----------------------------------------------------------------------------------------------
 
 
-def ranges_told(found, disk="vda"):
+def damaged_ranges(found, disk="vda"):
     return sorted((d.offset, d.length) for d in found if d.disk == disk and d.offset is not None)
 
 
-def test_the_range_of_a_damaged_frame_is_told(vm):
+def test_the_range_of_a_damaged_frame_is_reported(vm):
     for point in vm.points:
         shown, paths = shown_by(vm, point)
         records = shown[[paths[number].startswith(point.id) for number in shown["chunk"]]]
@@ -216,7 +216,7 @@ def test_the_range_of_a_damaged_frame_is_told(vm):
             same = shown[(shown["chunk"] == record["chunk"]) & (shown["position"] == record["position"])]
             with damaged(path, flipped(path.read_bytes(), int(record["position"] + record["stored"] // 2))):
                 found = problems(vm)
-            assert ranges_told(found) == same[["offset", "length"]].tolist()
+            assert damaged_ranges(found) == same[["offset", "length"]].tolist()
             assert {damage.point for damage in found} == {point.id}
             text = [damage.problem for damage in found if damage.offset == record["offset"]][0]
             assert f"bytes {record['offset']} to {record['offset'] + record['length']} of the disk" in text
@@ -230,17 +230,17 @@ def shown_by(vm, point, disk="vda"):
     return records[records["kind"] == extents.DATA], [entry.path for entry in directory.files]
 
 
-def test_every_range_behind_a_cut_is_told(vm):
+def test_every_range_behind_a_cut_is_reported(vm):
     point = vm.points[0]
     records, paths = shown_by(vm, point)
     number = int(records["chunk"][0])
     mine = records[records["chunk"] == number]
     size = int(mine["position"][0]) + 5
     with damaged(vm.folder / paths[number], (vm.folder / paths[number]).read_bytes()[:size]):
-        assert ranges_told(problems(vm, point=point.id)) == mine[["offset", "length"]].tolist()
+        assert damaged_ranges(problems(vm, point=point.id)) == mine[["offset", "length"]].tolist()
 
 
-def test_a_page_that_is_not_what_was_stored_is_told_once(tmp_path):
+def test_a_page_that_is_not_what_was_stored_is_reported_once(tmp_path):
     """With its window."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 2 * MIB)
@@ -287,12 +287,12 @@ def test_pages_that_another_point_has_prove_nothing_of_a_directory(tmp_path, lev
     else:
         refs["position"], refs["stored"] = 1, refs["stored"] - 1
     redirected(vm, middle, "vda", pages.Directory(files, live, refs))
-    told = verify_store(vm.root, level=level)
-    assert told.verdicts[1].verdict == "damaged"
-    assert {(each.point, each.offset, each.length) for each in told.damages} == {(middle.id, 0, MIB)}
+    result = verify_store(vm.root, level=level)
+    assert result.verdicts[1].verdict == "damaged"
+    assert {(each.point, each.offset, each.length) for each in result.damages} == {(middle.id, 0, MIB)}
 
 
-def test_every_damage_is_told_not_only_the_first(vm):
+def test_every_damage_is_reported_not_only_the_first(vm):
     one = index_of(vm, vm.points[0], "vda")
     two = vm.folder / vm.points[1].id / "domain.xml"
     three = vm.folder / vm.points[2].id / "SHA256SUMS"
@@ -306,7 +306,7 @@ def test_every_damage_is_told_not_only_the_first(vm):
 # -- points and their folders -----------------------------------------------------------------------------------------
 
 
-def test_a_parent_that_went_with_its_files(own):
+def test_a_parent_that_was_removed_with_its_files(own):
     """A point that refers to these files lacks them; one that does not is ok."""
     shutil.rmtree(own.folder / own.points[1].id)
     found = verify_store(own.root)
@@ -315,7 +315,7 @@ def test_a_parent_that_went_with_its_files(own):
     assert problems(own, point=own.points[0].id) == []
 
 
-def test_a_parent_that_is_no_point_any_more(own, tmp_path):
+def test_a_parent_that_is_no_longer_a_point(own, tmp_path):
     """Or is another one: it is only a note."""
     resealed(own, own.points[0], created="2030-01-01T00:00:00+00:00")
     assert problems(own) == []
@@ -344,11 +344,11 @@ def test_a_point_of_a_later_format(own, tmp_path, capsys):
     assert "needs nbdpull/3" in found.too_new[0].problem
     for words in (["verify"], ["verify", "--point", own.points[2].id], ["restore", "-o", str(tmp_path / "out")]):
         assert cli.main([words[0], str(own.root), *words[1:], "--json"]) == 10, words
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(each["point"], each["problem"]) for each in told if each["event"] == "too-new"][0] == (
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["point"], each["problem"]) for each in events if each["event"] == "too-new"][0] == (
         own.points[2].id, found.too_new[0].problem
     )  # fmt: skip
-    assert told[-1]["code"] == "format-too-new"
+    assert events[-1]["code"] == "format-too-new"
     assert not (tmp_path / "out").exists()
     assert restored(own, own.points[1], tmp_path / "out") == own.images[own.points[1].id]
     with damaged(index_of(own, own.points[0], "vda"), b""):
@@ -360,8 +360,10 @@ def test_a_point_after_one_of_a_later_format(own):
     later_format(own, own.points[1])
     found = verify_store(own.root)
     assert found.damages == [] and [each.point for each in found.too_new] == [own.points[1].id]
-    told = {each.point: each.verdict for each in found.verdicts}
-    assert told == {own.points[0].id: "ok", own.points[1].id: None, own.points[2].id: "ok"}, "nothing is proved of it"
+    by_point = {each.point: each.verdict for each in found.verdicts}
+    assert by_point == {own.points[0].id: "ok", own.points[1].id: None, own.points[2].id: "ok"}, (
+        "nothing is proved of it"
+    )
 
 
 @pytest.mark.parametrize("verb", ["verify", "list", "restore"])
@@ -409,11 +411,11 @@ def forged(tmp_path):
 def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
     vm, point = forged
     assert problems(vm, level="files") == []
-    assert ranges_told(problems(vm)) == [(40 * 64 * KIB, 64 * KIB), (41 * 64 * KIB, 64 * KIB)]
+    assert damaged_ranges(problems(vm)) == [(40 * 64 * KIB, 64 * KIB), (41 * 64 * KIB, 64 * KIB)]
     assert restored(vm, point, tmp_path / "out") == {}
 
 
-def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
+def test_the_number_of_reported_damages_is_bounded(own, tmp_path, monkeypatch):
     """Nobody reads a million lines about a disk that is lost as a whole; and an attacker can make any number of
     them."""
     monkeypatch.setattr("nbdpull.repository.inspection.MAX_DAMAGES", 3)
@@ -451,7 +453,7 @@ def many_files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("limit, code", [(150, 0), (5, 10)], ids=["few", "too few"])
-def test_open_files_are_few_and_their_want_is_no_damage(many_files, tmp_path, capsys, limit, code):
+def test_open_files_are_few_and_a_lack_of_descriptors_is_no_damage(many_files, tmp_path, capsys, limit, code):
     root = many_files.root
     for words in (["verify", root], ["restore", root, "-o", tmp_path / "out"], ["digest", root]):
         with open_files(limit):

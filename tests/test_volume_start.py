@@ -37,23 +37,23 @@ def choice(begun, vm, **sizes):
     return begun.choice(begun.disk(MACHINE, name, None, size) for name, size in sizes.items())
 
 
-def test_it_starts_where_the_newest_point_ends(vm):
+def test_an_increment_starts_at_the_newest_point(vm):
     begun = found(vm)
-    told = choice(begun, vm, vdb=400 * KIB)
+    chosen = choice(begun, vm, vdb=400 * KIB)
     assert begun.checkpoint == vm.points[-1].manifest.checkpoint.name and begun.why == "" and not begun.warnings
-    assert told.decisions == {"vda": (INCREMENTAL, "checkpoint"), "vdb": (INCREMENTAL, "grown")}
-    assert told.parent == vm.points[-1] and begun.require(OnLostBase.FAIL) is None
+    assert chosen.decisions == {"vda": (INCREMENTAL, "checkpoint"), "vdb": (INCREMENTAL, "grown")}
+    assert chosen.parent == vm.points[-1] and begun.require(OnLostBase.FAIL) is None
     assert choice(begun, vm, vdc=KIB).decisions["vdc"][0] == FULL, "the point knows nothing of it"
     assert choice(begun, vm, vda=KIB).decisions["vda"] == (FULL, "shrunk")
 
 
 @pytest.mark.parametrize("latest, why", [("", "checkpoint-lost"), ("nbdpull-of-a-failed-pull", "checkpoint-replaced")])
-def test_where_the_cluster_starts_elsewhere_nothing_is_an_increment(vm, latest, why):
+def test_no_increment_if_the_cluster_starts_elsewhere(vm, latest, why):
     """Its increment would lack what was written before, or bring what the point does not know of."""
     begun = found(vm, latest)
-    told = choice(begun, vm)
-    assert (begun.base, begun.why, told.base) == (None, why, None) and vm.points[-1].id in begun.warnings[0]
-    assert {*told.decisions.values()} == {(FULL, why)}
+    chosen = choice(begun, vm)
+    assert (begun.base, begun.why, chosen.base) == (None, why, None) and vm.points[-1].id in begun.warnings[0]
+    assert {*chosen.decisions.values()} == {(FULL, why)}
     begun.require(OnLostBase.FULL)
     with pytest.raises(errors.CheckpointUnusable, match=why):
         begun.require(OnLostBase.FAIL)
@@ -66,7 +66,7 @@ def test_a_point_that_cannot_be_read_is_no_base(vm):
     assert found(vm, name).why == "checkpoint-replaced"
 
 
-def test_whose_disk_cannot_be_used(vm):
+def test_a_base_with_an_unusable_disk(vm):
     """Of one disk the directory is damaged, of the other a file that can be done without."""
     begun = found(vm)
     path = vm.folder / vm.points[-1].id / "vdb.directory"
@@ -75,11 +75,11 @@ def test_whose_disk_cannot_be_used(vm):
     (vm.folder / lost.path).unlink()
     assert choice(begun, vm).decisions["vdb"][0] == INCREMENTAL, "that was looked at before"
     begun = found(vm)
-    told = choice(begun, vm)
-    assert told.decisions == {"vda": (INCREMENTAL, "healed"), "vdb": (FULL, "chain-broken")}
-    assert told.bad("vda") == {lost.path} and len(begun.warnings) == 2
+    chosen = choice(begun, vm)
+    assert chosen.decisions == {"vda": (INCREMENTAL, "healed"), "vdb": (FULL, "chain-broken")}
+    assert chosen.bad("vda") == {lost.path} and len(begun.warnings) == 2
     with pytest.raises(errors.CheckpointUnusable):
-        told.require_not_lost()
+        chosen.require_not_lost()
 
 
 def test_changes_since_a_state_that_is_not_stored_are_no_base(vm):
@@ -89,7 +89,7 @@ def test_changes_since_a_state_that_is_not_stored_are_no_base(vm):
     assert choice(found(vm), vm).decisions["vda"] == (FULL, "chain-broken")
 
 
-def test_why_there_is_none(vm, tmp_path):
+def test_reasons_for_having_no_base(vm, tmp_path):
     assert found(vm, full=True).why == "requested"
     empty = Points(stores.Vm(tmp_path / "empty").series, [])
     assert start.by_tracker(None, Points(), "c", False, lambda: None).why == "first-point"

@@ -24,7 +24,7 @@ RULES = frozenset({
     "references",  # files go, and not directories of removed points
     "half points are empty for others",  # what has no manifest and is no run's goes only if nothing refers to it
     "manifest first",  # a point is removed before its files are, and committed after them
-    "looked at when held",  # what is referred to is told after the lock was taken
+    "looked at when held",  # references are reported after the lock was taken
 })  # fmt: skip
 
 

@@ -276,7 +276,7 @@ def sweep(bucket, at, rules, name):
 
 
 def swept(bucket, at, rules):
-    place, *told = at
+    place, *state = at
     if place == "plan":
         late = [each for each in bucket.removed if bucket.now - each[2] < GRACE and "grace" in rules]
         kept = {each[:2] for each in needed(bucket, rules)}
@@ -288,13 +288,13 @@ def swept(bucket, at, rules):
         left = bucket.files - files if "mark" not in rules else bucket.files
         empty = frozenset(each for each in due if not any(file[0] == each for file in left))
         return bucket, ("mark" if files and "mark" in rules else "delete", files, empty, bucket.now, frozenset(known))
-    files, empty, began, known = told
+    files, empty, began, known = state
     if not files and not empty or (bucket.now - began >= COUNTED_ON and "in time" in rules):
         return bucket, END
     elif place == "mark":
         begun = {file[0] for file in files}
         others = frozenset(each for each in bucket.marks if each[0] not in begun and is_marked(bucket, each[0]))
-        return bucket._replace(marks=others | {(each, bucket.now) for each in begun}), ("sure", *told)
+        return bucket._replace(marks=others | {(each, bucket.now) for each in begun}), ("sure", *state)
     elif place == "sure":
         young = {each[0] for each in bucket.removed if bucket.now - each[2] < GRACE} | ids(bucket)
         left = frozenset(file for file in files if file[0] not in young) if "sure" in rules else files
@@ -311,10 +311,10 @@ def swept(bucket, at, rules):
 
 def deleted(bucket, at):
     """Remove the next file."""
-    place, files, *told = at
+    place, files, *state = at
     left = files - {min(files)} if files else files
     after = bucket._replace(files=bucket.files - (files - left))
-    return after, (place, left, *told) if left or any(told[:1]) else END
+    return after, (place, left, *state) if left or any(state[:1]) else END
 
 
 def clean_up(bucket, at, rules, name):
@@ -447,7 +447,7 @@ def test_no_sweep_of_what_was_moved_loses_what_a_point_shows(third):
     assert not loss(("sweep", "copy old", third), RULES, moved_long_ago())[0]
 
 
-def test_what_was_moved_goes(many_ticks):
+def test_moved_files_are_removed_in_the_end(many_ticks):
     """Otherwise the rules would be easy to keep."""
     gone = []
 

@@ -16,7 +16,7 @@ def modes(*paths):
     return [stat.S_IMODE(os.stat(path).st_mode) for path in paths]
 
 
-def test_nobody_can_list_it_and_it_goes(tmp_path):
+def test_it_is_unlistable_and_removed_at_the_end(tmp_path):
     with work_folder.made(str(tmp_path), PREFIX) as folder:
         outer = os.path.dirname(folder)
         assert os.path.dirname(outer) == str(tmp_path) and os.path.basename(outer).startswith(PREFIX)
@@ -25,7 +25,7 @@ def test_nobody_can_list_it_and_it_goes(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_it_goes_by_an_error_as_well(tmp_path):
+def test_it_is_removed_after_an_error_too(tmp_path):
     with pytest.raises(errors.Damaged), work_folder.made(str(tmp_path), PREFIX):
         raise errors.Damaged("no")
     assert os.listdir(tmp_path) == []
@@ -77,7 +77,7 @@ def test_a_parent_with_a_name_that_is_a_pattern(tmp_path):
 
 @AS_ROOT
 @pytest.mark.parametrize("user, mode, file_mode", [(65534, 0o700, 0o600), (None, 0o711, 0o666)])
-def test_what_is_given_away(tmp_path, user, mode, file_mode):
+def test_folders_given_to_another_user(tmp_path, user, mode, file_mode):
     """None: an old libvirt does not report QEMU's user; the directory has to work nevertheless."""
     for name in ("nbd.sock", "nvram"):
         (tmp_path / name).write_bytes(b"secret")

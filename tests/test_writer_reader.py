@@ -37,16 +37,16 @@ def written(vm, point, disk="vda"):
 def read_back(vm, point, disk="vda"):
     """Return (bytes, bool array of those that any record has) of a disk, according to the chunk files of one point."""
     size = point.manifest.disk(disk).size
-    content, told = bytearray(size), numpy.zeros(size, bool)
+    content, reported = bytearray(size), numpy.zeros(size, bool)
     for _, page in written(vm, point, disk):
         with reader.FrameReader(vm.store, vm.series.folder, [FileEntry(name, 0, "") for name in page.names]) as frames:
             for record in page.records:
                 start, length, skip = (int(record[field]) for field in ("offset", "length", "skip"))
-                assert not told[start : start + length].any()
-                told[start : start + length] = True
+                assert not reported[start : start + length].any()
+                reported[start : start + length] = True
                 if record["kind"] == DATA:
                     content[start : start + length] = frames.read(record)[skip : skip + length]
-    return bytes(content), told
+    return bytes(content), reported
 
 
 def one_disk(root, size, *writes, **how):
@@ -84,16 +84,16 @@ def test_what_is_written_is_read(tmp_path, seed):
             chunk_size=rng.choice([MIB, 4 * KIB, 256 * MIB]),
             batch_size=rng.choice([64 * KIB, MIB, 8 * MIB]),
         )
-        content, told = read_back(vm, point)
+        content, reported = read_back(vm, point)
         expected = numpy.frombuffer(vm.images[point.id]["vda"], "u1")
-        assert (told == dirty).all()
+        assert (reported == dirty).all()
         assert (numpy.frombuffer(content, "u1") == numpy.where(dirty, expected, 0)).all()
         for chunk, page in written(vm, point):
             assert page.names == [chunk.path] * bool(len(stack.data_of(page.records)))
             assert layout.records_flaw(page.records, vm.disks["vda"].size, 1) is None
 
 
-def test_size_and_digest_of_every_file_are_told(tmp_path):
+def test_size_and_digest_of_every_file_are_recorded(tmp_path):
     vm = chain(tmp_path, **ROLLING)
     for point in vm.points:
         named = [entry for disk in vm.disks for entry in stores.directory_of(vm, point, disk).files]
@@ -176,7 +176,7 @@ def test_one_byte_makes_a_block_data(tmp_path, at):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_zero_blocks_are_found_as_a_naive_look_finds_them(seed):
+def test_zero_blocks_are_found_as_by_a_naive_search(seed):
     rng = random.Random(seed)
     blocks = [rng.choice([bytes(ZERO_BLOCK), rng.randbytes(ZERO_BLOCK)]) for _ in range(rng.randint(0, 6))]
     data = b"".join(blocks) + rng.choice([b"", bytes(1000), rng.randbytes(1000)])
@@ -247,7 +247,7 @@ def test_a_chunk_file_is_laid_out_as_specified(tmp_path):
                 assert blake3(zstandard.decompress(frame)).digest() == record["digest"].tobytes()
 
 
-def test_chunk_files_tell_what_the_index_tells(tmp_path):
+def test_chunk_files_contain_the_records_of_the_index(tmp_path):
     """A point without a point below it can be rebuilt from them."""
     vm = chain(tmp_path, points=1, **ROLLING)
     point = vm.points[0]
@@ -308,7 +308,7 @@ def test_a_foreign_reader_seeks_in_a_chunk_file(tmp_path):
             assert file.read(300) == expected[at : at + 300]
 
 
-def test_the_seek_table_tells_every_frame(tmp_path):
+def test_the_seek_table_lists_every_frame(tmp_path):
     vm = chain(tmp_path, **ROLLING)
     for path in chunk_files(vm, vm.points[0]):
         data = path.read_bytes()

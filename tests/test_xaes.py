@@ -48,7 +48,7 @@ def test_accumulated_random_vectors():
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(1 << 20), bytes(3 << 20)])
-def test_there_and_back(data):
+def test_a_round_trip(data):
     sealed = xaes.seal(KEY, data, b"context")
     assert len(sealed) == len(data) + xaes.OVERHEAD
     assert xaes.opened(KEY, sealed, b"context") == data
@@ -67,7 +67,7 @@ def test_a_nonce_is_never_used_twice():
     assert len({xaes.seal(KEY, b"same")[: xaes.NONCE_SIZE] for _ in range(1000)}) == 1000
 
 
-def test_what_does_not_open():
+def test_modified_ciphertexts_do_not_open():
     sealed = xaes.seal(KEY, b"some data", b"context")
     flipped = [bytes(b ^ (at == n) for n, b in enumerate(sealed)) for at in range(len(sealed))]
     cut = [sealed[:length] for length in range(len(sealed))]

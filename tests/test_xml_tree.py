@@ -29,7 +29,7 @@ def canonical(text):
     return ET.canonicalize(text, with_comments=True)
 
 
-def test_prefixes_stay():
+def test_prefixes_are_kept():
     adapted, _ = definition.adapted(DOMAIN, {}, {})
     assert METADATA.replace("/>", " />") in adapted and '<qemu:arg value="-x" />' in adapted and "ns1" not in adapted
     assert canonical(adapted) == canonical(DOMAIN)
@@ -40,13 +40,13 @@ def test_cdata_keeps_its_meaning():
     assert canonical(xml_tree.text_of(xml_tree.parse(xml))) == canonical(xml)
 
 
-def test_comments_outside_of_metadata_go():
+def test_comments_outside_of_metadata_are_dropped():
     root = xml_tree.parse(DOMAIN.replace("<devices/>", "<devices><!-- about --><disk/></devices>"))
     assert [child.tag for child in root.find("devices")] == ["disk"]
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_any_tree_comes_out_as_it_went_in(seed):
+def test_any_tree_survives_a_round_trip(seed):
     rng = random.Random(seed)
     text = f"<domain>{''.join(some_xml(rng, 5) for _ in range(3))}</domain>"
     assert canonical(xml_tree.text_of(xml_tree.parse(text))) == canonical(text)
@@ -76,7 +76,7 @@ SOME_TEXT = ["", " ", "x", "\n  ", "&amp;", "&lt;&gt;", "&#9;", "ü\U0001f600", 
     ('<!DOCTYPE domain SYSTEM "file:///etc/passwd"><domain/>', "document type"),
     ("<domain>" + "<x>" * 1000 + "</x>" * 1000 + "</domain>", "200 elements deep"),
 ])  # fmt: skip
-def test_what_is_no_definition(text, says):
+def test_texts_that_are_not_definitions(text, says):
     with pytest.raises(errors.Damaged, match=says):
         xml_tree.parse(text)
 

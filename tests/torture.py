@@ -9,7 +9,7 @@ layers, blockpull, blockcopy, roll-backs to an earlier image, foreign checkpoint
 metadata, points that are removed, pruned and pinned, which may be killed as well, also between a killed pull and the
 next one, a domain that is renamed, or undefined and defined; with every other seed the disks are in I/O threads. After
 every pull the new point is restored and compared; from time to time every point is, and the store is verified. What a
-disk holds is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their
+disk holds is known only from the model: it is compared with the live disk, too. A seed repeats the deeds, not their
 timing.
 """
 
@@ -235,7 +235,7 @@ class Torture:
         self.counts[f"{how}: {process.returncode}"] += 1
         self._note_new(before, frozen)
         if process.returncode == 0 and json.loads(output.splitlines()[-1])["details"]["id"] not in self.points:
-            raise Wrong("a point was told to be committed, and is not there")
+            raise Wrong("a point was reported as committed, and is missing")
         if how == "power":
             return self._reclaim()
         self._require_nothing_left()

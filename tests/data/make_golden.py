@@ -144,11 +144,11 @@ def make(root, keys=None):
     """Make the store in a new directory; return the sizes and digests of the images, as the file that records them."""
     domains = [main_domain, other_domain, moved_domain]
     images = {vm.name: vm.images for vm in (domain(root, keys) for domain in domains)}
-    told = {
+    reported = {
         domain: {point: {disk: about(data) for disk, data in disks.items()} for point, disks in points.items()}
         for domain, points in images.items()
     }
-    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(reported, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
