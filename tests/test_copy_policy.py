@@ -11,7 +11,7 @@ def own(text):
     """Return (the device as a copy has it, or None; what is reported)."""
     device = ET.fromstring(text)
     rule = copy_policy.own(device)
-    return (ET.tostring(device, encoding="unicode") if rule.kept else None), rule.report
+    return (ET.tostring(device, encoding="unicode") if rule.kept else None), rule.warning
 
 
 def same(text):

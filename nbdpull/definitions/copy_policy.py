@@ -22,11 +22,10 @@ _PORT_IDENTITY = ("interfaceid", "instanceid")  # of <virtualport>: a switch kno
 
 
 class Rule(NamedTuple):
-    """The result for one device. kept: whether a copy keeps it, made its own; report: what a person should know, "" if
-    nothing."""
+    """The result for one device. kept: whether a copy keeps it, made its own; warning: "" if there is none."""
 
     kept: bool = True
-    report: str = ""
+    warning: str = ""
 
 
 _KEPT = Rule()
@@ -38,14 +37,14 @@ def own(device: ET.Element) -> Rule:
 
 
 def own_domain(root: ET.Element) -> list[str]:
-    """Do the same with the parts of the domain that are not devices; return what a person should know."""
-    reports = []
+    """Do the same with the parts of the domain that are not devices; return warnings."""
+    warnings = []
     for element in list(root):
         label = element.tag == "seclabel" and element.get("type") == "static"
         if label or local_name(element) in TO_QEMU:
             root.remove(element)
-            reports.append(f"{element.tag} is left out: it may name something of the original")
-    return reports
+            warnings.append(f"{element.tag} is left out: it may name something of the original")
+    return warnings
 
 
 def local_name(element: ET.Element) -> str:

@@ -227,13 +227,13 @@ def _sealed(secret: str) -> str:
 
 def _own(root: ET.Element) -> list[str]:
     """Make a copy's devices its own; return warnings."""
-    devices, reports = root.find("devices"), copy_policy.own_domain(root)
+    devices, warnings = root.find("devices"), copy_policy.own_domain(root)
     for device in list(devices) if devices is not None else []:
-        rule = copy_policy.Rule(report=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
-        reports.append(rule.report)
+        rule = copy_policy.Rule(warning=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
+        warnings.append(rule.warning)
         if not rule.kept:
             xml_tree.child(root, "devices").remove(device)
-    return [f"in the copy {text}" for text in reports if text]
+    return [f"in the copy {text}" for text in warnings if text]
 
 
 def _own_disk(disk: ET.Element) -> str:

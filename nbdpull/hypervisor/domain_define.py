@@ -50,11 +50,11 @@ def prepared(
             offer = domain_offer.offer(connection, xml)
         is_local = not urlsplit(uri).netloc
         look = functools.lru_cache(None)(domain_files.look) if is_local else lambda _path: host_fit.UNKNOWN
-        fitted, reports = host_fit.fitted(xml, offer, look, trusted)
+        fitted, warnings = host_fit.fitted(xml, offer, look, trusted)
         if not trusted:
             homes = domain_files.variables_homes(name, uri)
             host_fit.require_known(fitted, offer, look, [*own, *homes], known)
-        return fitted, [*reports, *_without_trials(connection), *_judged(connection, fitted)]
+        return fitted, [*warnings, *_without_trials(connection), *_judged(connection, fitted)]
 
 
 def _without_trials(connection: Any) -> list[str]:

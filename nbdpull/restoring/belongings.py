@@ -143,15 +143,15 @@ def planned(
     xml, adapted = definition.adapted(
         known.xml, sources, nameable, asked.name, asked.new_uuid, elsewhere, point.manifest.passwords
     )
-    reports = [*_of_the_running_domain(known), *adapted]
+    warnings = [*_of_the_running_domain(known), *adapted]
     if not asked.define and any(name.startswith(layout.TPM_PREFIX) for name in paths):
-        reports.append("the TPM's state is in the directory, where libvirt does not look: --define moves it")
+        warnings.append("the TPM's state is in the directory, where libvirt does not look: --define moves it")
     autostart = bool(point.manifest.autostart) and not asked.is_copy_of(known.xml)
     if autostart and not asked.define:
-        reports.append("the domain started with its host: after virsh define, virsh autostart makes it do so again")
+        warnings.append("the domain started with its host: after virsh define, virsh autostart makes it do so again")
     own = [source.path for source in sources.values()] + list(nameable.values())
     xml, more = _for_libvirt(xml, known.xml, own, asked) if asked.define else _for_a_folder(xml, own)
-    return Planned(xml, reports + more, autostart)
+    return Planned(xml, warnings + more, autostart)
 
 
 def _unadapted(series: Series, point: Point, asked: Asked) -> list[str]:
@@ -192,14 +192,14 @@ def _for_a_folder(xml: str, own: Iterable[str]) -> tuple[str, list[str]]:
     Disks that were not restored are left out: definition.adapted warns about them. No file is opened only because a
     store names it.
     """
-    xml, reports = host_fit.loosened(xml, os.path.exists)
+    xml, warnings = host_fit.loosened(xml, os.path.exists)
     found = host_fit.foreign(xml, host_reach.Packaged(), lambda _path: host_fit.UNKNOWN, own)
     named = [each for each in found if not each.what.startswith("disk ")]
     if named:
-        reports.append(
+        warnings.append(
             f"domain.xml names what is not in the point: {host_fit.listing(named)}; check it before you define it"
         )
-    return xml, reports
+    return xml, warnings
 
 
 # After the disks are copied
