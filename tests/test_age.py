@@ -36,7 +36,7 @@ def opened(wrapped, *names):
     return found and (found.secret, found.identity.name)
 
 
-def test_the_library_comes_first():
+def test_the_library_is_preferred():
     assert age._way() is WAYS.get("library", age_program)
 
 
@@ -82,7 +82,7 @@ def test_no_changed_byte_opens(monkeypatch):
 
 
 @pytest.mark.parametrize("given", [b"", b"age", b"\0" * 500, b"age-encryption.org/v1\n-> X25519\n"])
-def test_what_is_no_file_of_age(given):
+def test_files_not_made_by_age(given):
     with pytest.raises(errors.Damaged, match=r"^dir/k\.age: not a file of age$"):
         age.unwrap(given, "dir/k.age", [])
 
@@ -125,10 +125,10 @@ def test_without_pyrage_the_program_does_it():
 
 def test_the_program_gets_no_secret_by_arguments_environment_or_files(monkeypatch, tmp_path):
     """A program in the place of age records everything that it is given."""
-    told = tmp_path / "told"
+    log = tmp_path / "told"
     fake = tmp_path / "bin" / "age"
     fake.parent.mkdir()
-    fake.write_text(f'#!/bin/sh\n{{ echo "$@"; env; ls -l /proc/self/fd/; }} >>{told}\ncat >/dev/null\nexit 1\n')
+    fake.write_text(f'#!/bin/sh\n{{ echo "$@"; env; ls -l /proc/self/fd/; }} >>{log}\ncat >/dev/null\nexit 1\n')
     fake.chmod(0o755)
     (tmp_path / "bin" / "age-keygen").symlink_to(fake)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
@@ -139,7 +139,7 @@ def test_the_program_gets_no_secret_by_arguments_environment_or_files(monkeypatc
         assert age.unwrap(data(wrapped), "k.age", identities(data(name), path(name))) is None
     with pytest.raises(errors.OutputError, match="^age failed"):
         age.wrap_by_passphrase(b"the-master-key", b"correct horse")
-    text = told.read_text()
+    text = log.read_text()
     assert text.count("-d") >= 3
     for secret in (
         data("age1").decode().strip(),

@@ -231,7 +231,7 @@ def features(image):
     return next(line for line in listing.stdout.splitlines() if line.startswith("Filesystem features"))
 
 
-def test_ioping_in_the_guest_writes_and_tells_each_time(private_libvirt, guest_parts, tmp_path):
+def test_ioping_in_the_guest_writes_and_reports_each_time(private_libvirt, guest_parts, tmp_path):
     with Guest(private_libvirt, tmp_path, guest_parts, {"vdb": 16 * MIB}) as vm:
         vm.wait_agent()
         started = time.monotonic()

@@ -79,9 +79,9 @@ def test_a_view_is_what_counting_gives(seed):
     rng = random.Random(seed)
     times = [rng.expovariate(1000) for _ in range(rng.randint(1, 3000))]
     view = guest_view.of_times(times, 2.0)
-    for part, told in ((0.5, view.p50), (0.99, view.p99), (0.999, view.p999)):
-        quicker = sum(1000 * each < told for each in times)
-        slower = sum(1000 * each > told for each in times)
+    for part, reported in ((0.5, view.p50), (0.99, view.p99), (0.999, view.p999)):
+        quicker = sum(1000 * each < reported for each in times)
+        slower = sum(1000 * each > reported for each in times)
         assert quicker <= part * len(times) and slower <= (1 - part) * len(times)
     assert view.count == len(times) and view.rate == pytest.approx(1 / statistics.mean(times))
 

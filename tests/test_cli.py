@@ -76,7 +76,7 @@ def usage_error(capsys, *words):
         (["Verify", "--since", "chk3", "-o", "dir/"], "Verify"),
     ],
 )
-def test_a_first_word_that_is_no_verb_is_a_domain(words, domain):
+def test_a_first_argument_that_is_not_a_verb_is_a_domain(words, domain):
     line = parsed(*words)
     assert (line.verb, line.args.domain, line.args.since, line.args.output) == ("pull", domain, "chk3", "dir/")
 
@@ -133,12 +133,12 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "K", "-1", "1.5M", "1 M", "64KK", "1P", "M1", "1x", "\u2460"])
-def test_what_is_no_size(text, capsys):
+def test_invalid_sizes(text, capsys):
     assert "size" in usage_error(capsys, "vm1", "-o", "d", f"--chunk-size={text}")
 
 
 @pytest.mark.parametrize(
-    "option, told",
+    "option, message",
     [
         ("--frame-size=32K", "must be 64K, 128K, 256K, 512K or 1M"),
         ("--frame-size=2M", "must be 64K"),
@@ -153,12 +153,12 @@ def test_what_is_no_size(text, capsys):
         ("--max-duration=0", "is not a duration; write 90s, 5m, 2h, 30d, or seconds;"),
     ],
 )
-def test_values_out_of_bounds(capsys, option, told):
-    assert told in usage_error(capsys, "vm1", "-o", "d", option)
+def test_values_out_of_bounds(capsys, option, message):
+    assert message in usage_error(capsys, "vm1", "-o", "d", option)
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["prune", "d", "--repack-below=x"], "'x' is not a percentage; write 5% or 0.1%, or 0;"),
         (["verify", "d", "--sample=0"], "'0' is not a percentage; write 5% or 0.1%;"),
@@ -167,8 +167,8 @@ def test_values_out_of_bounds(capsys, option, told):
         (["policy", "d", "--immutable-for=x"], "'x' is not a duration; write 90s, 5m, 2h, 30d, or seconds, or 0;"),
     ],
 )
-def test_all_that_an_option_takes_is_told(capsys, words, told):
-    assert told in usage_error(capsys, *words)
+def test_errors_list_all_values_of_an_option(capsys, words, message):
+    assert message in usage_error(capsys, *words)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_wrong_usage(capsys, words):
     assert re.search(rf"; see nbdpull help( {verb})?$", usage_error(capsys, *words))
 
 
-@pytest.mark.parametrize("words, told", [
+@pytest.mark.parametrize("words, expected", [
     (["vm1", "-o", "d", "--sinc", "a"], "unknown option --sinc (did you mean --since?); see nbdpull help pull"),
     (["verify", "d", "--cache-dir", "c"], "--cache-dir is for list, show and serve; verify reads the object store "
      "itself; see nbdpull help verify"),
@@ -213,11 +213,11 @@ def test_wrong_usage(capsys, words):
     (["help", "verify", "x"], "unexpected argument 'x'; see nbdpull help"),
     ([], "a verb or a domain is missing; see nbdpull help"),
 ])  # fmt: skip
-def test_what_was_meant(capsys, words, told):
-    assert usage_error(capsys, *words) == f"nbdpull: {told}\n"
+def test_did_you_mean(capsys, words, expected):
+    assert usage_error(capsys, *words) == f"nbdpull: {expected}\n"
 
 
-def test_a_domain_that_is_not_there_may_have_been_a_verb(tmp_path, capsys):
+def test_an_unknown_domain_may_be_a_mistyped_verb(tmp_path, capsys):
     for word, hint in (("verfy", "; nor is 'verfy' a verb (did you mean 'verify'?)"), ("nosuch", "")):
         assert cli.main([word, "-o", str(tmp_path / "d"), "-c", "test:///default"]) == 3
         assert (capsys.readouterr().err.rstrip("\n") + "$").endswith(hint + "$")
@@ -229,7 +229,7 @@ def test_a_domain_that_is_not_there_may_have_been_a_verb(tmp_path, capsys):
     ["vm1", "-o", "d", "--json", "--bogus"], ["verify", "--json"], ["restore", "d", "--json"], ["--json"],
     ["vm1", "-o", "d", "--json", "--level", "x"],
 ])  # fmt: skip
-def test_wrong_usage_is_a_json_line_too(capsys, words):
+def test_usage_errors_are_json_lines_too(capsys, words):
     assert cli.main(words) == 2
     out, err = capsys.readouterr()
     [result] = json_lines(out)
@@ -238,7 +238,7 @@ def test_wrong_usage_is_a_json_line_too(capsys, words):
 
 
 @pytest.mark.parametrize("words", [["list", "--json"], ["show", "d", "--json"], ["vm1", "--", "--json"]])
-def test_no_json_line_where_none_is_asked_for(capsys, words):
+def test_no_json_line_without_the_option(capsys, words):
     """A verb that prints one document fails without one; and after a -- there is no option."""
     assert cli.main(words) == 2
     assert capsys.readouterr().out == ""
@@ -350,8 +350,8 @@ def test_a_start_loads_nothing_heavy(option):
 
 def test_list(vm, capsys):
     assert cli.main(["list", str(vm.root), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [point["id"] for point in told] == [point.id for point in vm.points]
+    result = json.loads(capsys.readouterr().out)
+    assert [point["id"] for point in result] == [point.id for point in vm.points]
     assert cli.main(["list", str(vm.root), "--wide"]) == 0
     *lines, empty, totals = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
@@ -506,7 +506,7 @@ FAILURES = [
     pytest.param(*case, marks=[pytest.mark.e2e] * (case[0][0] == "serve"))  # which asks nbdkit what it is
     for case in FAILURES
 ])  # fmt: skip
-def test_the_json_of_a_failure_tells_the_domain(vm, two_domains, tmp_path, capsys, words, domain):
+def test_the_json_of_a_failure_names_the_domain(vm, two_domains, tmp_path, capsys, words, domain):
     places = {"STORE": vm.root, "TWO": two_domains, "NONE": tmp_path / "none", "OUT": tmp_path / "out"}
     code = cli.main([*(str(places.get(each, each)) for each in words), "--json"])
     (result,) = json_lines(capsys.readouterr().out)
@@ -520,14 +520,14 @@ def test_quiet(vm, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_quiet_tells_damage(tmp_path, capsys):
+def test_quiet_still_reports_damage(tmp_path, capsys):
     vm = chain(tmp_path / "store", size=300_000)
     (vm.folder / vm.points[0].id / "domain.xml").unlink()
     assert cli.main(["verify", str(vm.root), "--quiet"]) == 11
     assert "DAMAGE" in capsys.readouterr().out
 
 
-def test_nothing_of_a_bar_in_a_pipe(vm, tmp_path):
+def test_no_progress_bar_in_a_pipe(vm, tmp_path):
     done = command.nbdpull("restore", vm.root, "-o", tmp_path / "out", "--format", "raw")
     assert done.stderr == ""
     first, headings, *disks, xml, last = done.stdout.splitlines()
@@ -554,7 +554,7 @@ def test_bars_on_a_terminal(big, tmp_path):
     assert b"vda" in shown and b"100%" in shown and b"40.0 MiB" in shown
 
 
-def test_the_code_of_a_fault_of_ours(vm, capsys, monkeypatch):
+def test_the_exit_code_of_an_internal_error(vm, capsys, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("oh")
 
@@ -662,13 +662,13 @@ def test_names_that_the_terminal_cannot_show(tmp_path, encoding):
         capture_output=True,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    told = done.stdout.decode(encoding)
+    output = done.stdout.decode(encoding)
     assert (
         "vm ü ☃" if encoding == "utf-8" else "vm ü \\u2603" if encoding == "latin-1" else "vm \\xfc \\u2603"
-    ) in told
+    ) in output
 
 
-def test_a_folder_whose_name_is_no_text(tmp_path):
+def test_a_directory_whose_name_is_not_valid_text(tmp_path):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 1000)
     vm.pull()
@@ -706,7 +706,7 @@ def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, c
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
-def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind):
+def test_ctrl_c_at_the_terminal_reaches_every_process(big, tmp_path, kind):
     """Ctrl-C goes to qemu-nbd as well: what that then prints must not hide that the operator asked for the end."""
     gate = tmp_path / "gate"
     words = [Path(__file__).with_name("faults") / "held.py", "decompressing", gate]
@@ -740,7 +740,7 @@ def test_a_line_is_one_write(vm, monkeypatch):
     assert len(written) > 1 and all(text.endswith("\n") and json.loads(text) for text in written)
 
 
-TELLING = """
+ANNOUNCED = """
 import signal
 real = signal.signal
 def first(*how):
@@ -754,13 +754,13 @@ main()
 
 
 @pytest.mark.e2e
-def test_a_signal_at_any_time_makes_no_traceback(vm, tmp_path):
+def test_a_signal_at_any_time_shows_no_traceback(vm, tmp_path):
     """From the first instruction of ours; what Python does before that is its own."""
     rng = random.Random(1)
     for attempt in range(10):
         out = tmp_path / f"out{attempt}"
         process = subprocess.Popen(
-            [sys.executable, "-c", TELLING, "restore", str(vm.root), "-o", str(out)],
+            [sys.executable, "-c", ANNOUNCED, "restore", str(vm.root), "-o", str(out)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=package_environment(),
         )  # fmt: skip
         assert process.stdout.readline() == "ready\n"
@@ -822,7 +822,7 @@ def test_a_signal_ends_an_index_too(vm, monkeypatch, capsys):
         [10, "restore", "STORE", "-o", "OUT", "--domain", ""], [3, "restore", "STORE", "-o", "OUT", "--disk", ""],
     ],
 )  # fmt: skip
-def test_strange_words(vm, tmp_path, capsys, monkeypatch, words):
+def test_strange_arguments(vm, tmp_path, capsys, monkeypatch, words):
     monkeypatch.setenv("NBDPULL_DEBUG", "1")  # a fault of ours would be raised
     places = {"STORE": str(vm.root), "OUT": str(tmp_path / "out")}
     code, *words = words
@@ -832,7 +832,7 @@ def test_strange_words(vm, tmp_path, capsys, monkeypatch, words):
 
 
 @pytest.mark.parametrize("option", ["--domain", "--point", "--disk"])
-def test_words_that_are_no_text(vm, tmp_path, option):
+def test_arguments_that_are_not_valid_text(vm, tmp_path, option):
     done = command.nbdpull("restore", vm.root, "-o", tmp_path / "out", option, "\udcff")
     assert done.returncode == {"--domain": 10, "--point": 10, "--disk": 3}[option]
     assert done.stderr.startswith("nbdpull: ") and "\\udcff" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -869,14 +869,14 @@ print(faults())
 
 
 @pytest.mark.parametrize("verb", [["pull", "vm1", "-o", "dir"], ["plan", "vm1"], ["doctor"]])
-def test_a_relative_scratch_folder_is_one_here(verb):
+def test_a_relative_scratch_directory_is_resolved_here(verb):
     """libvirt accepts only absolute paths, and reported a violated rule of its schema."""
-    told = parsed(*verb, "--scratch-dir", "here").args.scratch_dir
-    assert told == os.path.abspath("here")
+    folder = parsed(*verb, "--scratch-dir", "here").args.scratch_dir
+    assert folder == os.path.abspath("here")
 
 
 @pytest.mark.e2e
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has that setting")
 def test_freed_memory_is_kept():
     def faults(how):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)

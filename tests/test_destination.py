@@ -64,12 +64,12 @@ def test_the_format_at_a_path(tmp_path, domain, name, how, expected):
     result = restore(Options(str(vm.root), to={"vda": str(tmp_path / name)}, **how))
     assert result.formats == {"vda": expected}
     assert raw_of(tmp_path / name, expected) == content(vm)
-    told = ["disk vda is vmdk in the domain's definition: it is restored as qcow2 (see --format)"]
-    assert result.warnings == (told if (domain, name) == ("vmdk", "disk") else [])
+    warnings = ["disk vda is vmdk in the domain's definition: it is restored as qcow2 (see --format)"]
+    assert result.warnings == (warnings if (domain, name) == ("vmdk", "disk") else [])
 
 
 @pytest.mark.parametrize("xml", ["<domain><name>vm1</name></domain>", "no XML at all", ""])
-def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
+def test_a_definition_without_the_format(tmp_path, xml):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.xml = xml or " "
@@ -77,17 +77,17 @@ def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
     done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0 and sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2"]
-    told = ["disk vda is not in the domain's definition: it is restored as qcow2 (see --format)"]
+    expected = ["disk vda is not in the domain's definition: it is restored as qcow2 (see --format)"]
     if xml.startswith("<"):
-        told.append("disk vda is in no definition of the point: the domain is without it")
+        expected.append("disk vda is in no definition of the point: the domain is without it")
     else:
-        told.append("domain.xml is not a domain definition: it is unchanged")
+        expected.append("domain.xml is not a domain definition: it is unchanged")
         assert (tmp_path / "out/domain.xml").read_text() == vm.xml
         for words in (["--define"], ["--name", "other"]):
             done = run_bytes("restore", vm.root, "-o", tmp_path / "refused", *words)
             assert done.returncode == 11 and b"is not a domain definition" in done.stderr
         assert not (tmp_path / "refused").exists()
-    assert sorted(result["warnings"]) == sorted(told) and result["misplaced"] == ["vda"]
+    assert sorted(result["warnings"]) == sorted(expected) and result["misplaced"] == ["vda"]
     assert result["next_command"] == f"virsh define {tmp_path}/out/domain.xml && virsh edit vm1"
 
 
@@ -137,7 +137,7 @@ def test_a_device_that_the_domain_takes_for_a_qcow2_image(tmp_path):
 
 
 @pytest.mark.parametrize("domain", ["raw", "qcow2"])
-def test_an_image_that_is_there_is_taken_for_what_it_is(tmp_path, domain):
+def test_an_existing_image_keeps_its_format(tmp_path, domain):
     """--delta without a format; and a file of another format is refused, not spoiled."""
     path, other = tmp_path / "disk", {"raw": "qcow2", "qcow2": "raw"}[domain]
     vm = store_of(tmp_path / "store", {"vda": domain})
@@ -164,8 +164,8 @@ def test_the_next_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     vm = store_of("store", {"vda": "raw", "vdb": "qcow2"})
     assert next_of(vm, "-o", "out")["next_command"] == "virsh define out/domain.xml && virsh start vm1 --force-boot"
-    told = next_of(vm, "-o=-a b", "-c", "qemu:///session", "--name=-x y", "--new-uuid")["next_command"]
-    assert told == (
+    expected = next_of(vm, "-o=-a b", "-c", "qemu:///session", "--name=-x y", "--new-uuid")["next_command"]
+    assert expected == (
         "virsh -c qemu:///session define './-a b/domain.xml' && "
         "virsh -c qemu:///session start '--domain=-x y' --force-boot"
     )

@@ -56,7 +56,7 @@ def test_what_holds_the_guests_data_is_pulled():
         ({"head": "device='lun'"}, "passed through"),
     ],
 )
-def test_what_cannot_be_pulled_is_told(facts, why):
+def test_a_disk_that_cannot_be_pulled_is_a_warning(facts, why):
     vm = Vm(vda={}, vdb=facts)
     names, warnings = chosen(vm)
     assert (
@@ -68,7 +68,7 @@ def test_what_cannot_be_pulled_is_told(facts, why):
         chosen(vm, wanted=["vda", "vdb"])
 
 
-def test_of_what_the_guest_cannot_write_nobody_is_warned():
+def test_no_warning_about_disks_that_the_guest_cannot_write_to():
     assert chosen(Vm(vda={}, vdb={"inside": "<readonly/><shareable/>"}))[1] == []
 
 
@@ -102,13 +102,13 @@ def test_a_shareable_disk_brings_no_daemon_down(two_with_a_disk_of_both):
     assert vm.bed.alive and vm.active
 
 
-def test_plan_and_doctor_tell_of_a_shareable_disk(two_with_a_disk_of_both):
+def test_plan_and_doctor_report_a_shareable_disk(two_with_a_disk_of_both):
     witness = two_with_a_disk_of_both
     vm = witness.vm
     before = Before(witness)
     where = ["-c", vm.bed.uri, "--scratch-dir", witness.scratch, "--json"]
-    told = json.loads(nbdpull("plan", vm.name, *where).stdout)
-    assert modes(told) == {"vda": FULL_FIRST, "vdc": FULL_FIRST} and "vdb is left out" in told["warnings"][0]
+    result = json.loads(nbdpull("plan", vm.name, *where).stdout)
+    assert modes(result) == {"vda": FULL_FIRST, "vdc": FULL_FIRST} and "vdb is left out" in result["warnings"][0]
     assert nbdpull("plan", vm.name, "--disk", "vdb", *where).returncode == DOMAIN
     found = {each["subject"]: each for each in json.loads(nbdpull("doctor", vm.name, *where).stdout)}
     assert found["disk vdb"]["state"] == "warn" and "not pulled because it is shareable" in found["disk vdb"]["text"]

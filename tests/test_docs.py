@@ -78,7 +78,7 @@ def test_commands_are_understood(text):
     assert {parsed(words).verb for words in found} >= {"pull", "restore", "verify", "list"}
 
 
-def test_scripts_are_there_and_can_be_run():
+def test_scripts_exist_and_are_executable():
     named = {word for word in re.findall(r"(?:scripts|\.ci)/[\w-]+(?:\.py)?", README + FORMAT)}
     assert named >= {"scripts/demo", "scripts/test", "scripts/install", "scripts/nbdpull-restore-min"}
     for name in [*named, ".ci/run"]:
@@ -95,7 +95,7 @@ def test_the_changelog_has_this_version():
     assert nbdpull.__version__ in (PROJECT / "CHANGELOG.md").read_text()
 
 
-def test_where_a_thing_goes_is_there():
+def test_the_modules_of_where_a_thing_goes_exist():
     rows = table(section((PROJECT / "docs/hacking.md").read_text(), "Where a thing goes"))
     paths = [path.replace("VERB", "pull") for _, where in rows for path in code(where)]
     assert len(paths) > 30
@@ -134,8 +134,8 @@ def test_defaults_are_those_of_the_manual(verb):
     for action in verb_parser(verb)._actions:
         default = re.search(r"\(default: ([\w/-]+)\)$", action.help or "")  # one that is a sentence may differ
         for name in action.option_strings if default else []:
-            told = re.search(r"Default: `?([\w/-]+)`?[.,;]", said[name])
-            assert said[name].startswith("as for pull") or told[1] == default[1], name
+            stated = re.search(r"Default: `?([\w/-]+)`?[.,;]", said[name])
+            assert said[name].startswith("as for pull") or stated[1] == default[1], name
 
 
 def test_defaults_are_written_as_they_are_given():
@@ -236,16 +236,16 @@ def nbdpull_says(folder, *words, exit_code=0):
 
 def events(output):
     """Return its JSON lines by event, without the members that all have; of several lines of one event, the last."""
-    told = [json.loads(line) for line in output.splitlines()]
+    shown = [json.loads(line) for line in output.splitlines()]
     rows = {code(row[0])[0]: row[1] for row in table(section(MANUAL, "every line"))}
     assert list(rows) == ["event", "time", "schema", "domain"]
-    for event in told:
+    for event in shown:
         assert list(event)[: len(rows)] == list(rows), "they come first, in each line"
         assert all(any(type(event[name]) is TYPES[word] for word in rows[name].split(" or ")) for name in rows)
         assert layout.is_time(event.pop("time")) and event.pop("schema") == SCHEMA
         assert type(event.get("point", "")) is str, "an id, in each line"
         event.pop("domain")
-    return {event["event"]: event for event in told}
+    return {event["event"]: event for event in shown}
 
 
 def test_every_event_is_in_the_table():
@@ -310,16 +310,16 @@ def test_the_commands_of_the_readmes_table(vm, tmp_path):
 def test_the_json_of_pull(vm, tmp_path):
     nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
     vm.write("vda", 3 * MIB, 65536, 0x77)
-    told = events(nbdpull_says(tmp_path, "vm1", "-o", "store", "--json"))
+    shown = events(nbdpull_says(tmp_path, "vm1", "-o", "store", "--json"))
     for event in ("start", "progress", "result"):
-        assert_event(told, event, "pull")
-    assert set(told) == {"start", "progress", "result"}
-    point = told["result"]["details"]
-    assert told["result"]["point"] == told["start"]["point"] == point["id"]
+        assert_event(shown, event, "pull")
+    assert set(shown) == {"start", "progress", "result"}
+    point = shown["result"]["details"]
+    assert shown["result"]["point"] == shown["start"]["point"] == point["id"]
     assert_documented(table(section(MANUAL, "a point")), point)
     assert set(point["seconds"]) == set(code(table(section(MANUAL, "a point"))[-2][2]))
     assert set(point["versions"]) == set(code(table(section(MANUAL, "a point"))[-1][2]))
-    assert told["result"]["next_command"] == "nbdpull vm1 -o store"
+    assert shown["result"]["next_command"] == "nbdpull vm1 -o store"
     assert json.loads(nbdpull_says(tmp_path, "show", "store", "latest", "--json")) == point
     assert json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[-1] == point
 
@@ -327,10 +327,10 @@ def test_the_json_of_pull(vm, tmp_path):
 def test_the_json_of_status(vm, tmp_path):
     nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
     nbdpull_says(tmp_path, "verify", "store", "--quiet")
-    told = json.loads(nbdpull_says(tmp_path, "status", "store", "--max-age", "10m", "--json"))
-    assert_documented(table(section(MANUAL, "a status")), told)
-    [domain] = told["domains"]
-    assert told["ok"] and 0 < domain["newest"]["age"] < 600 and domain["verified"]["point"] == domain["newest"]["id"]
+    result = json.loads(nbdpull_says(tmp_path, "status", "store", "--max-age", "10m", "--json"))
+    assert_documented(table(section(MANUAL, "a status")), result)
+    [domain] = result["domains"]
+    assert result["ok"] and 0 < domain["newest"]["age"] < 600 and domain["verified"]["point"] == domain["newest"]["id"]
     (tmp_path / "domains").write_text("vm1\nvm2\n")
     text = nbdpull_says(tmp_path, "status", "store", "--expect", "domains", exit_code=15)
     assert text.startswith("not ok: 1 of 2 domains: vm2\n")
@@ -340,10 +340,10 @@ def test_the_json_of_run(vm, tmp_path):
     words = ("run", "vm1", "--since", "token", "--token", "token", "--json", "--", "true")
     if vm.iothreads:  # that it refuses some test_run.py says
         return
-    told = events(nbdpull_says(tmp_path, *words))
-    assert set(told) == {"start", "result"}
-    for event in told:
-        assert_event(told, event, "run")
+    shown = events(nbdpull_says(tmp_path, *words))
+    assert set(shown) == {"start", "result"}
+    for event in shown:
+        assert_event(shown, event, "run")
 
 
 def test_the_lines_of_verbose(vm, tmp_path):
@@ -364,23 +364,23 @@ def test_the_lines_of_verbose(vm, tmp_path):
 
 
 def test_the_json_of_a_failure(tmp_path):
-    told = events(nbdpull_says(tmp_path, "restore", "nowhere", "-o", "out", "--json", exit_code=10))
-    assert_documented(table(section(MANUAL, "event result of a failure")), told["result"])
+    shown = events(nbdpull_says(tmp_path, "restore", "nowhere", "-o", "out", "--json", exit_code=10))
+    assert_documented(table(section(MANUAL, "event result of a failure")), shown["result"])
 
 
 def test_the_json_of_restore_and_verify(tmp_path):
     vm = stores.chain(tmp_path / "store", points=2)
-    told = events(nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw", "--json"))
-    assert_event(told, "progress", "restore")
-    assert_event(told, "result", "restore")
+    shown = events(nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw", "--json"))
+    assert_event(shown, "progress", "restore")
+    assert_event(shown, "result", "restore")
     path = vm.folder / vm.points[0].id / layout.chunk_name("vda", 0)
     (vm.folder / vm.points[1].id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/3", "requires": []}))
     copy, data = vm.copy(tmp_path / "copy"), stores.flipped(path.read_bytes(), 150)
     (vm.folder / vm.points[0].id / layout.DOMAIN_XML).unlink()
     with stores.damaged(path, data), stores.damaged(copy.root / path.relative_to(vm.root), data):
-        told = events(nbdpull_says(tmp_path, "verify", "store", "--heal-from", "copy", "--json", exit_code=11))
+        shown = events(nbdpull_says(tmp_path, "verify", "store", "--heal-from", "copy", "--json", exit_code=11))
     for event in ("progress", "damage", "too-new", "result"):
-        assert_event(told, event, "verify")
+        assert_event(shown, event, "verify")
     [point] = json.loads(nbdpull_says(tmp_path, "list", "store", "--json", exit_code=10))
     assert_documented(table(section(MANUAL, "verified of a point")), point["verified"])
 
@@ -391,17 +391,17 @@ def test_the_json_of_digest_and_of_a_comparison(tmp_path):
     for data in (b"before", b"after"):
         vm.write("vda", 0, data)
         vm.pull()
-    told = events(nbdpull_says(tmp_path, "digest", "store", "--json"))
-    assert_event(told, "progress", "digest")
+    shown = events(nbdpull_says(tmp_path, "digest", "store", "--json"))
+    assert_event(shown, "progress", "digest")
     rows = {code(row[0])[0] for row in table(section(MANUAL, "event result of digest"))}
-    assert {name.partition(".disks.")[0] for name in members(told["result"])} - {"points[]"} == rows - {
+    assert {name.partition(".disks.")[0] for name in members(shown["result"])} - {"points[]"} == rows - {
         "points[].disks"
     }
     nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw")
     words = ("verify", "store", "--against", "out/vda.raw", "--disk", "vda", "--json")
     assert events(nbdpull_says(tmp_path, *words))["result"]["equal"]
-    told = events(nbdpull_says(tmp_path, *words, "--point", vm.points[0].id, exit_code=13))
-    assert_documented(table(section(MANUAL, "event result of verify --against")), told["result"])
+    shown = events(nbdpull_says(tmp_path, *words, "--point", vm.points[0].id, exit_code=13))
+    assert_documented(table(section(MANUAL, "event result of verify --against")), shown["result"])
 
 
 def test_the_json_of_serve(tmp_path):
@@ -418,10 +418,10 @@ def test_the_json_of_serve(tmp_path):
         lines.append(process.stdout.readline())
         process.terminate()
         lines.append(process.communicate(timeout=20)[0])
-    told = events("".join(lines))
-    assert set(told) == {"serving", "trouble", "result"}
-    for event in told:
-        assert_event(told, event, "serve")
+    shown = events("".join(lines))
+    assert set(shown) == {"serving", "trouble", "result"}
+    for event in shown:
+        assert_event(shown, event, "serve")
 
 
 def test_the_json_of_expose(vm, tmp_path):
@@ -432,10 +432,10 @@ def test_the_json_of_expose(vm, tmp_path):
     line = process.stdout.readline()
     curl = ["curl", "-sSf", "--unix-socket", tmp_path / "sock", "-H", "Authorization: Bearer 0123456789abcdef"]
     subprocess.run([*curl, "-d", '{"ok": true}', f"{json.loads(line)['url']}/finish"], check=True, capture_output=True)
-    told = events(line + process.communicate(timeout=60)[0])
-    assert set(told) == {"exposing", "result"}
-    for event in told:
-        assert_event(told, event, "expose")
+    shown = events(line + process.communicate(timeout=60)[0])
+    assert set(shown) == {"exposing", "result"}
+    for event in shown:
+        assert_event(shown, event, "expose")
     nbdpull_says(tmp_path, "release", "vm1")
 
 
@@ -447,19 +447,19 @@ def test_the_json_of_serve_over_http(tmp_path):
     process = command.start_nbdpull(*words)
     line = process.stdout.readline()
     process.terminate()
-    told = events(line + process.communicate(timeout=20)[0])
-    assert_documented(table(section(MANUAL, "event serving of serve --http")), told["serving"])
-    assert [each["since"] for each in told["serving"]["exports"]] == [vm.points[0].id] * 2
-    assert_event(told, "result", "serve")
+    shown = events(line + process.communicate(timeout=20)[0])
+    assert_documented(table(section(MANUAL, "event serving of serve --http")), shown["serving"])
+    assert [each["since"] for each in shown["serving"]["exports"]] == [vm.points[0].id] * 2
+    assert_event(shown, "result", "serve")
 
 
 def test_the_json_of_drill(vm, private_libvirt, tmp_path):
     nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
     words = ("drill", "store", "-c", private_libvirt.uri, "--expect", "never", "--timeout", "1s", "--json")
-    told = events(nbdpull_says(tmp_path, *words, exit_code=13))
-    assert set(told) == {"drill", "result"}
-    for event in told:
-        assert_event(told, event, "drill")
+    shown = events(nbdpull_says(tmp_path, *words, exit_code=13))
+    assert set(shown) == {"drill", "result"}
+    for event in shown:
+        assert_event(shown, event, "drill")
 
 
 def test_the_members_of_findings(tmp_path):
@@ -679,8 +679,8 @@ def test_the_dumps_are_of_each_other():
 
 def test_the_pieces_that_are_dumped_open():
     made = keys.of_master(bytes(range(32)))
-    told = section(FORMAT, "20. Sealed stores")
-    assert made.id in told and made.data.hex()[:8] in told and made.data.hex()[-6:] in told
+    chapter = section(FORMAT, "20. Sealed stores")
+    assert made.id in chapter and made.data.hex()[:8] in chapter and made.data.hex()[-6:] in chapter
     record = pages.decode_page(dumped("records"), "vda").records[0]
     frame = dumped("vda.0000.zst")[int(record["position"]) :][: int(record["stored"])]
     sealed = seal.Sealed(made)

@@ -51,7 +51,7 @@ def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, m
         domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
 
-def test_a_driver_that_is_not_qemus(monkeypatch):
+def test_a_driver_other_than_qemu(monkeypatch):
     """The message says which driver to connect to; it used to say only that pulls need a newer libvirt. The driver for
     tests refused, too; that of libvirt 11 accepts the definition."""
     meddle(monkeypatch, getDomainCapabilities=raising(error_of(libvirt.VIR_ERR_NO_SUPPORT)))

@@ -115,14 +115,14 @@ def test_it_runs_on_another_host(off):
         other.wait()
 
 
-def test_a_saved_state_is_told_with_the_right_way_out(off):
+def test_a_saved_state_is_reported_with_the_right_advice(off):
     witness = off()
     vm = witness.vm
     vm.start()
     vm.resume()
     vm.domain.managedSave(0)
-    told = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
-    assert "with a saved state (managedsave): a pull reads its images" in told and f"virsh start {vm.name}" in told
+    output = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
+    assert "with a saved state (managedsave): a pull reads its images" in output and f"virsh start {vm.name}" in output
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_saved_state_is_told_with_the_right_way_out(off):
         ("qemu+ssh://host/session", {}, False),
     ],
 )
-def test_another_session_than_ours_is_noticed(monkeypatch, uri, environment, says):
+def test_a_foreign_session_is_noticed(monkeypatch, uri, environment, says):
     """As under cron: the daemon that libvirt starts then knows the definitions, and shows all domains as off."""
     monkeypatch.setattr(domain_start.os.path, "isdir", lambda path: path == f"/run/user/{os.geteuid()}")
     assert ("XDG_RUNTIME_DIR is not set" in domain_start.other_session(uri, environment)) is says

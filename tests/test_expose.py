@@ -52,11 +52,11 @@ class Exposed:
 
     def image(self, disk, before):
         """Return the image that a client has after it has taken over the changes."""
-        told, page = self.extents(disk)
-        assert [each["offset"] for each in told[1:]] == [each["offset"] + each["length"] for each in told[:-1]]
-        assert told[0]["offset"] == 0 and told[-1]["offset"] + told[-1]["length"] == page["size"]
+        reported, page = self.extents(disk)
+        assert [each["offset"] for each in reported[1:]] == [each["offset"] + each["length"] for each in reported[:-1]]
+        assert reported[0]["offset"] == 0 and reported[-1]["offset"] + reported[-1]["length"] == page["size"]
         image = bytearray(before if page["backup_type"] == "incremental" else page["size"])
-        for each in told:
+        for each in reported:
             where = slice(each["offset"], each["offset"] + each["length"])
             if each["type"] == (1 if page["backup_type"] == "incremental" else 0):
                 status, _, body = self.ask("GET", f"/exports/{disk}/data?offset={where.start}&length={each['length']}")
@@ -120,10 +120,10 @@ class Program:
             self.vm.write("vda", 0, 65536, 0xEE)  # after the instant
             taken = {disk: now.image(disk, self.images[disk]) for disk in frozen}
             assert taken == frozen
-            (status, told), result = now.finish()
-            assert (status, told["committed"], result["ok"]) == (200, True, True), told
+            (status, answer), result = now.finish()
+            assert (status, answer["committed"], result["ok"]) == (200, True, True), answer
         self.images = taken
-        assert told["token"] == result["token"] == self.token.read_text().strip()
+        assert answer["token"] == result["token"] == self.token.read_text().strip()
         assert len(self.vm.checkpoints()) == 1 and not self.vm.job_active()
         return now.about
 
@@ -157,18 +157,18 @@ def test_full_and_incremental_are_the_disks(program):
         assert [each["mode"] for each in about["exports"]] == ["incremental", "incremental"]
     with program.exposed() as now:
         now.image("vda", program.images["vda"])
-        (_, told), result = now.finish()
-    assert [told["committed"], told["warnings"], result["warnings"]] == [True, *[[UNREAD.format("vdb")]] * 2]
+        (_, answer), result = now.finish()
+    assert [answer["committed"], answer["warnings"], result["warnings"]] == [True, *[[UNREAD.format("vdb")]] * 2]
 
 
-def test_what_ends_it_otherwise_moves_nothing(program):
+def test_an_unsuccessful_end_moves_nothing(program):
     """The client declines or is silent, a signal, a kill; and the backup after all that is right."""
     program.take()
     before = program.state()
     program.vm.write("vda", 6 * MIB, 65536, 0x77)
     with program.exposed() as now:
-        (status, told), result = now.finish(ok=False)
-        assert (status, told["committed"], told["code"]) == (200, False, "declined")
+        (status, answer), result = now.finish(ok=False)
+        assert (status, answer["committed"], answer["code"]) == (200, False, "declined")
         assert (result["exit_code"], result["code"]) == (9, "declined")
     program.assert_unmoved(before)
     with program.exposed("--ttl", "1s") as now:
@@ -219,15 +219,15 @@ def test_a_lost_job_is_never_taken_for_a_whole_one(program):
 def test_a_finish_cuts_the_streams_under_way(program):
     with program.exposed() as now, contextlib.closing(now.connection()) as made:
         made.request("GET", "/exports/vda/data", headers={"x-kubevirt-export-token": TOKEN})
-        answer = made.getresponse()
+        response = made.getresponse()
         begun = time.monotonic()
-        (status, told), _ = now.finish()
-        assert told["committed"] and time.monotonic() - begun < 20
+        (status, answer), _ = now.finish()
+        assert answer["committed"] and time.monotonic() - begun < 20
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-            answer.read()
+            response.read()
 
 
-def test_what_cannot_be_is_one_clear_line(program):
+def test_impossible_requests_are_one_clear_line(program):
     """And no backup is started."""
     for options, said, code in (
         (["--listen", "0.0.0.0:0"], "use --tls", 2),

@@ -52,7 +52,7 @@ def ask(proxy, method="GET", path="/a", body=None, headers=()):
         connection.close()
 
 
-def test_without_a_fault_all_goes_through(server):
+def test_without_a_fault_everything_is_forwarded(server):
     with proxy_before(server) as proxy:
         assert ask(proxy, "PUT", "/a?x=%2F", b"data", {"Expect": "100-continue"}) == (200, b"x" * 1000)
         assert ask(proxy, "HEAD") == (200, b"")
@@ -100,7 +100,7 @@ def test_a_server_that_is_not_there_resets(server):
         ask(proxy)
 
 
-def test_the_same_seed_does_the_same_whatever_the_order():
+def test_a_seed_makes_the_same_faults_in_any_order():
     asked = [(method, f"/{name}", before) for method in ("GET", "PUT") for name in range(200) for before in (0, 1)]
     first, second = at_random(7, 0.2), at_random(7, 0.2)
     there = {each: first(*each) for each in asked}

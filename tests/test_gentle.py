@@ -67,9 +67,9 @@ def test_the_rate_is_kept_and_changes_while_the_pull_runs(filled, tmp_path):
         while next_event(process, "progress")["position"] < 3 * MIB:
             pass
         rate.write_text("0\n")
-        told, problem = process.communicate(timeout=60)
+        reported, problem = process.communicate(timeout=60)
         assert process.returncode == 0, problem
-    assert last_event(told)["details"]["disks"][0]["read_bytes"] == 48 * MIB
+    assert last_event(reported)["details"]["disks"][0]["read_bytes"] == 48 * MIB
     assert 2.5 < time.monotonic() - began < 47.5  # what 3 MiB take at that rate, and what all would have
 
 

@@ -65,7 +65,7 @@ def test_the_sealed_one_verifies(monkeypatch):
     assert (report.damages, report.points, report.frames) == ([], len(POINTS), 32)
 
 
-def test_the_sealed_one_opens_for_nobody_else(tmp_path):
+def test_the_sealed_one_opens_for_its_recipients_only(tmp_path):
     with pytest.raises(errors.KeyNeeded, match="age2"):
         keys_of("age2")
     with pytest.raises(errors.KeyNeeded, match="is sealed"):
@@ -104,7 +104,7 @@ def test_it_is_listed_in_the_order_of_its_commits():
     assert {disk["mode"] for point in ours[1:] for disk in point["disks"]} == {"incremental"}
     for point in ours:
         sizes = {disk["name"]: disk["size"] for disk in point["disks"]}
-        assert sizes == {disk: told["size"] for disk, told in IMAGES["vm1"][point["id"]].items()}
+        assert sizes == {disk: about["size"] for disk, about in IMAGES["vm1"][point["id"]].items()}
 
 
 FRAMES = {  # data and skippable ones, or pages, by the last two digits of the point and the file

@@ -52,7 +52,7 @@ def busy(monkeypatch):
 @pytest.mark.parametrize(
     "load, allowed", [(-1, 4), (0, 4), (0.2, 4), (0.3, 3), (1, 3), (1.2, 3), (1.3, 2), (3, 1), (4, 1), (9, 1)]
 )
-def test_what_a_guest_leaves(load, allowed):
+def test_cores_that_a_guest_leaves(load, allowed):
     cores = Cores(Busy(), 4)
     cores.allowed = 0
     cores._leave(load)
@@ -67,7 +67,7 @@ def test_a_process_that_may_use_only_some_cores(load, allowed):
     assert cores.allowed == allowed
 
 
-def test_the_first_look_is_at_the_begin(busy, monkeypatch):
+def test_the_first_sample_is_taken_at_the_start(busy, monkeypatch):
     cores = Cores(busy(2), 4)
     monkeypatch.setattr(guest_load, "LOOK_INTERVAL", 3600)
     assert cores.allowed == 4
@@ -88,7 +88,7 @@ def test_it_follows_the_guest(busy):
         wait_for(lambda: cores.allowed == 8, "looks at one that is back")
 
 
-def test_a_guest_that_cannot_be_looked_at_leaves_all(busy):
+def test_an_unobservable_guest_leaves_all_cores(busy):
     vm = busy(4.0)
     vm.gone = True
     cores = Cores(vm, 4)
@@ -97,7 +97,7 @@ def test_a_guest_that_cannot_be_looked_at_leaves_all(busy):
     assert cores.allowed == 4
 
 
-def test_a_guest_of_another_host_leaves_all_and_is_not_looked_at(busy):
+def test_a_guest_of_another_host_leaves_all_cores_and_is_not_observed(busy):
     vm = busy(4.0)
     vm.is_remote = True
     cores = Cores(vm, 4)
@@ -130,7 +130,7 @@ class Stop(Exception):
     """The exception that a check raises."""
 
 
-def test_who_waits_hears_of_the_end():
+def test_a_waiting_thread_is_stopped_at_the_end():
     stopped = threading.Event()
 
     def check():
@@ -154,7 +154,7 @@ def test_who_waits_hears_of_the_end():
     assert ended == ["stopped"] and cores._computing == 0
 
 
-def test_an_error_gives_the_core_back():
+def test_an_error_releases_the_core():
     cores = Cores(Busy(), 1)
     with pytest.raises(ZeroDivisionError), cores.computing():
         raise ZeroDivisionError
@@ -162,7 +162,7 @@ def test_an_error_gives_the_core_back():
         pass
 
 
-def test_who_waits_goes_on_when_the_guest_rests():
+def test_a_waiting_thread_continues_when_the_guest_rests():
     cores, got = Cores(Busy(), 2), threading.Event()
     cores._leave(1.0)
 

@@ -86,7 +86,7 @@ CASES += [(what, kind) for what in FOLDERS for kind in ("link", "dangling link")
 
 @pytest.mark.timeout_seconds(30)
 @pytest.mark.parametrize("what, kind", CASES)
-def test_what_is_no_file_or_folder(original, place, tmp_path, capsys, what, kind):
+def test_special_files(original, place, tmp_path, capsys, what, kind):
     """It is damage of that point, or of that series, and hides no other."""
     replaced(path_of(place, original, what), kind)
     expected = STORE if what == "marker" else DAMAGE
@@ -169,7 +169,7 @@ def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys)
 
 
 @pytest.mark.parametrize("words", [["--name", "copy", "--new-uuid"], ["--define"]])
-def test_a_definition_without_a_name_is_none(tmp_path, capsys, words):
+def test_a_definition_without_a_name_is_invalid(tmp_path, capsys, words):
     """libvirt never writes one. The disks can be restored nevertheless, as with any other text that is no
     definition."""
     vm = stores.Vm(tmp_path / "store")

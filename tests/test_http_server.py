@@ -131,7 +131,7 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         (b"GET /exports/..%2f..%2fetc%2fpasswd/map HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
     ],
 )
-def test_what_is_no_sound_request_is_refused(port, sent, status):
+def test_malformed_requests_are_refused(port, sent, status):
     """The last one names a disk, which is looked up unchanged."""
     answer = raw(port, sent)
     assert answer.split()[1] == status, answer
@@ -159,7 +159,7 @@ def test_a_head_has_no_body(port):
 
 
 @pytest.mark.parametrize("path", ["short", "failing"])
-def test_an_answer_that_breaks_off_is_seen_to(port, path):
+def test_a_truncated_answer_is_recognizable(port, path):
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as made:
         made.request("GET", f"/{path}")
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
@@ -167,7 +167,7 @@ def test_an_answer_that_breaks_off_is_seen_to(port, path):
     assert_serves(port)
 
 
-def test_an_answer_of_unknown_length_is_whole_or_seen_to_be_short(port):
+def test_an_answer_of_unknown_length_is_complete_or_recognizably_truncated(port):
     """The connection remains for the next request; and HTTP/1.0, which has no chunks, gets none."""
     whole = [1] * 1000 + [2, 3]
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as made:
@@ -196,7 +196,7 @@ def trickle(made, stopped):
                 return
 
 
-def test_who_sends_a_byte_at_a_time_is_cut_off(port):
+def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(port):
     """All threads are busy with such clients, and still the next one is served."""
     stopped = threading.Event()
     with contextlib.ExitStack() as opened:
@@ -211,7 +211,7 @@ def test_who_sends_a_byte_at_a_time_is_cut_off(port):
         assert not any(each.is_alive() for each in threads), "each was cut off"
 
 
-def test_who_takes_no_answer_is_cut_off(port):
+def test_a_client_that_reads_no_answer_is_cut_off(port):
     with socket.create_connection(("127.0.0.1", port), timeout=20) as made:
         made.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
         time.sleep(1.5)
@@ -248,11 +248,11 @@ def test_a_wrong_address_is_refused(text):
     [("127.0.0.1:0", True), ("127.9.9.9:80", True), ("[::1]:80", True), ("localhost:80", True), ("unix:/x", True),
      ("0.0.0.0:80", False), ("[::]:80", False), ("10.0.0.1:80", False), ("backup.example:80", False)],
 )  # fmt: skip
-def test_what_is_local(text, local):
+def test_local_addresses(text, local):
     assert endpoint.parse(text).is_local == local
 
 
-def test_a_unix_socket_is_ours_alone_and_nothing_is_removed_for_it(tmp_path):
+def test_a_unix_socket_is_private_and_nothing_is_removed_for_it(tmp_path):
     path = tmp_path / "sock"
     path.write_text("precious")
     where = endpoint.parse(f"unix:{path}")
@@ -312,7 +312,7 @@ def test_tls_and_a_client_of_the_ca(certificates):
         assert_serves(port, client_context(certificates, certificate=True))
 
 
-def test_a_body_by_tls_is_whole_or_seen_to_be_short(certificates):
+def test_a_body_over_tls_is_complete_or_recognizably_truncated(certificates):
     with serving(endpoint.tls_context(str(certificates), None)) as port:
         for path, size in (("big", SIZE), ("failing", None)):
             made = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=client_context(certificates))

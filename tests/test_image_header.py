@@ -10,7 +10,7 @@ from bed.luks import encrypted_image
 from nbdpull.images import image_header
 
 
-def test_what_is_encrypted_is_told(tmp_path):
+def test_encryption_is_recognized(tmp_path):
     for kind in ("luks", "qcow2"):
         head = Path(encrypted_image(tmp_path / kind, kind)).read_bytes()[: image_header.SIZE]
         found = image_header.parse(head)
@@ -19,12 +19,12 @@ def test_what_is_encrypted_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vhdx", "vpc", "vdi", "qed"])
-def test_formats_are_told_apart(tmp_path, kind):
+def test_formats_are_distinguished(tmp_path, kind):
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, tmp_path / "a", "8M"], check=True)
     head = (tmp_path / "a").read_bytes()[: image_header.SIZE]
     assert image_header.parse(head) == (kind, False, "")
 
 
-def test_what_is_no_image():
+def test_data_that_is_not_an_image():
     for head in (b"", bytes(512), os.urandom(3), b"\x55" * 512):
         assert image_header.parse(head) == ("raw", False, "")

@@ -63,8 +63,10 @@ class Chain:
         run("qemu-img", "bitmap", "--add", *options, self.path, name)
 
     def bitmaps(self):
-        told = subprocess.run(["qemu-img", "info", "--output=json", self.path], capture_output=True, check=True).stdout
-        data = json.loads(told).get("format-specific", {}).get("data", {})
+        output = subprocess.run(
+            ["qemu-img", "info", "--output=json", self.path], capture_output=True, check=True
+        ).stdout
+        data = json.loads(output).get("format-specific", {}).get("data", {})
         return {each["name"]: each["flags"] for each in data.get("bitmaps", [])}
 
     def snapshot(self, options="", with_bitmaps=True):
@@ -170,13 +172,13 @@ def test_random_chains(tmp_path, seed):
     assert chain.state() == state
 
 
-def looked_at(daemon, chain, *places, **options):
+def layers_of(daemon, chain, *places, **options):
     return Layers(daemon, "vda", list(places) or [chain.place], **options)
 
 
 def refusal(chain, kind, *places):
     with pytest.raises(kind) as raised, storage_daemon.StorageDaemon() as daemon:
-        looked_at(daemon, chain, *places)
+        layers_of(daemon, chain, *places)
     assert type(raised.value) is kind
     return str(raised.value)
 
@@ -192,7 +194,7 @@ def test_bitmap_of_every_layer_is_united(daemon, tmp_path):
         chain.io(f"write -q -P {number + 1} {3 * number * CLUSTER} 64k")
         if number < 3:
             chain.snapshot()
-    changes = change(daemon, looked_at(daemon, chain), "mark")
+    changes = change(daemon, layers_of(daemon, chain), "mark")
     assert [(offset, length, set(data)) for offset, length, data in changes] == [
         (3 * number * CLUSTER, CLUSTER, {number + 1}) for number in range(4)
     ]
@@ -202,7 +204,7 @@ def test_top_without_the_bitmap(daemon, tmp_path):
     chain = Chain(tmp_path, MIB)
     chain.mark("mark")
     chain.snapshot(with_bitmaps=False)
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     assert not layers.records_since("mark")
     with pytest.raises(errors.CheckpointUnusable):
         layers.export("mark", "union")
@@ -215,7 +217,7 @@ def test_gap_in_the_chain(daemon, tmp_path):
     chain.snapshot(with_bitmaps=False)
     chain.snapshot()
     chain.mark("mark")
-    assert not looked_at(daemon, chain).records_since("mark")
+    assert not layers_of(daemon, chain).records_since("mark")
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -226,7 +228,7 @@ def test_bitmap_that_does_not_record(daemon, tmp_path, layer):
     chain.snapshot()
     chain.snapshot()
     run("qemu-img", "bitmap", "--disable", chain.layers[layer][0], "mark")
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     assert not layers.records_since("mark") and layers.records_since("other")
 
 
@@ -239,7 +241,7 @@ def test_image_that_a_crash_left(daemon, tmp_path, layer):
     chain.crash()
     if layer == 0:
         chain.snapshot()
-    assert not looked_at(daemon, chain).records_since("mark")
+    assert not layers_of(daemon, chain).records_since("mark")
 
 
 @pytest.mark.parametrize("size", [2 * MIB, MIB // 2])
@@ -250,7 +252,7 @@ def test_layers_of_different_sizes(daemon, tmp_path, size):
     chain.io("write -q -P 1 0 1M")
     chain.snapshot()
     chain.resize(size)
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     assert not layers.records_since("mark")
     assert layers.size == size and laid_over(bytes(size), change(daemon, layers, None)) == chain.content()
 
@@ -261,15 +263,15 @@ def test_program_that_knows_no_bitmaps_wrote_to_the_image(daemon, tmp_path):
     with open(chain.path, "r+b") as image:  # as it has to: it clears the autoclear bits
         image.seek(88)
         image.write(bytes(8))
-    assert not looked_at(daemon, chain).records_since("mark")
+    assert not layers_of(daemon, chain).records_since("mark")
 
 
 def test_what_can_hold_bitmaps(daemon, tmp_path):
-    told = {}
+    reported = {}
     for form, options in [("qcow2", ""), ("qcow2", "compat=0.10"), ("raw", "")]:
         chain = Chain(tmp_path / f"{form}{options}", MIB, form, options)
-        told[form, options] = Layers(daemon, f"vd{len(told)}", [chain.place]).can_hold_bitmaps
-    assert told == {("qcow2", ""): True, ("qcow2", "compat=0.10"): False, ("raw", ""): False}
+        reported[form, options] = Layers(daemon, f"vd{len(reported)}", [chain.place]).can_hold_bitmaps
+    assert reported == {("qcow2", ""): True, ("qcow2", "compat=0.10"): False, ("raw", ""): False}
 
 
 def test_raw_disk(daemon, tmp_path):
@@ -277,7 +279,7 @@ def test_raw_disk(daemon, tmp_path):
     chain = Chain(tmp_path, MIB, "raw")
     data = os.urandom(300_000)
     chain.path.write_bytes(data)
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     assert layers.size == 300_032
     assert laid_over(bytes(layers.size), change(daemon, layers, None)) == data + bytes(32)
 
@@ -294,7 +296,7 @@ def test_raw_base_is_never_taken_for_what_its_guest_wrote(daemon, tmp_path):
     with open(chain.path, "r+b") as image:
         image.write(header.path.read_bytes())
     held = chain.path.read_bytes()
-    assert laid_over(bytes(MIB), change(daemon, looked_at(daemon, chain), None)) == held[:MIB]
+    assert laid_over(bytes(MIB), change(daemon, layers_of(daemon, chain), None)) == held[:MIB]
     chain.snapshot()
     layers = Layers(daemon, "vdb", [chain.place])
     assert laid_over(bytes(MIB), change(daemon, layers, None, "vdb")) == held[:MIB]
@@ -312,12 +314,12 @@ def test_format_of_a_base_is_not_guessed(tmp_path):
 
 
 def test_definition_counts_more_than_the_image(daemon, tmp_path):
-    """libvirt tells QEMU the format in the definition, whatever the image itself names."""
+    """libvirt passes QEMU the format in the definition, whatever the image itself says."""
     chain, other = Chain(tmp_path, MIB), Chain(tmp_path / "other", MIB)
     chain.io("write -q -P 1 0 64k")
     other.io("write -q -P 2 0 64k")
     chain.snapshot()
-    assert looked_at(daemon, chain).size == MIB
+    assert layers_of(daemon, chain).size == MIB
     named = Layers(daemon, "vdb", [chain.place, other.place])
     alone = Layers(daemon, "vdc", [chain.place], is_all=True)
     assert {bytes(data[:1]) for *_, data in change(daemon, named, None, "vdb")} == {b"\2", b"\0"}
@@ -330,7 +332,7 @@ def test_refused(daemon, tmp_path):
     assert "not in qcow2 format" in refusal(chain, errors.HypervisorError, Place("/etc/passwd", "qcow2"))
     assert "of format vmdk" in refusal(chain, errors.Unsupported, Place(str(chain.path), "vmdk"))
     assert "vda" in refusal(chain, errors.HypervisorError, Place(str(tmp_path), "raw"))
-    assert looked_at(daemon, chain).size == MIB
+    assert layers_of(daemon, chain).size == MIB
 
 
 def test_refused_below(tmp_path):
@@ -387,7 +389,7 @@ def test_encrypted_image(tmp_path):
 def test_nobody_can_write_to_a_layer(daemon, tmp_path, form):
     chain = Chain(tmp_path, MIB, form)
     chain.snapshot()
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     for path, kind in chain.layers:
         done = subprocess.run(["qemu-io", "-f", kind, "-c", "write -q 0 512", path], **PIPES)
         assert done.returncode and 'Failed to get "write" lock' in done.stderr
@@ -429,14 +431,14 @@ DEEDS = {
 def test_image_that_changed_meanwhile(daemon, tmp_path, deed, layer):
     chain = Chain(tmp_path, MIB)
     chain.snapshot()
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     DEEDS[deed](chain.layers[layer][0])
     assert layers.changed() == str(chain.layers[layer][0])
 
 
 def test_what_libvirt_does_before_a_start_that_fails_is_no_change(daemon, tmp_path):
     chain = Chain(tmp_path, MIB)
-    layers = looked_at(daemon, chain)
+    layers = layers_of(daemon, chain)
     os.chmod(chain.path, 0o600)
     os.utime(chain.path, ns=(1, chain.path.stat().st_mtime_ns))
     assert not layers.changed()

@@ -26,7 +26,7 @@ def test_the_json_names_the_store(tmp_path, capsys):
     assert (code, output, errors) == (0, {"uuid": uuid, "master": None, "object_store": None, "immutable": None}, "")
 
 
-def test_what_is_a_store_stays_that_one(tmp_path, capsys):
+def test_an_existing_store_stays_unchanged(tmp_path, capsys):
     said("init", tmp_path)
     before = (tmp_path / "nbdpull.json").read_bytes()
     complaint = f"nbdpull: {tmp_path} is a store already; nothing was changed\n"
@@ -34,7 +34,7 @@ def test_what_is_a_store_stays_that_one(tmp_path, capsys):
     assert (tmp_path / "nbdpull.json").read_bytes() == before
 
 
-def test_what_is_not_empty_is_left_alone(tmp_path, capsys):
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path, capsys):
     (tmp_path / "letter.txt").write_text("")
     complaint = f"nbdpull: {tmp_path} is not empty, and is not an nbdpull store; choose an empty or a new directory\n"
     assert answered(capsys, "init", tmp_path)[::2] == (10, complaint)
@@ -51,7 +51,7 @@ def test_a_group_that_may_read(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("may", [True, False])
-def test_a_trial_that_proves_nothing_is_told(locking_store, monkeypatch, capsys, may):
+def test_an_inconclusive_trial_is_reported(locking_store, monkeypatch, capsys, may):
     """Whoever may not remove versions is refused by a server that heeds no lock, too."""
     real = s3_client.Bucket.tried
     monkeypatch.setattr(s3_client.Bucket, "tried", lambda bucket, call, **what: (
@@ -59,5 +59,5 @@ def test_a_trial_that_proves_nothing_is_told(locking_store, monkeypatch, capsys,
         real(bucket, call, **what)
     ))  # fmt: skip
     for words in (["init", locking_store.url], ["policy", locking_store.url]):
-        code, _, told = answered(capsys, *words, "--immutable-for", "30d")
-        assert code == 0 and ("whether the server heeds locks was not proved" in told) == (not may)
+        code, _, complaints = answered(capsys, *words, "--immutable-for", "30d")
+        assert code == 0 and ("whether the server heeds locks was not proved" in complaints) == (not may)

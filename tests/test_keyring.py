@@ -15,7 +15,7 @@ def store(tmp_path):
     return made(tmp_path / "store", AGE1, SSH)
 
 
-def test_each_recipient_opens_it_and_nobody_else(store):
+def test_only_its_recipients_open_it(store):
     one, other = (keyring.open_master(store, identities(name)) for name in ("age1", "ed25519"))
     assert one.master == other.master and one.key_file != other.key_file
     assert keyring.keys_of(store, identities("age1")) == keys.of_master(one.master)
@@ -23,11 +23,11 @@ def test_each_recipient_opens_it_and_nobody_else(store):
     assert keys.of_master(one.master).id == marker.master_of(store)
     with pytest.raises(errors.KeyNeeded) as caught:
         keyring.keys_of(store, identities("age2", "passphrase"))
-    told, names = str(caught.value), [each.name for each in key_files.listed(store)]
-    assert told.startswith(
+    message, names = str(caught.value), [each.name for each in key_files.listed(store)]
+    assert message.startswith(
         f"{store.root} does not open for {path('age2')} (an age key), {path('passphrase')} (a passph"
     )
-    assert "backup@host)" in told and all(name in told for name in names)
+    assert "backup@host)" in message and all(name in message for name in names)
 
 
 def test_without_an_identity_it_says_how_to_name_one(store):
@@ -94,7 +94,7 @@ def test_an_identity_that_says_which_master_key_it_is_for(store, tmp_path):
     assert keyring.keys_of(other, identities("age1")).id == marker.master_of(other)
 
 
-def test_beside_a_good_one_it_does_no_harm(store):
+def test_an_unusable_identity_beside_a_good_one_does_no_harm(store):
     for number in range(1, 5):
         store.publish(f"{layout.KEYS}/{number}0000000.age", forged())
     store.publish(f"{layout.KEYS}/00000000.age", age.wrap(b"x" * 31, [AGE1]))
@@ -103,7 +103,7 @@ def test_beside_a_good_one_it_does_no_harm(store):
     assert all(keyring.keys_of(store, identities(name)).id == wanted for name in ("age1", "ed25519"))
 
 
-def test_what_it_holds_is_no_key(store):
+def test_a_key_file_that_holds_no_key(store):
     for number in (0, 1):
         replaced(store, key_path(store, number), age.wrap(b"x" * 31, [AGE1]))
     with pytest.raises(errors.Damaged, match=r"\.age: does not hold the master key of this store"):

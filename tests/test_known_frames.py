@@ -49,7 +49,7 @@ def test_other_place_byte_or_length_is_new(vm, change):
     assert not len(encoded.old) and len(encoded.frames) == 1
 
 
-def test_what_a_later_point_hid_is_not_known(vm):
+def test_data_hidden_by_a_later_point_is_not_known(vm):
     first, second = os.urandom(CHUNK), os.urandom(CHUNK)
     vm.write("vda", 0, first)
     vm.pull()

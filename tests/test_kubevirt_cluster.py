@@ -83,8 +83,8 @@ def test_increments_of_each_generation_restore_to_the_disks(bed):
     disks(bed)["rootdisk"].zero(CLUSTER, CLUSTER)
     second = pull(bed)
     assert decisions(second.point) == both("incremental", "checkpoint")
-    told = [each.partition(":")[0] for each in second.warnings]
-    assert told == ["the map of rootdisk, data reports no zeros (KubeVirt 1.8 never does)"] * (
+    warnings = [each.partition(":")[0] for each in second.warnings]
+    assert warnings == ["the map of rootdisk, data reports no zeros (KubeVirt 1.8 never does)"] * (
         bed.generation.name == "v1.8"
     )
     require_equal(bed, "1")
@@ -172,20 +172,20 @@ def test_a_pull_that_is_stopped_leaves_nothing(late):
     assert left(late) == [] and late.trackers == {} and points(late) == []
 
 
-def test_a_point_is_committed_before_its_backup_goes(bed):
+def test_a_point_is_committed_before_its_backup_is_removed(bed):
     seen = []
     bed.faults.on("delete virtualmachinebackups", lambda: seen.append(len(points(bed))))
     pull(bed)
     assert seen == [1]
 
 
-def test_what_cannot_be_removed_is_told(late):
+def test_what_cannot_be_removed_is_reported(late):
     late.faults.on("data", 401, times=1000)
     late.forbidden.add(("delete", "secrets"))
     with pytest.raises(errors.AccessDenied) as caught:
         pull(late)
-    [told] = caught.value.left_behind
-    assert told.startswith("secrets/nbdpull-") and late.backups == []
+    [leftover] = caught.value.left_behind
+    assert leftover.startswith("secrets/nbdpull-") and late.backups == []
 
 
 def test_a_point_that_is_committed_stays_whatever_cannot_be_removed(late):
@@ -204,16 +204,16 @@ def test_an_api_that_stumbles_is_asked_again(late):
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "message"),
     [({"printableStatus": "Stopped"}, errors.DomainNotRunning, "is off"),
      ({"changedBlockTracking": {"state": "PendingRestart"}}, errors.Unsupported, "PendingRestart")],
     ids=["off", "no tracking"],
 )  # fmt: skip
-def test_a_machine_that_has_no_backups_is_told_at_once(late, status, error, told):
+def test_a_machine_without_backups_is_refused_at_once(late, status, error, message):
     """KubeVirt would wait for it forever."""
     late.create("VirtualMachine", "ns1", "other", spec={}, status=status)
     options = Options("kubevirt:ns1/other", str(late.folder / "s"), kubeconfig=str(late.kubeconfig))
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         kubevirt.kubevirt(options)
     assert late.backups == [] and not (late.folder / "s").exists()
 
@@ -226,7 +226,7 @@ def test_inside_the_cluster_its_own_services_are_read(generation, tmp_path):
         require_equal(made, "0")
 
 
-def test_inner_links_are_for_who_is_inside(late):
+def test_inner_links_are_used_only_inside(late):
     late.create("Secret", "ns1", "theirs", data={"token": "eA=="})
     late.start_backup("ns1", "b", "vm1", "VirtualMachine")
     late.ready("ns1", "b")
@@ -235,7 +235,7 @@ def test_inner_links_are_for_who_is_inside(late):
     assert ".svc/exports/" in inner and "/virtualmachineexports/" in outer
 
 
-def test_a_backup_whose_time_is_over_is_no_point(bed):
+def test_an_expired_backup_makes_no_point(bed):
     bed.faults.on("data", bed.controller.end_ttl)
     with pytest.raises((errors.JobLost, errors.SourceError)):
         pull(bed)
@@ -251,7 +251,7 @@ def test_an_export_that_is_made_anew_is_followed(bed):
     assert left(bed) == []
 
 
-def test_a_route_that_cuts_what_takes_long_is_lived_with(late):
+def test_a_route_that_cuts_long_requests_is_survived(late):
     """Maps are requested in shorter ranges, data from where it was cut."""
     disks(late)["rootdisk"].write(0, bytes(range(256)) * (SIZE // 256))
     late.longest = 1 << 20
@@ -259,7 +259,7 @@ def test_a_route_that_cuts_what_takes_long_is_lived_with(late):
     require_equal(late, "0")
 
 
-def test_somebody_elses_backup_is_busy(late):
+def test_a_foreign_backup_is_busy(late):
     late.start_backup("ns1", "theirs", "vm1", "VirtualMachine")
     with pytest.raises(errors.Busy, match="theirs"):
         pull(late)
@@ -301,7 +301,7 @@ def test_a_claim_of_the_user_is_kept(late):
     assert [each["metadata"]["name"] for each in late.all("persistentvolumeclaims")].count("scratch") == 1
 
 
-def test_credentials_that_expired_are_told(late):
+def test_expired_credentials_are_reported(late):
     path = str(late.kubeconfig)
     late.bearer = "another"
     with pytest.raises(errors.AccessDenied, match="credentials"):
@@ -323,7 +323,7 @@ def test_the_command_line_of_a_cluster(late, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("name", ["vm1", "a" * 60, "b" * 200])
-def test_names_fit(name):
+def test_names_are_within_the_limits_of_kubernetes(name):
     found = ours.tracker_name(given.Machine("ns", name), "12345678-1234")
     assert len(found) <= 63 and found[-1].isalnum()
 

@@ -96,8 +96,8 @@ def plugin(bed, tmp_path):
     program.chmod(0o755)
 
     def answer(status):
-        told = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
-        (tmp_path / "answer").write_text(json.dumps(told))
+        fields = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+        (tmp_path / "answer").write_text(json.dumps(fields))
 
     answer({"token": bed.bearer})
     return answer

@@ -166,7 +166,7 @@ EVENTS = {  # and whether the tracker has moved after it
 
 
 @rotating(EVENTS, "event")
-def test_what_ends_a_run(every, event):
+def test_faults_that_end_a_run(every, event):
     """The next one is not incremental if the tracker has moved, whoever moved it."""
     what, moved = EVENTS[event]
     every.faults.on("data", what, *[every][: callable(what)], times=ALWAYS)

@@ -214,12 +214,12 @@ def test_a_new_volume_is_read_in_full_though_the_backup_is_incremental(exports, 
     require_equal(exports, tmp_path / "s", tmp_path / "out")
 
 
-def test_a_base_that_nobody_names_is_a_warning(exports, token, tmp_path):
+def test_an_unreported_base_is_a_warning(exports, token, tmp_path):
     """The endpoint does not report it."""
     assert pull(exports, token, tmp_path / "s", checkpoint="c0").warnings == []
     assert pull(exports, token, tmp_path / "s", "incremental", since="c0", checkpoint="c1").warnings == []
-    [told] = pull(exports, token, tmp_path / "s", "incremental").warnings
-    assert "--since" in told
+    [warning] = pull(exports, token, tmp_path / "s", "incremental").warnings
+    assert "--since" in warning
     assert sorted(points(tmp_path / "s")[-1].manifest.seconds) == ["begin", "copy", "end", "files", "prepare"]
 
 
@@ -236,7 +236,7 @@ def test_what_is_damaged_is_read_again(exports, token, tmp_path):
     require_equal(exports, tmp_path / "s", tmp_path / "out", result.point.id)
 
 
-def test_what_nobody_can_build_on_is_read_in_full(exports, token, tmp_path):
+def test_a_disk_without_a_usable_parent_is_read_in_full(exports, token, tmp_path):
     pull(exports, token, tmp_path / "s")
     [victim] = (tmp_path / "s").glob("*/*/root.directory")
     victim.unlink()
@@ -314,7 +314,7 @@ def test_answers_that_fail_are_asked_for_again(exports, token, tmp_path, act):
 
 
 @pytest.mark.parametrize("act", [refuse, reset])
-def test_a_server_that_goes_on_failing_is_given_up(exports, token, tmp_path, act):
+def test_a_server_that_keeps_failing_is_given_up(exports, token, tmp_path, act):
     exports.faults.append(fails(10**6, act))
     with pytest.raises(errors.SourceError, match="tried for 0.5 s"):
         pull(exports, token, tmp_path / "s", stall_timeout=0.5)
@@ -328,7 +328,7 @@ def test_too_many_bytes_are_no_answer(exports, token, tmp_path):
     assert nothing_written(tmp_path / "s")
 
 
-def test_a_token_that_expired_is_told_at_once(exports, token, tmp_path):
+def test_an_expired_token_is_reported_at_once(exports, token, tmp_path):
     exports.faults.append(fails(1, lambda *_: setattr(exports, "token", "new")))
     with pytest.raises(errors.AccessDenied, match="refuses the token") as caught:
         pull(exports, token, tmp_path / "s", stall_timeout=60)
@@ -407,7 +407,7 @@ def test_the_token_is_in_no_log_and_no_message(exports, token, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--since=x"], "--http-map"),
         (["--http-map=http://h/exports/root/map"], "--token-file"),
@@ -424,20 +424,20 @@ def test_the_token_is_in_no_log_and_no_message(exports, token, tmp_path, capfd):
         (["--no-checkpoint"], "--no-checkpoint is not for kubevirt:"),
     ],
 )
-def test_a_wrong_command_line_is_told(words, told, token, tmp_path, capfd):
+def test_usage_errors(words, message, token, tmp_path, capfd):
     words = [word.replace("=T", f"={token}") for word in words]
     assert cli.main(["pull", "kubevirt:prod/db", "-o", str(tmp_path / "s"), *words]) == 2
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("domain", ["kubevirt:", "kubevirt:a", "kubevirt:a/", "kubevirt:a/b/c", "kubevirt:A/b"])
-def test_what_is_no_virtual_machine(domain, tmp_path, capfd):
+def test_domains_that_are_not_virtual_machines(domain, tmp_path, capfd):
     assert cli.main(["pull", domain, "-o", str(tmp_path / "s")]) == 2
     assert "kubevirt:NAMESPACE/VM" in capfd.readouterr().err
 
 
-def test_options_of_kubevirt_are_for_it(tmp_path, capfd):
+def test_options_of_kubevirt_are_refused_elsewhere(tmp_path, capfd):
     assert cli.main(["pull", "vm1", "-o", str(tmp_path / "s"), "--type=full"]) == 2
     assert "--type is for kubevirt:" in capfd.readouterr().err
 
@@ -468,5 +468,5 @@ def test_a_token_goes_unencrypted_to_this_machine_only():
     assert given.unencrypted(access) == ["the token and the disks go to far unencrypted (http)"]
 
 
-def test_words_of_types_are_those_of_the_choices():
+def test_types_of_backups_match_the_choices():
     assert set(WORDS) == set(BackupType.WORDS)

@@ -113,15 +113,15 @@ def test_a_full_and_an_incremental_backup(cluster):
     assert client.backup("b2")[0] == 201
     at_map, _ = client.ready("b2")
     assert client.status("b2")["type"] == "Incremental"
-    told = json.loads(client.get(at_map)[1])["extents"]
+    listed = json.loads(client.get(at_map)[1])["extents"]
     zeroes = cluster.generation.merged  # the first write took the whole cluster's zero state with it: data
-    assert [(each["offset"] // CLUSTER, each["type"]) for each in told] == (
+    assert [(each["offset"] // CLUSTER, each["type"]) for each in listed] == (
         [(0, 1), (1, 2), (2, 3), (3, 2)] if zeroes else [(0, 1), (1, 0), (2, 1), (3, 0)]
     )
     assert cluster.complaints == []
 
 
-def test_a_backup_that_nobody_read_moves_the_tracker_when_its_time_ends(cluster):
+def test_an_unread_backup_moves_the_tracker_when_it_expires(cluster):
     client = Client(cluster)
     client.tracker(), client.backup("b1", ttlDuration="1h0m0.5s")
     at_map, _ = client.ready("b1")
@@ -148,22 +148,22 @@ def test_a_failed_backup_does_not_move_it(cluster):
      ({"ttlDuration": "2 hours"}, 422), ({"skipQuiesce": "true"}, 400), ({"source": {"kind": "VirtualMachine"}}, 422)],
     ids=str,
 )  # fmt: skip
-def test_what_the_api_refuses_of_a_backup(late, change, code):
+def test_backups_that_the_api_refuses(late, change, code):
     client = Client(late)
-    told = client.backup("b1", **change)
-    assert told[0] == told[1]["code"] == code and told[1]["kind"] == "Status"
+    answer = client.backup("b1", **change)
+    assert answer[0] == answer[1]["code"] == code and answer[1]["kind"] == "Status"
     assert late.backups == [] and len(late.complaints) == 1
 
 
-def test_who_may_ask_what_of_the_api(late):
+def test_permissions_of_the_api(late):
     client = Client(late)
     assert client.api("GET", f"{CORE}/secrets/s", bearer="other")[0] == 401
     assert client.api("GET", f"{CORE}/secrets/none")[0] == 404
     assert client.api("POST", f"{CORE}/secrets", {}, kind="text/plain")[0] == 415
     assert client.tracker()[0] == 201 and client.tracker()[0] == 409
     assert client.backup("b1")[0] == 201
-    code, told = client.backup("b2")
-    assert code == 422 and 'VirtualMachineBackup "b1" in progress for source' in told["message"]
+    code, answer = client.backup("b2")
+    assert code == 422 and 'VirtualMachineBackup "b1" in progress for source' in answer["message"]
     merge = {"kind": "application/merge-patch+json"}
     assert client.api("PATCH", f"{GROUP}/virtualmachinebackups/b1", {"spec": {"skipQuiesce": True}}, **merge)[0] == 422
     assert (
@@ -174,7 +174,7 @@ def test_who_may_ask_what_of_the_api(late):
     assert client.api("GET", f"{CORE}/secrets")[0] == 403
 
 
-def test_a_watch_tells_what_happens(late):
+def test_a_watch_reports_events(late):
     client = Client(late)
     version = client.api("GET", f"{GROUP}/virtualmachinebackups")[1]["metadata"]["resourceVersion"]
     client.tracker(), client.backup("b1")
@@ -191,7 +191,7 @@ def test_a_watch_tells_what_happens(late):
     assert [*dict.fromkeys(reasons)] == ["Initiated", "PreparingExport", "ExportReady", "Aborting", "Completed"]
 
 
-def test_what_the_export_refuses(late):
+def test_requests_that_the_export_refuses(late):
     client = Client(late)
     client.tracker(), client.backup("b1")
     at_map, at_data = client.ready("b1")
@@ -248,10 +248,10 @@ def test_a_frozen_disk_against_a_naive_model():
             dirty[offset // CLUSTER * CLUSTER : -(-stop // CLUSTER) * CLUSTER] = True
         frozen = disk.freeze("next", "base", True)
         offset, stop = sorted(int(each) for each in chance.integers(0, disk.size, 2))
-        told = frozen.extents(offset, stop + 1)
-        types = numpy.concatenate([numpy.full(length, kind) for _, length, kind, _ in told])
+        listed = frozen.extents(offset, stop + 1)
+        types = numpy.concatenate([numpy.full(length, kind) for _, length, kind, _ in listed])
         assert (types == (dirty + 2 * zero)[offset : stop + 1]).all()
-        assert [each[0] for each in told[1:]] == [at + length for at, length, *_ in told[:-1]]
+        assert [each[0] for each in listed[1:]] == [at + length for at, length, *_ in listed[:-1]]
 
 
 @pytest.mark.parametrize("merged", [False, True])

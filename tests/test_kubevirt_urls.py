@@ -59,7 +59,7 @@ def test_every_point_restores(fresh, generation):
     play = fresh(generation)
     root, data = play.disk(), play.disk("data")
     root.write(CLUSTER + 512, b"a" * 3 * CLUSTER)
-    root.as_a_hole(2 * CLUSTER, BLOCK)  # told as a hole, and not as zero: its bytes count
+    root.as_a_hole(2 * CLUSTER, BLOCK)  # reported as a hole, and not as zero: its bytes count
     data.write(data.size - 512, b"e" * 512)
     assert play.pull() == FULL
     root.write(2 * CLUSTER + 100, b"b" * 1000)
@@ -145,7 +145,7 @@ LASTING = {  # what it cannot get over, or only by luck
 
 
 @rotating(PASSING, "fault")
-def test_what_a_run_gets_over(every, fault):
+def test_faults_that_a_run_survives(every, fault):
     kind, *what = PASSING[fault]
     every.faults.on(kind, *what)
     every.pull()
@@ -154,14 +154,14 @@ def test_what_a_run_gets_over(every, fault):
 
 
 @rotating(LASTING, "fault")
-def test_what_ends_a_run(every, fault):
+def test_faults_that_end_a_run(every, fault):
     kind, *what = LASTING[fault]
     every.faults.on(kind, *what, times=ALWAYS)
     every.assert_right_or_nothing()
 
 
 @pytest.mark.parametrize("word", ["null", "gap", "short"])
-def test_a_map_that_is_right_at_first(every, word):
+def test_a_map_that_is_wrong_later(every, word):
     """It is requested again at the end."""
     every.faults.on("map", word, after=2, times=ALWAYS)
     every.assert_right_or_nothing()
@@ -186,13 +186,13 @@ EVENTS = {  # what happens to a backup that is being read
 
 
 @rotating(itertools.product(EVENTS, ["data", "map"]), "event")
-def test_what_happens_while_it_is_read(every, event):
+def test_events_during_the_read(every, event):
     what, when = event
     every.faults.on(when, EVENTS[what], every)
     assert not every.attempt()
 
 
-# -- what was told wrong
+# -- wrong answers
 
 
 def test_an_increment_without_its_base(every):
@@ -208,14 +208,14 @@ def test_an_increment_without_its_base(every):
     every.assert_restores_last()
 
 
-@pytest.mark.parametrize("told", ["full", "incremental"])
-def test_a_type_that_is_not_the_backup_s(every, told):
+@pytest.mark.parametrize("expected", ["full", "incremental"])
+def test_a_type_that_is_not_the_backup_s(every, expected):
     """The numbers of a map have other meanings in the other type."""
     every.pull()
-    every.checkpoint = None if told == "incremental" else every.checkpoint
+    every.checkpoint = None if expected == "incremental" else every.checkpoint
     with every.backup() as words:
-        words[words.index("--type") + 1] = told
-        words = [*words, "--since", every.base] if told == "incremental" else without(words, "--since")
+        words[words.index("--type") + 1] = expected
+        words = [*words, "--since", every.base] if expected == "incremental" else without(words, "--since")
         done = nbdpull(*words)
     every.assert_failed(done)
 

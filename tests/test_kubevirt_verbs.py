@@ -88,12 +88,12 @@ def test_cleanup_without_a_store_is_refused(dead, says):
     assert code == 2 and "needs -o DIR" in result["message"] and len(left(dead)) == 3
 
 
-def test_what_may_not_be_removed_is_told(dead, says):
+def test_what_could_not_be_removed_is_reported(dead, says):
     dead.forbidden.update({("delete", "virtualmachinebackups"), ("list", "secrets")})
     code, result = says("cleanup", DOMAIN, "-o", store_of(dead))
     assert code == 5 and not result["ok"]
-    told = dict(found(result))
-    assert "cannot delete" in told["backup"] and "cannot list" in told["secrets"] and told["claim"] == ""
+    reported = dict(found(result))
+    assert "cannot delete" in reported["backup"] and "cannot list" in reported["secrets"] and reported["claim"] == ""
 
 
 def test_release_removes_the_trackers_of_every_store(dead, says, tmp_path):
@@ -130,7 +130,7 @@ def test_options_of_libvirt_are_refused(says, words):
     assert code == 2 and result["message"].startswith("--kubeconfig is for kubevirt:NAMESPACE/VM")
 
 
-def test_verbs_that_take_none_say_so(tmp_path, capfd):
+def test_verbs_that_refuse_kubevirt_say_so(tmp_path, capfd):
     (tmp_path / "token").write_text("t" * 32)
     (tmp_path / "token").chmod(0o600)
     listen = ["--listen", f"unix:{tmp_path}/s", "--token-file", str(tmp_path / "token")]
@@ -146,7 +146,7 @@ def decided(result):
     return {disk["name"]: (disk["mode"], disk["reason"]) for disk in result["disks"]}
 
 
-def test_plan_tells_what_a_pull_decides(bed, says):
+def test_plan_shows_what_a_pull_decides(bed, says):
     """And creates nothing."""
     plan = ("plan", DOMAIN, "-o", store_of(bed))
     before = list(bed.log)
@@ -165,7 +165,7 @@ def test_plan_tells_what_a_pull_decides(bed, says):
     assert decided(result) == both("full", "checkpoint-replaced") and "theirs-" in result["warnings"][0]
 
 
-def test_plan_knows_that_what_a_dead_run_left_moves_the_tracker(dead, says):
+def test_plan_foresees_that_a_dead_run_moves_the_tracker(dead, says):
     """The next pull deletes it."""
     result = says("plan", DOMAIN, "-o", store_of(dead))[1]
     assert decided(result) == both("full", "checkpoint-replaced") and "died" in result["warnings"][0]
@@ -187,11 +187,11 @@ def test_plan_for_people(bed, capfd):
     [(["--disk", "nosuch"], 3), (["--exclude", "data", "--exclude", "rootdisk"], 3), (["--since", "x"], 2)],
     ids=["disk", "no disk", "since"],
 )
-def test_plan_refuses_what_cannot_be(bed, says, words, code):
+def test_plan_refuses_impossible_requests(bed, says, words, code):
     assert says("plan", DOMAIN, *words)[0] == code
 
 
-def test_plan_of_a_machine_with_somebody_elses_backup_is_busy(bed, says):
+def test_plan_reports_a_foreign_backup_as_busy(bed, says):
     bed.start_backup("ns1", "theirs", "vm1", "VirtualMachine")
     assert says("plan", DOMAIN)[0] == 5
 

@@ -58,7 +58,7 @@ def test_no_better_level_where_others_want_the_processors():
 def test_one_step_in_each_window():
     assert [after(None, 1, [(WINDOW, 0)] * count) for count in range(3)] == [1, -1, -1]
     assert [after(None, 1, [(WINDOW / 100, WINDOW)] * count) for count in range(4)] == [1, 2, 3, 3]
-    assert after(None, 1, [(WINDOW / 10, 0)] * 9) == 1, "too short a time tells nothing"
+    assert after(None, 1, [(WINDOW / 10, 0)] * 9) == 1, "too short a time shows nothing"
 
 
 def test_it_comes_to_rest():

@@ -29,7 +29,7 @@ def log_all():
 
 @pytest.mark.parametrize("verbosity, lines", [(0, []), (1, ["connected to a.sock"]),
                                               (2, ["read of 4096 bytes", "connected to a.sock"])])  # fmt: skip
-def test_what_is_shown(capsys, verbosity, lines, monkeypatch):
+def test_logged_lines(capsys, verbosity, lines, monkeypatch):
     monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
     with logs.kept(verbosity, None, pytest.fail):
         log_all()
@@ -42,7 +42,7 @@ def test_what_is_shown(capsys, verbosity, lines, monkeypatch):
 
 
 @pytest.mark.parametrize("verbosity, levels", [(0, ["INFO", "WARNING"]), (2, ["DEBUG", "INFO", "WARNING"])])
-def test_what_a_file_gets(tmp_path, capsys, verbosity, levels, monkeypatch):
+def test_logged_lines_in_a_file(tmp_path, capsys, verbosity, levels, monkeypatch):
     """It also has what was printed on standard error, with the id of the process; a second run is appended."""
     monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
     path = tmp_path / "log"
@@ -66,17 +66,17 @@ def test_a_line_is_one_line_and_harmless(tmp_path):
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):
-    told = pytest.raises(errors.OutputError, match=f"cannot write to {tmp_path}: Is a directory")
-    with told, logs.kept(0, str(tmp_path), pytest.fail):
+    refusal = pytest.raises(errors.OutputError, match=f"cannot write to {tmp_path}: Is a directory")
+    with refusal, logs.kept(0, str(tmp_path), pytest.fail):
         pytest.fail("began without its log")
 
 
-def test_a_full_log_is_told_once_and_stops_nothing():
-    told = []
-    with logs.kept(0, "/dev/full", told.append):
+def test_a_full_log_is_reported_once_and_stops_nothing():
+    reported = []
+    with logs.kept(0, "/dev/full", reported.append):
         log_all()
         log_all()
-    assert told == ["the log /dev/full is no longer written: No space left on device"]
+    assert reported == ["the log /dev/full is no longer written: No space left on device"]
 
 
 def test_steps_are_events_of_a_verb(tmp_path):

@@ -38,15 +38,15 @@ def asked(requests_made):
     return count
 
 
-def test_a_marker_is_read_once_by_who_makes_the_store(object_store, asked):
+def test_the_creator_of_a_store_reads_the_marker_once(object_store, asked):
     made = asked(init.init, init.Options(store=object_store.url))
-    assert made["get_object"] - READ_BY_PROBE == 2  # before, and for what is told of it
+    assert made["get_object"] - READ_BY_PROBE == 2  # before, and for the report
     other = f"{object_store.url}-pulled"
     assert asked(marker.open_or_create, other)["get_object"] - READ_BY_PROBE == 1
     assert asked(marker.open_or_create, other) == {"get_object": 1}
 
 
-def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
+def test_requests_of_the_verbs(vm, object_store, asked, tmp_path):
     """One manifest each, and one definition for all; files are listed, not requested one by one."""
     url, files = object_store.url, len(stores.files(vm.folder))
     copied = asked(copy.copy, copy.Options(str(vm.root), url))
@@ -68,7 +68,7 @@ def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
     assert pruned["list_objects_v2"] == 5 and pruned["get_object"] <= 6 * POINTS + 4
 
 
-def test_manifests_are_read_several_at_once_and_told_in_order(vm, object_store, monkeypatch):
+def test_manifests_are_read_concurrently_and_reported_in_order(vm, object_store, monkeypatch):
     """Each waits until three are requested. Errors are reported in the same order as for a directory."""
     copy.copy(copy.Options(str(vm.root), object_store.url))
     half, gone = vm.points[3].id, vm.points[6].id
@@ -102,7 +102,7 @@ def test_a_file_is_read_in_large_steps_and_once(object_store, asked, tmp_path):
     assert (tmp_path / "out" / "vda.raw").read_bytes() == vm.images[vm.points[0].id]["vda"]
 
 
-def test_what_is_cached_is_not_asked_for_again(vm, object_store, asked, tmp_path, monkeypatch):
+def test_cached_data_is_not_requested_again(vm, object_store, asked, tmp_path, monkeypatch):
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
     url, options = object_store.url, listing.Options(object_store.url)
     copy.copy(copy.Options(str(vm.root), url))
@@ -124,7 +124,7 @@ def kept(tmp_path):
     return list((tmp_path / "cache").glob("??/*"))
 
 
-def test_what_changed_is_asked_for_again(vm, object_store, tmp_path, monkeypatch):
+def test_changed_objects_are_requested_again(vm, object_store, tmp_path, monkeypatch):
     """Even if the size is the same again. Nothing is cached that is not verified."""
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
     store = marker.create(object_store.url)
@@ -193,7 +193,7 @@ def served(url):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "vda.directory"])
-def test_what_judges_a_bucket_or_copies_it_reads_no_cache(copied, rotten, tmp_path, name):
+def test_runs_that_verify_or_copy_do_not_read_the_cache(copied, rotten, tmp_path, name):
     served(copied)
     listing.listing(listing.Options(copied))
     rotten.add(name)
@@ -204,7 +204,7 @@ def test_what_judges_a_bucket_or_copies_it_reads_no_cache(copied, rotten, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "vda.directory", "vda.index", "vda.0000.zst"])
-def test_what_was_answered_wrongly_is_not_kept(copied, rotten, vm, name):
+def test_wrong_answers_are_not_cached(copied, rotten, vm, name):
     """As from one bad copy of several, or until the file is healed, which gives it the same tag again."""
     rotten.add(name)
     for _ in range(2):
@@ -216,7 +216,7 @@ def test_what_was_answered_wrongly_is_not_kept(copied, rotten, vm, name):
     assert not listing.listing(listing.Options(copied)).refused
 
 
-def test_what_is_wrong_in_the_cache_is_asked_for_again(copied, vm, asked, tmp_path):
+def test_damaged_cache_entries_are_requested_again(copied, vm, asked, tmp_path):
     """Even if its CRC is right. Then the answer is right."""
     right, listed = served(copied), listing.listing(listing.Options(copied))
     for path in kept(tmp_path):
@@ -228,14 +228,14 @@ def test_what_is_wrong_in_the_cache_is_asked_for_again(copied, vm, asked, tmp_pa
     assert asked(served, copied)["get_object"] == 1, "the marker, which is not listed"
 
 
-def test_without_the_cache_a_verb_goes_on(copied, tmp_path):
+def test_a_verb_works_without_the_cache(copied, tmp_path):
     (tmp_path / "cache").mkdir(mode=0o755)
     found = listing.listing(listing.Options(copied))
     [warning] = found.warnings
     assert len(found.points) == POINTS and "access to it (chmod 700)" in warning and "it is not used" in warning
 
 
-def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
+def test_serve_reports_why_there_is_no_cache(copied, tmp_path):
     """Although it is nbdkit that opens the store."""
     (tmp_path / "cache").mkdir(mode=0o755)
     with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"), cached=True)) as server:

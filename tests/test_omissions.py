@@ -59,7 +59,7 @@ def test_what_the_user_said_to_leave_out_is_not_missed():
     assert [each.missed for each in omissions.found(xml, None, [], asked=["vdz"])] == [False]
 
 
-def test_what_only_runs_and_what_only_comes():
+def test_devices_of_only_one_definition():
     """A device that was plugged in without --config, and a disk that the running domain does not have yet."""
     share, disk = list(DEVICES)[0], DISK.format(device="disk", name="vdn", inside="")
     found = omissions.found(xml_of(disk), xml_of(share), [])
@@ -68,30 +68,30 @@ def test_what_only_runs_and_what_only_comes():
     assert [each.missed for each in omissions.found(xml_of(disk), xml_of(), [], asked=["vdn"])] == [False]
 
 
-@pytest.mark.parametrize("files, told", [
+@pytest.mark.parametrize("files, expected", [
     ([], ["nvram", "tpm", "kernel"]), (["nvram", "tpm.tpm2-00.permall", "kernel", "domain.xml"], []), (None, [])
 ])  # fmt: skip
-def test_files_that_could_not_be_stored(files, told):
+def test_files_that_could_not_be_stored(files, expected):
     """Those of a domain on another machine, for example."""
     boot = "<loader type='pflash'>/fw</loader><nvram>/vars</nvram><kernel>/vmlinuz</kernel>"
     xml = xml_of("<tpm><backend type='emulator' version='2.0'/></tpm>", os=boot)
     found = omissions.found(xml, None, [], files)
-    assert [each.what for each in found] == told
-    assert [each.path for each in found] == (["/vars", None, "/vmlinuz"] if told else [])
+    assert [each.what for each in found] == expected
+    assert [each.path for each in found] == (["/vars", None, "/vmlinuz"] if expected else [])
 
 
-def test_an_old_point_tells(tmp_path):
+def test_omissions_of_an_old_point(tmp_path):
     """From nothing but its definition and its disks; if the definition is damaged, nothing is known."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.xml = xml_of(DISK.format(device="disk", name="vda", inside=""), *DEVICES)
     vm.pull()
-    told = [dict(zip(("what", "why", "path", "missed"), about)) for about in DEVICES.values() if about]
-    told.sort(key=lambda each: each["what"].split()[0] not in ("disk", "cdrom", "floppy"))
+    expected = [dict(zip(("what", "why", "path", "missed"), about)) for about in DEVICES.values() if about]
+    expected.sort(key=lambda each: each["what"].split()[0] not in ("disk", "cdrom", "floppy"))
     shown = json.loads(run_bytes("show", vm.root, "latest", "--json").stdout)["not_in_point"]
     listed = json.loads(run_bytes("list", vm.root, "--json").stdout)[-1]["not_in_point"]
     assert shown == listed and [each for each in shown if each["what"] not in ("nvram", "tpm")] == [
-        each for each in told if each["what"] != "tpm"
+        each for each in expected if each["what"] != "tpm"
     ]
     text = run_bytes("show", vm.root, "latest").stdout.decode()
     assert "not in it: filesystem home (/srv/home), which is a directory of the host\n" in text
@@ -103,7 +103,7 @@ def test_an_old_point_tells(tmp_path):
 @pytest.mark.parametrize(
     "live", ["<?xml version='1.0' encoding='utf-16'?><domain/>", "<domain>", "<network/>", "<q:x/>"]
 )
-def test_a_live_definition_that_is_none(tmp_path, live):
+def test_an_invalid_live_definition(tmp_path, live):
     """Anyone who can write to the store may have written it: the list is reported nevertheless."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
@@ -123,7 +123,7 @@ class WithShare(Machine):
         return DOMAIN.format(kind="qemu", name=self.name, memory=16, cpus=1, boot="", devices=devices)
 
 
-def test_a_pull_tells(private_libvirt, tmp_path):
+def test_a_pull_reports_omissions(private_libvirt, tmp_path):
     """As a warning, even with --quiet, what nobody would expect; the rest, and what was requested, in a line."""
     with WithShare(private_libvirt, tmp_path / "images", {"vda": MIB, "vdb": MIB, "vdc": Disk(MIB, "raw")}) as vm:
         pull = ["pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store"]
@@ -138,7 +138,7 @@ def test_a_pull_tells(private_libvirt, tmp_path):
             "not in it: filesystem home (/tmp), which is a directory of the host",
         ]
         result = json.loads(run_bytes(*pull, "--disk", "vda", "--json").stdout.splitlines()[-1])
-        assert result["warnings"] == [], "it is told once, where no option can say that one knows"
+        assert result["warnings"] == [], "it is reported once if no option can acknowledge it"
         assert [each["what"] for each in result["details"]["not_in_point"]] == [
             "disk vdb", "disk vdc", "cdrom sdc", "filesystem home"
         ]  # fmt: skip
@@ -147,9 +147,9 @@ def test_a_pull_tells(private_libvirt, tmp_path):
         result = json.loads(run_bytes(*pull, "--json").stdout.splitlines()[-1])
         assert f"disk vdn ({tmp_path}/n) is not in the point: it is not in the running domain" in result["warnings"]
         doctor = json.loads(run_bytes("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
-        told = {each["subject"]: (each["state"], each["text"]) for each in doctor}
-        assert told["filesystem home"] == ("warn", "/tmp: not pulled because it is a directory of the host")
-        assert told["disk vdn"] == ("warn", f"{tmp_path}/n: not pulled because it is not in the running domain")
+        findings = {each["subject"]: (each["state"], each["text"]) for each in doctor}
+        assert findings["filesystem home"] == ("warn", "/tmp: not pulled because it is a directory of the host")
+        assert findings["disk vdn"] == ("warn", f"{tmp_path}/n: not pulled because it is not in the running domain")
 
 
 def a_disk(folder):

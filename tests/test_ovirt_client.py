@@ -27,12 +27,12 @@ def vm(tmp_path_factory):
     return vm
 
 
-def image_url(told):
+def image_url(expected):
     """Return the URL as a client with the token learns it."""
-    request = urllib.request.Request(told["url"] + "/images", headers={"Authorization": f"Bearer {TOKEN}"})
+    request = urllib.request.Request(expected["url"] + "/images", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=20) as answer:
         [image] = json.load(answer)["images"]
-    return told["url"] + image["path"]
+    return expected["url"] + image["path"]
 
 
 def opened(events):

@@ -17,7 +17,7 @@ def has_backup(vm):
         return False
 
 
-def test_plan_tells_what_a_pull_then_reads(pulled):
+def test_plan_predicts_what_a_pull_reads(pulled):
     witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")})
     vm = witness.vm
     vm.write("vda", 0, 2 * MIB)
@@ -28,13 +28,13 @@ def test_plan_tells_what_a_pull_then_reads(pulled):
     vm.write_zeroes("vda", MIB, 2 * CLUSTER, unmap=True)
     vm.forget_checkpoint(point["checkpoint"])
     before = Before(witness)
-    told = witness.plan("-o", witness.store)
+    result = witness.plan("-o", witness.store)
     before.assert_same()
-    vda = told["disks"][0]
+    vda = result["disks"][0]
     assert (vda["dirty_bytes"], vda["zero_bytes"], vda["extents"]) == (3 * CLUSTER, 2 * CLUSTER, 2)
     second = witness.pull()
-    assert modes(told) == modes(second) and told["since"] == second["since"] == point["checkpoint"]
-    assert [disk["dirty_bytes"] for disk in told["disks"]] == [disk["dirty_bytes"] for disk in second["disks"]]
+    assert modes(result) == modes(second) and result["since"] == second["since"] == point["checkpoint"]
+    assert [disk["dirty_bytes"] for disk in result["disks"]] == [disk["dirty_bytes"] for disk in second["disks"]]
     table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
     assert table.returncode == 0 and " incr " in table.stdout
     assert nbdpull("plan", vm.name, "--since", "none", "-c", vm.bed.uri).returncode == 4

@@ -52,7 +52,7 @@ def test_a_damage_is_in_one_shard(vm):
     assert sum(found) == 2
 
 
-def test_a_sample_looks_at_about_its_share(tmp_path):
+def test_a_sample_reads_about_its_share(tmp_path):
     vm = Vm(tmp_path)
     vm.add_disk("vda", 40 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(40 * MIB))
@@ -64,7 +64,7 @@ def test_a_sample_looks_at_about_its_share(tmp_path):
         assert verify_store(vm.root, sample=0.0001, level="files").damages
 
 
-def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
+def test_a_time_limit_ends_it_and_the_next_run_continues(vm, capsys):
     code, out, _ = nbdpull(capsys, "verify", vm.root, "--max-duration", "0.000001s", "--json")
     assert code == 0 and json.loads(out.splitlines()[-1])["complete"] is False
     assert verify_store(vm.root, max_duration=1000).complete
@@ -77,7 +77,7 @@ def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
     assert events[0]["point"] == oldest.id
 
 
-def test_an_empty_store_is_told_from_one_for_which_there_is_no_time(vm, tmp_path):
+def test_an_empty_store_is_distinguished_from_one_not_verified_in_time(vm, tmp_path):
     late = verify_store(vm.root, max_duration=-1)
     assert (late.points, late.complete, late.warnings) == (0, False, [])
     assert [each.verdict for each in late.verdicts] == [None] * 3
@@ -85,7 +85,7 @@ def test_an_empty_store_is_told_from_one_for_which_there_is_no_time(vm, tmp_path
     assert "has no points: nothing was verified" in " ".join(empty.warnings) and empty.complete
 
 
-def test_list_tells_when_a_point_was_verified(vm, capsys):
+def test_list_shows_when_a_point_was_verified(vm, capsys):
     assert [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points] == [None] * 3
     assert result(capsys, "verify", vm.root)["ok"]
     chunk = vm.folder / vm.points[2].id / "vda.0000.zst"
@@ -150,25 +150,25 @@ def test_an_image_equals_its_point_and_no_other(even, tmp_path, kind, capsys):
         for other in even.points:
             found = against.against(against.Options(str(even.root), str(path), point=other.id))
             assert found.differences == different(even, point, other)
-    told = result(capsys, "verify", even.root, "--against", path, "--point", even.points[0].id)
-    assert not told["ok"] and told["exit_code"] == 13 and told["differences"]
-    told = result(capsys, "verify", even.root, "--against", path)
-    assert told["ok"] and told["equal"] and told["compared_bytes"] == even.disks["vda"].size
+    reported = result(capsys, "verify", even.root, "--against", path, "--point", even.points[0].id)
+    assert not reported["ok"] and reported["exit_code"] == 13 and reported["differences"]
+    reported = result(capsys, "verify", even.root, "--against", path)
+    assert reported["ok"] and reported["equal"] and reported["compared_bytes"] == even.disks["vda"].size
 
 
 PARTS = [["--shard", "2/2"], ["--sample", "0.01%"], ["--max-duration", "0.000001"]]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_is_not_taken_for_the_whole_image(even, tmp_path, part, capsys):
+def test_a_part_does_not_count_as_the_whole_image(even, tmp_path, part, capsys):
     numpy.random.seed(1)  # what the sample is taken by
     content = even.images[even.points[-1].id]["vda"]
     size, wrong = len(content), bytearray(content)
     wrong[-1] ^= 1  # in the last block, which has another length, and which none of these looks at
     for path in (image(tmp_path / "same.raw", content), image(tmp_path / "wrong.raw", wrong)):
-        told = result(capsys, "verify", even.root, "--against", path, *part)
-        assert told["ok"] and told["exit_code"] == 0 and told["equal"] is None and not told["complete"]
-        assert told["size"] == size and 0 <= told["compared_bytes"] < size
+        found = result(capsys, "verify", even.root, "--against", path, *part)
+        assert found["ok"] and found["exit_code"] == 0 and found["equal"] is None and not found["complete"]
+        assert found["size"] == size and 0 <= found["compared_bytes"] < size
         code, said, _ = nbdpull(capsys, "verify", even.root, "--against", path, *part)
         assert code == 0 and "in the part that was checked" in said and "equals" not in said
 
@@ -178,10 +178,10 @@ def test_all_parts_of_an_image_together_are_the_whole(even, tmp_path, capsys):
     wrong[-1] ^= 1
     path = image(tmp_path / "wrong.raw", wrong)
     parts = [result(capsys, "verify", even.root, "--against", path, "--shard", f"{i}/3") for i in (1, 2, 3)]
-    assert [told["equal"] for told in parts].count(False) == 1
-    (found,) = [told for told in parts if told["differences"]]
+    assert [each["equal"] for each in parts].count(False) == 1
+    (found,) = [each for each in parts if each["differences"]]
     assert found["exit_code"] == 13 and not found["complete"]
-    assert sum(told["compared_bytes"] for told in parts) >= len(wrong)
+    assert sum(each["compared_bytes"] for each in parts) >= len(wrong)
 
 
 def different(vm, one, other):
@@ -293,18 +293,18 @@ def test_a_digest_of_many_blocks_takes_no_memory():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    told = [layout.image_digest_block(number, number.to_bytes(32, "little")) for number in many]
-    assert found == reader.digest(b"".join([layout.image_digest_head(len(many) * MIB), *told])).hex()
+    hashed = [layout.image_digest_block(number, number.to_bytes(32, "little")) for number in many]
+    assert found == reader.digest(b"".join([layout.image_digest_head(len(many) * MIB), *hashed])).hex()
     assert peak < 1 << 18, "of 4 MB, were they kept"
 
 
 def test_digests_are_kept_and_listed(vm, capsys):
-    told = result(capsys, "digest", vm.root, "--point", "all")["points"]
-    assert [point["id"] for point in told] == [point.id for point in vm.points]
+    found = result(capsys, "digest", vm.root, "--point", "all")["points"]
+    assert [point["id"] for point in found] == [point.id for point in vm.points]
     listed = listing.listing(listing.Options(str(vm.root))).points
-    assert [point["digests"] for point in listed] == [point["disks"] for point in told]
+    assert [point["digests"] for point in listed] == [point["disks"] for point in found]
     code, out, _ = nbdpull(capsys, "digest", vm.root, "--disk", "vdb")
-    assert code == 0 and told[-1]["disks"]["vdb"] in out
+    assert code == 0 and found[-1]["disks"]["vdb"] in out
     assert nbdpull(capsys, "digest", vm.root, "--disk", "vdz")[0] == 3
 
 

@@ -31,7 +31,7 @@ def program(tmp_path, monkeypatch):
         ("two\nlines", errors.OutputError, "^qemu-img failed: two lines$"),
     ],
 )
-def test_its_errors_are_ours(program, said, kind, says):
+def test_its_errors_are_translated(program, said, kind, says):
     program(f'echo "{said}" >&2; exit 1')
     with pytest.raises(kind, match=says) as caught:
         qemu_img.create("/i/a", 1 << 20)

@@ -38,7 +38,7 @@ def test_it_serves(image):
     assert size_of(image, "-e", "8") == MIB
 
 
-def test_what_it_says_is_the_error(tmp_path, image):
+def test_its_message_becomes_the_error(tmp_path, image):
     with pytest.raises(Refused, match="none.*No such file or directory"):
         size_of(str(tmp_path / "none"))
     with pytest.raises(Refused, match="unrecognized option '--strange'"):
@@ -46,7 +46,7 @@ def test_what_it_says_is_the_error(tmp_path, image):
 
 
 @pytest.mark.parametrize("end_with_us", ["SIGKILL", "SIGTERM"])
-def test_nothing_is_left_of_it_where_we_are_killed(tmp_path, image, end_with_us):
+def test_nothing_is_left_if_nbdpull_is_killed(tmp_path, image, end_with_us):
     """A verify --against that was killed left a directory in /tmp."""
     folder = tmp_path / "t"
     folder.mkdir()
@@ -69,7 +69,7 @@ def test_nothing_is_left_of_it_where_we_are_killed(tmp_path, image, end_with_us)
     assert os.listdir(folder) == []
 
 
-def test_a_folder_of_any_length_will_do(tmp_path, image, monkeypatch):
+def test_a_directory_path_of_any_length_works(tmp_path, image, monkeypatch):
     long = tmp_path / ("x" * 200)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))

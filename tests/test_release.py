@@ -25,8 +25,8 @@ def witness(pulled):
 def release(witness, *options):
     """Return (exit code, {what was found: why it is still there})."""
     done = nbdpull("release", witness.vm.name, "-c", witness.vm.bed.uri, "--json", *options)
-    told = json.loads(done.stdout.splitlines()[-1])
-    return done.returncode, {each["what"]: each["left"] for each in told.get("found", [])}
+    result = json.loads(done.stdout.splitlines()[-1])
+    return done.returncode, {each["what"]: each["left"] for each in result.get("found", [])}
 
 
 def doctor(witness):
@@ -36,9 +36,9 @@ def doctor(witness):
 
 def stored_bitmaps(vm, disk):
     """Return the names of the bitmaps in the image of a machine that is off."""
-    told = subprocess.run(["qemu-img", "info", "--output=json", "-f", "qcow2", vm.disks[disk].path],
+    output = subprocess.run(["qemu-img", "info", "--output=json", "-f", "qcow2", vm.disks[disk].path],
                           capture_output=True, check=True).stdout  # fmt: skip
-    return [each["name"] for each in json.loads(told)["format-specific"]["data"].get("bitmaps", [])]
+    return [each["name"] for each in json.loads(output)["format-specific"]["data"].get("bitmaps", [])]
 
 
 def orphan(witness):
@@ -77,8 +77,8 @@ def test_a_revert_to_an_internal_snapshot(witness):
     for options, warned in ((["--no-checkpoint"], False), ([], True), ([], False)):
         witness.pull(*options)
         assert any("snapshot-revert" in each for each in witness.result["warnings"]) is warned
-    told = doctor(witness)["snapshots"]
-    assert told["state"] == "warn" and told["advice"] == f"before a revert: nbdpull release {vm.name}"
+    result = doctor(witness)["snapshots"]
+    assert result["state"] == "warn" and result["advice"] == f"before a revert: nbdpull release {vm.name}"
     assert release(witness)[0] == 0
     vm.bed.virsh("snapshot-revert", vm.name, "s1")
     assert vm.active and vm.content("vda")[:MIB] == b"\x55" * MIB
@@ -91,13 +91,13 @@ def test_virtnbdbackup_beside_it(witness, monkeypatch, tmp_path):
     vm = witness.vm
     assert "virtnbdbackup" not in doctor(witness)
     vm.create_checkpoint("virtnbdbackup.0")
-    told = doctor(witness)["virtnbdbackup"]
-    assert told["state"] == "warn" and told["advice"].endswith("virtnbdbackup: pull it with --no-checkpoint")
+    result = doctor(witness)["virtnbdbackup"]
+    assert result["state"] == "warn" and result["advice"].endswith("virtnbdbackup: pull it with --no-checkpoint")
     witness.pull("--no-checkpoint")
     assert vm.checkpoints() == ["virtnbdbackup.0"]
     witness.pull()
-    told = doctor(witness)["virtnbdbackup"]
-    assert "as this one" in told["text"] and f"nbdpull release {vm.name}, and pull" in told["advice"]
+    result = doctor(witness)["virtnbdbackup"]
+    assert "as this one" in result["text"] and f"nbdpull release {vm.name}, and pull" in result["advice"]
     assert release(witness)[0] == 0 and vm.checkpoints() == ["virtnbdbackup.0"]
     vm.delete_checkpoint("virtnbdbackup.0")
     assert "virtnbdbackup" not in doctor(witness)
@@ -116,8 +116,8 @@ def test_bitmaps_that_no_checkpoint_owns(witness, crashed):
     if crashed:
         vm.kill()
         vm.start()
-    told = doctor(witness)[f"bitmap {name}"]
-    assert told["state"] == "warn" and "on disk vda, vdb: it belongs to no checkpoint" in told["text"]
+    result = doctor(witness)[f"bitmap {name}"]
+    assert result["state"] == "warn" and "on disk vda, vdb: it belongs to no checkpoint" in result["text"]
     assert release(witness) == (0, {f"bitmap {name} of disk vda, vdb": ""})
     assert list(vm.bitmaps("vda")) == ["of-somebody"] and list(vm.bitmaps("vdb")) == []
     assert f"bitmap {name}" not in doctor(witness)

@@ -20,7 +20,7 @@ from nbdpull.storage.directory import DirectoryStore
 # -- remove -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_point_goes_and_its_space_a_day_later(tmp_path, capsys):
+def test_a_point_is_removed_at_once_and_its_space_freed_a_day_later(tmp_path, capsys):
     vm = chain(tmp_path / "store")
     first, middle, last = ids(vm)
     code, found, _ = run(capsys, "remove", vm.root, middle, "--dry-run")
@@ -34,12 +34,12 @@ def test_a_point_goes_and_its_space_a_day_later(tmp_path, capsys):
     assert restored(vm, vm.points[2], tmp_path / "out") == vm.images[last]
 
 
-def test_none_goes_where_one_cannot(tmp_path, capsys):
+def test_nothing_is_removed_if_one_point_cannot_be(tmp_path, capsys):
     vm = chain(tmp_path / "store")
     first, middle, last = ids(vm)
     for reason, flaw in (("caf\udce9", "is not text in UTF-8"), ("x" * 4097, "has more than 4096 characters")):
-        told = f"nbdpull: --reason {flaw}\n"
-        assert said(capsys, "pin", vm.root, first, "--reason", reason) == (2, "", told)
+        expected = f"nbdpull: --reason {flaw}\n"
+        assert said(capsys, "pin", vm.root, first, "--reason", reason) == (2, "", expected)
     assert run(capsys, "pin", vm.root, first, "--reason", "before the upgrade")[:2] == (
         0,
         {"point": first, "pinned": True, "changed": True},
@@ -70,7 +70,7 @@ def just_before(monkeypatch, owner, name, call):
 
 
 @pytest.mark.parametrize("owner, name", [(retention, "decided"), (removal, "remove"), (DirectoryStore, "rename")])
-def test_a_point_that_is_pinned_beside_a_prune_stays(tmp_path, capsys, monkeypatch, owner, name):
+def test_a_point_pinned_during_a_prune_is_kept(tmp_path, capsys, monkeypatch, owner, name):
     """Even at the moment when its manifest is renamed: the pin was a success."""
     vm = daily(tmp_path / "store", 10)
     victim = vm.points[0].id
@@ -83,7 +83,7 @@ def test_a_point_that_is_pinned_beside_a_prune_stays(tmp_path, capsys, monkeypat
     assert code == 0 and ids(vm) == [victim, *(each.id for each in vm.points[4:])]
 
 
-def test_a_pin_of_a_point_that_has_just_gone_is_none(tmp_path, capsys, monkeypatch):
+def test_pinning_a_point_that_was_just_removed_fails(tmp_path, capsys, monkeypatch):
     vm = daily(tmp_path / "store", 2)
     just_before(monkeypatch, DirectoryStore, "publish", lambda: removal.remove(vm.series, vm.points[0]))
     code, _, err = said(capsys, "pin", vm.root, vm.points[0].id)
@@ -154,7 +154,7 @@ def test_a_dry_run_leaves_what_was_removed_before(tmp_path, capsys):
 # -- prune ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_no_rule_keeps_goes(tmp_path, capsys):
+def test_points_that_no_rule_keeps_are_removed(tmp_path, capsys):
     vm = daily(tmp_path / "store", 9)
     before = ids(vm)
     code, found, _ = run(capsys, "prune", vm.root, "--keep-daily", "5", "--dry-run")
@@ -163,13 +163,13 @@ def test_what_no_rule_keeps_goes(tmp_path, capsys):
     assert [each["id"] for each in domain["points"] if each["kept_by"]] == before[4:]
     code, found, _ = run(capsys, "prune", vm.root, "--keep-daily", "5", "--now")
     assert code == 0 and found["domains"][0]["freed_bytes"] > 0 and ids(vm) == before[4:]
-    told = {"in_store": False, "domain": None, "keep_daily": 5, "time_zone": "UTC"}
-    assert found["domains"][0]["policy"] == told
+    expected = {"in_store": False, "domain": None, "keep_daily": 5, "time_zone": "UTC"}
+    assert found["domains"][0]["policy"] == expected
     for point in vm.points[4:]:
         assert restored(vm, point, tmp_path / "out") == vm.images[point.id]
 
 
-def test_what_is_pinned_or_proved_stays(tmp_path, capsys):
+def test_pinned_and_proved_points_are_kept(tmp_path, capsys):
     vm = daily(tmp_path / "store", 6)
     before = ids(vm)
     run(capsys, "pin", vm.root, before[0])

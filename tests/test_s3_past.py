@@ -62,16 +62,16 @@ def test_what_was_deleted_and_overwritten_since(store, monkeypatch):
     store.delete("vm/gone")
     when = instant()
     past = S3Store(place.as_of(store.root, when))
-    before = told(past)
+    before = shown(past)
     for path in ("top", "vm/deep/file"):
         store.delete(path)
     store.replace("vm/small", b"forged")
     store.publish("vm/gone", b"again")
     store.publish("later/file", b"")
     for again in (past, S3Store(past.root)):
-        assert told(again) == before
+        assert shown(again) == before
         with again.looking(""):
-            assert told(again) == before
+            assert shown(again) == before
     assert before["find"] == [b"top", b"vm/deep/file", None, b"vm/small", None]
     assert (before["folders"], before["names"]) == (["vm"], ["deep", "small"])
     assert past.path("vm") == f"{store.root}/vm" and past.root != store.root
@@ -88,13 +88,13 @@ def test_what_was_deleted_and_overwritten_since(store, monkeypatch):
 
 
 @pytest.mark.e2e
-def test_the_version_that_holds_what_is_sought(store, monkeypatch):
+def test_the_version_with_the_wanted_content(store, monkeypatch):
     def holding(data):
         return S3Store(store.root).holding({"file": (len(data), hashlib.sha256(data).hexdigest())}, lambda: None)
 
     read = []
     real = S3Store(store.root).bucket.get
-    monkeypatch.setattr(type(store.bucket), "get", lambda bucket, *told: read.append(told) or real(*told))
+    monkeypatch.setattr(type(store.bucket), "get", lambda bucket, *args: read.append(args) or real(*args))
     store.replace("file", b"good")
     first = holding(b"good")
     store.replace("file", b"longer")
@@ -128,7 +128,7 @@ def test_the_files_that_were_there_last(store, monkeypatch):
     assert last() == ["keys/old"]
 
 
-def told(store):
+def shown(store):
     """Return all that a store shows of these."""
     paths = ("top", "vm/deep/file", "vm/gone", "vm/small", "later/file")
     return {
@@ -172,7 +172,7 @@ def test_what_was_there_and_was_deleted(store, object_store):
     assert not unversioned.had("file")
 
 
-def test_only_a_bucket_tells(tmp_path):
+def test_only_a_bucket_has_a_past(tmp_path):
     with pytest.raises(errors.UsageError, match="is a directory, and only a bucket that keeps old versions has a past"):
         place.as_of(str(tmp_path), datetime.datetime.now(UTC))
     with pytest.raises(errors.UsageError, match="not a time"):

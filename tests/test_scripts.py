@@ -42,13 +42,13 @@ def project(tmp_path):
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "test", tmp_path / "scripts/test")
     for name in ("install", "in-release"):
-        told(tmp_path / "scripts" / name)
+        make_echo(tmp_path / "scripts" / name)
     for name in ("python", "ruff", "mypy", "nbdpull"):
-        told(tmp_path / ".venv/bin" / name)
+        make_echo(tmp_path / ".venv/bin" / name)
     return tmp_path
 
 
-def told(path):
+def make_echo(path):
     """Make a program that only says how it was called."""
     path.write_text('#!/bin/sh\necho "$0" "$@"\n')
     os.chmod(path, 0o755)

@@ -31,7 +31,7 @@ def witness(machine, tmp_path):
     return found
 
 
-def assert_nothing_is_told(witness, *others):
+def assert_no_secret_in(witness, *others):
     tried = identity_files.given([path("age1")])
     secrets = [keyring.open_master(marker.open_store(str(witness.store)), tried).master, data("age1").strip()]
     for each in [*files(witness.store), *others]:
@@ -57,7 +57,7 @@ def test_full_and_incremental(witness, tmp_path):
     definition = said("show", witness.store, second["id"], "--xml", *MINE)
     assert SECRET.decode() in definition
     assert log.stat().st_size and contains_secret(definition.encode())
-    assert_nothing_is_told(witness, log)
+    assert_no_secret_in(witness, log)
 
 
 def test_killed_and_resumed(witness, tmp_path):
@@ -68,7 +68,7 @@ def test_killed_and_resumed(witness, tmp_path):
     process.communicate()
     before = {each.name: each.read_bytes() for each in witness.store.glob("*/*/vda.*.zst")}
     assert len(before) >= 2
-    assert_nothing_is_told(witness)
+    assert_no_secret_in(witness)
     witness.vm.write("vda", 0, 4 * MIB, 0x99)  # what the guest does later is not in the point
     made = witness.pull(*MINE, *SMALL_CHUNKS)
     assert witness.result["resumed"]["kept_bytes"] > MIB
@@ -76,6 +76,6 @@ def test_killed_and_resumed(witness, tmp_path):
     assert sum(kept[name] == before[name] for name in before) == 2
     assert_same(witness.restored(made["id"], *MINE), held)
     said("verify", witness.store, *MINE)
-    assert_nothing_is_told(witness)
+    assert_no_secret_in(witness)
     witness.pull(*MINE)
     assert_same(witness.restored("latest", *MINE), witness.content())

@@ -101,7 +101,7 @@ def image(tmp_path):
     return path
 
 
-def told(opened):
+def mapped(opened):
     return [tuple(map(int, extent)) for batch in opened.extents() for extent in batch]
 
 
@@ -111,7 +111,7 @@ def told(opened):
 def test_a_full_read(image, qemu_nbd):
     with Source(qemu_nbd(image), "vda") as opened:
         assert opened.size == SIZE
-        assert told(opened) == [
+        assert mapped(opened) == [
             (0, 2 * MIB, DATA), (2 * MIB, MIB, ZERO), (3 * MIB, MIB, DATA), (4 * MIB, 4 * MIB, ZERO)
         ]  # fmt: skip
 
@@ -125,7 +125,7 @@ def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
     """What became zero since the checkpoint must be reported: otherwise the restored disk would hold the old data."""
     qemu_io(image, "write -P 3 64k 64k", "write -z 512k 128k", "discard 3M 64k", "write -P 9 8323072 64k")
     with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing) as opened:
-        assert told(opened) == [
+        assert mapped(opened) == [
             (64 * KIB, 64 * KIB, DATA), (512 * KIB, 128 * KIB, ZERO), (3 * MIB, 64 * KIB, ZERO),
             (SIZE - 64 * KIB, 64 * KIB, DATA),
         ]  # fmt: skip
@@ -133,10 +133,10 @@ def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
 
 def test_nothing_dirty(image, qemu_nbd):
     with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing) as opened:
-        assert told(opened) == []
+        assert mapped(opened) == []
 
 
-def test_the_end_of_the_clean_data_is_told_where_an_image_lies_below(image, qemu_nbd):
+def test_the_end_of_the_clean_data_is_reported_above_a_backing_image(image, qemu_nbd):
     """Source describes what QEMU does there; a bit of 64 KiB in the middle of a larger cluster does not change that."""
     last = 4 * MIB
     qemu_io(image, f"write -P 3 {last - 4 * CLUSTER} 64k")
@@ -144,20 +144,20 @@ def test_the_end_of_the_clean_data_is_told_where_an_image_lies_below(image, qemu
     first = int(extents.ends(data)[-1]) - source.MAX_CLUSTER
     expected = extents.clip(data, first, last).tolist()
     with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing, layered=True) as opened:
-        assert [each for each in told(opened) if each[2] == DATA] == expected != []
+        assert [each for each in mapped(opened) if each[2] == DATA] == expected != []
         assert opened.presumed == sum(length for _, length, _ in expected) - CLUSTER
 
 
 def whole(image, qemu_nbd):
     with Source(qemu_nbd(image), "vda") as opened:
-        return told(opened)
+        return mapped(opened)
 
 
-def test_all_that_is_zero_is_told_where_nobody_knows_the_base(image, qemu_nbd):
+def test_all_zeroes_are_reported_if_the_base_is_unknown(image, qemu_nbd):
     address = qemu_nbd(image, "-B", "b0")
     with Source(address, "vda") as whole, Source(address, "vda", "b0") as opened:
-        zeroes = [found for found in told(whole) if found[2] == ZERO]
-        found = told(opened)
+        zeroes = [found for found in mapped(whole) if found[2] == ZERO]
+        found = mapped(opened)
         assert [each for each in found if each[2] == ZERO] == zeroes != []
         assert opened.presumed == sum(length for _, length, _ in found)
 
@@ -176,7 +176,7 @@ def test_extents_and_bytes_lead_from_the_old_image_to_the_new(image, qemu_nbd, m
         commands.append(f"{command} {at} {length}")
     qemu_io(image, *commands)
     with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0") as opened:
-        for offset, length, kind in told(opened):
+        for offset, length, kind in mapped(opened):
             disk[offset : offset + length] = opened.read(offset, length) if kind == DATA else bytes(length)
     assert bytes(disk) == content_of(image)
 
@@ -184,11 +184,11 @@ def test_extents_and_bytes_lead_from_the_old_image_to_the_new(image, qemu_nbd, m
 def test_windows_make_no_difference(image, qemu_nbd, monkeypatch):
     address = qemu_nbd(image)
     with Source(address, "vda") as opened:
-        whole = told(opened)
+        whole = mapped(opened)
     for window in (8 * 512, 1000 * 512, CLUSTER):
         set_window(monkeypatch, window)
         with Source(address, "vda") as opened:
-            assert told(opened) == whole
+            assert mapped(opened) == whole
 
 
 def test_a_size_that_is_no_multiple_of_anything(tmp_path, qemu_nbd):
@@ -196,7 +196,7 @@ def test_a_size_that_is_no_multiple_of_anything(tmp_path, qemu_nbd):
     raw.write_bytes(b"x" * (MIB + 512))
     with Source(qemu_nbd(raw, "-f", "raw"), "vda") as opened:
         assert opened.size == MIB + 512
-        assert told(opened) == [(0, MIB + 512, DATA)]
+        assert mapped(opened) == [(0, MIB + 512, DATA)]
         assert opened.read(MIB, 512) == b"x" * 512
 
 
@@ -208,10 +208,10 @@ def test_a_hole_is_not_zero_by_itself(nbdkit):
         "extents=echo 0 256K hole; echo 256K 256K hole,zero; echo 512K 256K zero; echo 768K 256K",
     )  # fmt: skip
     with Source(server.socket, "") as opened:
-        assert told(opened) == [(0, 256 * KIB, DATA), (256 * KIB, 512 * KIB, ZERO), (768 * KIB, 256 * KIB, DATA)]
+        assert mapped(opened) == [(0, 256 * KIB, DATA), (256 * KIB, 512 * KIB, ZERO), (768 * KIB, 256 * KIB, DATA)]
 
 
-def test_who_wants_a_little_of_the_map_asks_for_little(lying):
+def test_a_small_part_of_the_map_takes_a_small_request(lying):
     """One page of it may be enough; QEMU answers in the thread that serves the guest."""
     asked = []
 
@@ -328,7 +328,7 @@ def test_a_buffer_is_filled_over_several_connections(tmp_path, qemu_nbd, monkeyp
     assert sum(each.reads > 0 for each in counted) == max(1, min(source.SPREAD, count - 1))
 
 
-def test_by_tcp_more_is_under_way(tmp_path):
+def test_more_requests_are_in_flight_over_tcp(tmp_path):
     raw = tmp_path / "disk.raw"
     raw.write_bytes(random.Random(1).randbytes(2 * MIB))
     port = free_port()
@@ -395,7 +395,7 @@ def test_all_connections_are_made_before_anything_is_asked(fake):
         threads = [threading.Thread(target=work) for _ in range(12)]  # more than there are connections
         for thread in threads:
             thread.start()
-        assert told(opened) == [(0, MIB, DATA)]
+        assert mapped(opened) == [(0, MIB, DATA)]
         for thread in threads:
             thread.join()
         assert server.asked > 200 and server.clients == 5
@@ -405,7 +405,7 @@ class Stop(Exception):
     """The exception that a check raises."""
 
 
-def test_a_handshake_is_not_left_half_way(fake):
+def test_a_handshake_is_not_aborted(fake):
     """A signal, or the failure of another disk, waits for its end."""
     address, server = fake(slow=0.2)
 
@@ -465,8 +465,8 @@ def test_a_server_with_a_short_queue(fake):
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def refused(told, *arguments, **options):
-    with pytest.raises(errors.SourceError, match=told) as caught, Source(*arguments, **options) as opened:
+def refused(message, *arguments, **options):
+    with pytest.raises(errors.SourceError, match=message) as caught, Source(*arguments, **options) as opened:
         list(opened.extents())
     assert caught.value.exit_code == 6
     return caught.value
@@ -573,7 +573,7 @@ def test_a_server_that_delays_block_status(nbdkit, hurry):
         assert "was silent" in str(gives_up(lambda: list(opened.extents())))
 
 
-def test_a_slow_server_is_no_stalled_one(lying, monkeypatch):
+def test_a_slow_server_does_not_count_as_stalled(lying, monkeypatch):
     """The time counts from the last answer, not from the start of a long batch."""
     clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
 
@@ -657,7 +657,7 @@ def truth(context, offset, length):
 
 def test_the_fake_server_can_tell_the_truth(lying):
     with Source(lying(truth, read=lambda offset, length: b"%c" % (offset >> 16) * length), "x", "b0") as opened:
-        assert told(opened) == [(0, MIB, DATA)]
+        assert mapped(opened) == [(0, MIB, DATA)]
         assert opened.read(5 << 16, 100) == b"\x05" * 100
 
 
@@ -670,7 +670,7 @@ def test_replies_of_unequal_length(lying):
         return [(min(unit, length), flags)]
 
     with Source(lying(status), "x", "b0") as opened:
-        found = told(opened)
+        found = mapped(opened)
     assert sum(length for _, length, _ in found) == MIB
     assert found[0] == (0, 96 * KIB, ZERO)
 
@@ -683,7 +683,7 @@ def test_a_reply_beyond_what_was_asked_counts_no_further(lying, monkeypatch):
         return [(1024 * KIB - offset, connection.STATE_ZERO if offset < 512 * KIB else 0)]
 
     with Source(lying(status), "x") as opened:
-        assert told(opened) == [(0, 512 * KIB, ZERO), (512 * KIB, 512 * KIB, DATA)]
+        assert mapped(opened) == [(0, 512 * KIB, ZERO), (512 * KIB, 512 * KIB, DATA)]
 
 
 @pytest.mark.parametrize("context", [connection.ALLOCATION, BITMAP])
@@ -697,7 +697,7 @@ def test_a_map_that_does_not_cover_the_disk(lying, context, answer, after):
     def status(name, offset, length):
         return answer if name == context and offset >= after else [(min(length, 256 * KIB), 1)]
 
-    assert "silent" not in str(gives_up(lambda: told(Source(lying(status), "x", "b0"))))
+    assert "silent" not in str(gives_up(lambda: mapped(Source(lying(status), "x", "b0"))))
 
 
 @pytest.mark.parametrize("sent", [0, 511, 32 * KIB])
@@ -762,7 +762,7 @@ def test_a_context_that_is_refused(lying, context):
 def test_a_server_that_never_answers(lying, hurry):
     with Source(lying(lambda *_: FakeServer.SILENT), "x") as opened:
         hurry()
-        error = gives_up(lambda: told(opened))
+        error = gives_up(lambda: mapped(opened))
     assert "x: the NBD server was silent" in str(error)
 
 

@@ -245,7 +245,7 @@ def test_a_file_that_must_go(store):
     assert store.names("vm") == [] and not store.holds("vm/file")
 
 
-def test_a_file_gets_another_name(store):
+def test_renamed_files(store):
     store.make_folder("vm")
     store.publish("vm/one", b"1")
     store.publish("vm/other", b"2")
@@ -286,7 +286,7 @@ def test_a_writer_holds_a_folder(store_in_folders):
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_that_is_in_a_folder(store):
+def test_everything_in_a_directory(store):
     store.make_folder("vm")
     store.make_folder("vm/point")
     store.publish("vm/point/file", b"")
@@ -296,7 +296,7 @@ def test_all_that_is_in_a_folder(store):
 
 
 @pytest.mark.parametrize("folder", ["", "vm", "vm/point"])
-def test_what_is_told_while_somebody_looks(store, folder):
+def test_answers_during_an_open_listing(store, folder):
     for each in ("vm", "vm/point", "vm2"):
         store.make_folder(each)
     for path in ("file", "vm/file", "vm/point/file", "vm/point.json", "vm2/file"):
@@ -316,7 +316,7 @@ def test_what_is_told_while_somebody_looks(store, folder):
         )
 
 
-def test_a_folder_goes_as_it_was_when_somebody_looked(object_store):
+def test_a_directory_is_removed_only_as_it_was_listed(object_store):
     """Otherwise a sweep would remove what a copy has made there since the listing."""
     store, other = S3Store(object_store.url), S3Store(object_store.url)
     store.publish("vm/point/old", b"")

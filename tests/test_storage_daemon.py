@@ -54,7 +54,7 @@ def test_long_tmpdir(tmp_path, monkeypatch):
     assert os.listdir(folder) == []
 
 
-def test_refusal_is_told(tmp_path):
+def test_refusal_is_raised(tmp_path):
     with StorageDaemon() as daemon:
         with pytest.raises(storage_daemon.Refused, match="No such file"):
             daemon.ask("blockdev-add", node_name="n", driver="file", filename=str(tmp_path / "none"))
@@ -79,7 +79,7 @@ def test_daemon_is_silent():
     assert ended(pid)
 
 
-def test_stop_is_heard():
+def test_a_signal_ends_the_wait():
     stopped = []
 
     def check():
@@ -93,7 +93,7 @@ def test_stop_is_heard():
             daemon.ask("query-block-exports")
 
 
-def test_it_ends_with_us_also_by_kill():
+def test_it_ends_with_nbdpull_even_after_a_kill():
     begin = "from nbdpull.nbd.storage_daemon import StorageDaemon; daemon = StorageDaemon()"
     program = f"{begin}; print(1, flush=True); input()"
     us = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -102,8 +102,8 @@ def test_json_is_exact(capsys, vm, tmp_path, words):
     out, err = run(capsys, vm, tmp_path, words, "--json")
     assert_harmless(err)
     if words[0] in ("list", "show"):
-        told = json.loads(out)
-        point = told[0] if words[0] == "list" else told
+        report = json.loads(out)
+        point = report[0] if words[0] == "list" else report
         assert (point["domain"], point["since"], point["disks"][0]["name"]) == (EVIL, EVIL, f"vda{EVIL}")
     elif words[0] == "status":
         assert [each["domain"] for each in json.loads(out)["domains"]] == [EVIL]
@@ -146,8 +146,8 @@ def test_the_console_of_a_guest(vm, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert err == "" and out.splitlines()[1:] == ["the console ended with:", "one", *_shown_lines(EVIL)]
     assert cli.main([*words, "--json"]) == 13
-    told = json.loads(capsys.readouterr().out)
-    assert (told["console"], told["reason"]) == (f"one\n{EVIL}\n\n", EVIL)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["console"], result["reason"]) == (f"one\n{EVIL}\n\n", EVIL)
 
 
 def _shown_lines(text):

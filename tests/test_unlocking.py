@@ -28,7 +28,7 @@ MINE, WRONG = ("--identity", path("age1")), ("--identity", path("age2"))
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_identity_given(monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -87,19 +87,20 @@ def test_what_needs_an_identity_is_what_the_manual_says(name, vm, tmp_path, caps
     known = lines(copy, tmp_path / "out")
     words = known[name]
     needed = ROWS[name].startswith("yes")
-    exit_code, _, told = answered(capsys, *words)
-    assert (exit_code == 16) is needed, told
+    exit_code, _, before = answered(capsys, *words)
+    assert (exit_code == 16) is needed, before
     if needed:
         assert (
-            told.startswith(f"nbdpull: {copy.root} is sealed: name an identity that opens it") and told.count("\n") == 1
+            before.startswith(f"nbdpull: {copy.root} is sealed: name an identity that opens it")
+            and before.count("\n") == 1
         )
         assert not (tmp_path / "out").exists() or not os.listdir(tmp_path / "out")
-        exit_code, _, told = answered(capsys, *words, *WRONG)
-        assert exit_code == 16 and f"{copy.root} does not open for {path('age2')} (an age key)" in told
-        exit_code, _, told = answered(capsys, *words, *MINE)
-        assert exit_code == 0, told
+        exit_code, _, before = answered(capsys, *words, *WRONG)
+        assert exit_code == 16 and f"{copy.root} does not open for {path('age2')} (an age key)" in before
+        exit_code, _, before = answered(capsys, *words, *MINE)
+        assert exit_code == 0, before
     else:
-        assert exit_code == 0, told
+        assert exit_code == 0, before
 
 
 def test_what_is_restored_is_what_was_stored(vm, tmp_path, monkeypatch):
@@ -117,12 +118,12 @@ def test_prune_without_an_identity_repacks_nothing_and_says_so(tmp_path, capsys)
         vm.write("vda", 0, os.urandom(960 * KIB if number else 1024 * KIB))
         vm.pull(batch_size=64 * KIB)
     prune = ["prune", vm.root, "--keep-last", 1, "--force", "--now"]
-    exit_code, _, told = answered(capsys, *prune)
+    exit_code, _, before = answered(capsys, *prune)
     assert exit_code == 0 and len(json.loads(said("list", vm.root, "--json"))) == 1
-    assert told.startswith(f"nbdpull: warning: vm1: not repacked: {vm.root} is sealed: name an identity")
-    assert "--repack-below 0" in told and answered(capsys, *prune, "--repack-below", 0)[::2] == (0, "")
-    exit_code, output, told = answered(capsys, *prune, *MINE)
-    assert (exit_code, told) == (0, "") and "mostly dead files" in output
+    assert before.startswith(f"nbdpull: warning: vm1: not repacked: {vm.root} is sealed: name an identity")
+    assert "--repack-below 0" in before and answered(capsys, *prune, "--repack-below", 0)[::2] == (0, "")
+    exit_code, output, before = answered(capsys, *prune, *MINE)
+    assert (exit_code, before) == (0, "") and "mostly dead files" in output
     said("verify", vm.root, *MINE)
 
 
@@ -155,31 +156,31 @@ def test_a_copy_with_an_identity_takes_no_forged_manifest(vm, tmp_path, capsys):
     here, there, second = vm.copy(tmp_path / "here"), tmp_path / "there", tmp_path / "second"
     newest = here.points[-1]
     forged(here, newest)
-    exit_code, output, told = answered(capsys, "copy", here.root, there, *MINE)
-    assert exit_code == 11 and "not made with the key of this store" in told
+    exit_code, output, before = answered(capsys, "copy", here.root, there, *MINE)
+    assert exit_code == 11 and "not made with the key of this store" in before
     assert [each["id"] for each in json.loads(said("list", there, "--json"))] == [here.points[0].id]
-    assert answered(capsys, "copy", here.root, second)[0] == 0, "nothing tells it without one"
+    assert answered(capsys, "copy", here.root, second)[0] == 0, "nothing reveals it without one"
 
-    exit_code, _, told = answered(capsys, "copy", vm.root, second, *MINE)
-    assert exit_code == 10 and f"nbdpull remove {second} {newest.id} makes way for this one" in told
+    exit_code, _, before = answered(capsys, "copy", vm.root, second, *MINE)
+    assert exit_code == 10 and f"nbdpull remove {second} {newest.id} makes way for this one" in before
     assert answered(capsys, "remove", second, newest.id)[0] == 0
     for dest in (there, second):
         assert answered(capsys, "copy", vm.root, dest, "--point", newest.id, *MINE)[0] == 0
         said("verify", dest, *MINE)
 
 
-def test_a_copy_that_died_before_its_marker_is_told_of_as_one_that_never_was(vm, tmp_path, capsys):
+def test_a_copy_that_died_before_its_marker_is_reported_as_missing(vm, tmp_path, capsys):
     dest = tmp_path / "dest"
-    told = answered(capsys, "copy", vm.root, dest, "--dry-run")
+    before = answered(capsys, "copy", vm.root, dest, "--dry-run")
     said("copy", vm.root, dest)
     for each in [dest / "nbdpull.json", *dest.glob("vm1/*/*"), *dest.glob("vm1/*"), dest / "vm1"]:
         each.rmdir() if each.is_dir() else each.unlink()
     assert os.listdir(dest) == ["@keys"]
-    assert answered(capsys, "copy", vm.root, dest, "--dry-run") == told and told[0] == 0
+    assert answered(capsys, "copy", vm.root, dest, "--dry-run") == before and before[0] == 0
     assert answered(capsys, "copy", vm.root, dest)[0] == 0
 
 
-def test_a_forged_damage_hinders_a_copy_until_somebody_verifies(vm, tmp_path, capsys):
+def test_a_forged_damage_blocks_a_copy_until_the_next_verify(vm, tmp_path, capsys):
     """Findings take no key."""
     liar, here = vm.copy(tmp_path / "liar"), vm.copy(tmp_path / "here")
     for chunks in liar.root.rglob("*.zst"):
@@ -193,17 +194,17 @@ def test_a_forged_damage_hinders_a_copy_until_somebody_verifies(vm, tmp_path, ca
     assert answered(capsys, "copy", here.root, tmp_path / "there")[0] == 0
 
 
-def test_a_broken_identity_is_told_before_all_else(vm, tmp_path, capsys):
+def test_a_broken_identity_is_reported_first(vm, tmp_path, capsys):
     (tmp_path / "key").write_text("AGE-SECRET-KEY-1\n")
-    for named, told in (
+    for named, before in (
         ("/nowhere", "cannot read the identity /nowhere"),
         (tmp_path / "key", "a line that is not an age"),
     ):
         exit_code, _, said_ = answered(capsys, "restore", vm.root, "-o", tmp_path / "out", "--identity", named)
-        assert exit_code == 2 and told in said_ and not (tmp_path / "out").exists()
+        assert exit_code == 2 and before in said_ and not (tmp_path / "out").exists()
 
 
-def test_doctor_looks_at_the_identity_that_is_meant(monkeypatch, tmp_path):
+def test_doctor_checks_the_given_identity(monkeypatch, tmp_path):
     def found():
         return [(each.state, each.text) for each in finding.guarded("identity", doctor._identities())]
 
@@ -230,23 +231,25 @@ READERS = ("restore", "verify", "verify --quick", "digest", "show", "show --xml"
 
 
 @pytest.mark.parametrize("verb", READERS)
-def test_who_has_an_identity_reads_no_store_that_is_not_sealed(plain, verb, tmp_path, capsys, monkeypatch):
+def test_with_an_identity_no_unsealed_store_is_read(plain, verb, tmp_path, capsys, monkeypatch):
     """Be it one that is not needed, or not there."""
     (tmp_path / "key").write_bytes(b"# nbdpull: only for master key " + b"0" * 32 + b"\n" + data("age1"))
     words = lines(plain, tmp_path / "out")[verb]
     for named in (path("age1"), "/nowhere", tmp_path / "key"):
-        exit_code, _, told = answered(capsys, *words, "--identity", named)
-        assert exit_code == 10 and told.count("\n") == 1, told
-        assert f"{plain.root} is not sealed, but there is an identity ({named}): if it was sealed, somebody rep" in told
+        exit_code, _, before = answered(capsys, *words, "--identity", named)
+        assert exit_code == 10 and before.count("\n") == 1, before
+        assert (
+            f"{plain.root} is not sealed, but there is an identity ({named}): if it was sealed, somebody rep" in before
+        )
     monkeypatch.setenv("NBDPULL_IDENTITY_FILE", "/nowhere")
-    exit_code, _, told = answered(capsys, *words)
-    assert exit_code == 10 and "an identity (/nowhere (NBDPULL_IDENTITY_FILE))" in told
+    exit_code, _, before = answered(capsys, *words)
+    assert exit_code == 10 and "an identity (/nowhere (NBDPULL_IDENTITY_FILE))" in before
     assert not (tmp_path / "out").exists()
     monkeypatch.delenv("NBDPULL_IDENTITY_FILE")
     assert answered(capsys, *words)[0] == 0
 
 
-def test_nor_does_it_serve_one(plain):
+def test_with_an_identity_no_unsealed_store_is_served(plain):
     with pytest.raises(errors.StoreError, match="is not sealed, but there is an identity"):
         unlocking.master(str(plain.root), [path("age1")])
     assert unlocking.master(str(plain.root), []) is None
@@ -306,13 +309,13 @@ def test_pulls_into_a_sealed_store(machine, tmp_path):
     sealed_store(tmp_path / "of a thief")  # with a master key that he knows, for the same public key
     shutil.copytree(tmp_path / "of a thief", root, dirs_exist_ok=True)
     other_host = {**environment(), "NBDPULL_STATE_DIR": str(tmp_path / "state")}
-    for verb, env, told in (
+    for verb, env, before in (
         ("pull", environment(), "was sealed with key"),
         ("pull", other_host, OTHERS),
         ("plan", environment(), OTHERS),
     ):
         done = nbdpull(verb, *about, *MINE, env=env)
-        assert done.returncode == 11 and told in done.stderr
+        assert done.returncode == 11 and before in done.stderr
     assert len(json.loads(said("list", root, "--json"))) == 2 and not vm.job_active()
 
 
@@ -344,9 +347,9 @@ def known(vm, tmp_path, monkeypatch):
 
 
 def refused(root, *named):
-    with pytest.raises(errors.Foreign) as told:
+    with pytest.raises(errors.Foreign) as before:
         unlocking.for_pull(str(root), None, named)
-    return str(told.value)
+    return str(before.value)
 
 
 def test_a_store_that_somebody_sealed_with_another_key(known, tmp_path):

@@ -47,7 +47,7 @@ def test_its_schemas_are_installed(installed):
     assert {path.name: path.read_bytes() for path in (packages / "nbdpull/schemas").glob("*.json")} == here
 
 
-def test_its_types_are_there_for_others(installed):
+def test_its_types_are_installed(installed):
     """PEP 561: without that file, mypy ignores the annotations."""
     _, packages = installed
     assert (packages / "nbdpull/py.typed").read_bytes() == b""

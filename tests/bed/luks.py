@@ -62,7 +62,7 @@ def _make(path, kind):
     options = ["encrypt.format=luks"] if kind == "qcow2" else []
     options += [f"{within}key-secret=s", f"{within}iter-time=10"]
     words = ["qemu-img", "create", "-q", "-f", kind, *secret_options(key), "-o", ",".join(options), path, str(SIZE)]
-    # It measures how fast it is by the CPU time of some ten milliseconds. A kernel that counts that by ticks tells of
+    # It measures how fast it is by the CPU time of some ten milliseconds. A kernel that counts that by ticks reports
     # none, now and then, and QEMU gives up: that has nothing to do with the image.
     while (done := subprocess.run(words, capture_output=True, text=True)).returncode:
         if "CPU usage" not in done.stderr:

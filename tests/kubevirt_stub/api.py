@@ -107,8 +107,8 @@ class ApiHandler(Handler):
         self.answer(code, json.dumps(item).encode(), "application/json")
 
     def _authenticate(self):
-        kind, _, told = self.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not compare_digest(told.encode(), self.cluster.bearer.encode()):
+        kind, _, given = self.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not compare_digest(given.encode(), self.cluster.bearer.encode()):
             raise Refused(401, "Unauthorized", "Unauthorized")
 
     def _target(self, path):

@@ -162,7 +162,7 @@ class Cluster:
         """Wait until a backup reports its URLs; return (type, certificate, {volume: (URL of the map, URL of the
         data)})."""
         self.wait(lambda: self.generation.is_ready(self.status(namespace, name)))
-        return self.generation.told(self.status(namespace, name))
+        return self.generation.links(self.status(namespace, name))
 
     @property
     def trackers(self):

@@ -108,8 +108,8 @@ class ExportHandler(Handler):
         return self._data(job, frozen, offset, length, word, arguments)
 
     def _may(self, token, query):
-        told = [*query.get(TOKEN, [""])[:1], self.headers.get(TOKEN, "")]
-        return any(compare_digest(each.encode(), token) for each in told)
+        given = [*query.get(TOKEN, [""])[:1], self.headers.get(TOKEN, "")]
+        return any(compare_digest(each.encode(), token) for each in given)
 
     def _range(self, kind, query):
         known = {"offset", "length", TOKEN, *(["page_size"] if kind == "map" else [])}
@@ -136,8 +136,8 @@ class ExportHandler(Handler):
         if offset >= frozen.size:
             return self._error(500, "Failed to collect map extents for export")
         stop = frozen.size if length == 0 else min(frozen.size, offset + length)
-        told = frozen.extents(offset, stop)
-        page, rest = told[:page_size], told[page_size:]
+        reported = frozen.extents(offset, stop)
+        page, rest = reported[:page_size], reported[page_size:]
         following = rest[0][0] if rest else None
         if word in LIES:
             page, following = LIES[word](page, following, *arguments)

@@ -33,7 +33,7 @@ def is_true(status, kind):
     return any(each["type"] == kind and each["status"] == "True" for each in status.get("conditions", []))
 
 
-def _told(status, link):
+def _links(status, link):
     urls = {each["volumeName"]: (each["mapEndpoint"], each["dataEndpoint"]) for each in link["volumes"]}
     return status["type"], link["cert"], urls
 
@@ -101,9 +101,9 @@ class V18:
     def is_terminal(self, status):
         return is_true(status, "Done")
 
-    def told(self, status):
+    def links(self, status):
         """Return (type, certificate, {volume: (map, data)}) of a status that is ready."""
-        return _told(status, {"cert": status["endpointCert"], "volumes": status["includedVolumes"]})
+        return _links(status, {"cert": status["endpointCert"], "volumes": status["includedVolumes"]})
 
 
 class V19(V18):
@@ -191,8 +191,8 @@ class Later(V19):
         self._progress(status, "ExportReady", READY)
         status["links"] = {"internal": internal, **({"external": external} if external else {})}
 
-    def told(self, status):
-        return _told(status, status["links"].get("external") or status["links"]["internal"])
+    def links(self, status):
+        return _links(status, status["links"].get("external") or status["links"]["internal"])
 
 
 GENERATIONS = {each.name: each() for each in (V18, V19, Later)}
