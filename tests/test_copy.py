@@ -276,7 +276,7 @@ def test_damage_on_record_of_a_copy(vm, dest, run, said):
     assert verify_store(dest, keep=True).is_bad
     for words in (("copy", vm.root, dest), ("copy", vm.root, dest, "--dry-run"), ("compare", vm.root, dest)):
         code, _, err = said(*words)
-        assert code == 0 and err.startswith("nbdpull: warning: damage is on record in ")
+        assert code == 0 and err.startswith("nbdpull: warning: damage is recorded in ")
         assert f"does not replace, {point}: {how}\n" in err
     assert said(*how.split()[1:])[0] == 0
     assert [said(*words)[2] for words in (("copy", vm.root, dest), ("compare", vm.root, dest))] == ["", ""]

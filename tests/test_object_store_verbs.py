@@ -24,7 +24,7 @@ def test_what_is_removed_waits_and_nothing_hastens_it(object_store, tmp_path, ca
     vm = stores.chain(tmp_path / "store", points=3, size=800 * KIB)
     said("copy", vm.root, object_store.url)
     code, told, _ = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--force")
-    assert code == 0 and "more go with the next remove or prune after 26 hours\n" in told
+    assert code == 0 and "more are freed by the next remove or prune after 26 hours\n" in told
     code, _, problem = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--now")
     assert code == 2 and problem.startswith(f"nbdpull: --now: {object_store.url} has no locks")
     code, told, _ = answered(capsys, "prune", vm.root, "--keep-last", "1", "--force")

@@ -369,7 +369,7 @@ def test_a_pull_goes_on_where_its_host_lacks_a_time_zone(tmp_path):
     prune.require_policy(str(vm.root))
     prune.require_policy(str(vm.root), "vm1")
     pruned, [warning] = after_pull(vm)
-    assert warning.startswith("the point is made, but nbdpull prune failed: ") and "install tzdata" in warning
+    assert warning.startswith("the point is committed, but the pruning failed: ") and "install tzdata" in warning
     assert pruned.problem and len(ids(vm)) == 5
 
 

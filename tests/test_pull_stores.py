@@ -82,7 +82,7 @@ def test_a_pull_with_prune(pulled):
     assert done.returncode == 0
     done = nbdpull(*[word for word in words if word != "--json"])
     assert done.returncode == 0 and f"{vm.name}: point " in done.stdout, "the pull is well"
-    assert "the point is made, but nbdpull prune failed: more than half" in done.stderr
+    assert "the point is committed, but the pruning failed: more than half" in done.stderr
 
 
 def test_two_domains_in_one_store(pulled, machine):

@@ -383,7 +383,7 @@ def test_prune_reports_what_it_frees_and_when(tmp_path, hours, capsys):
     waiting = sum(path.stat().st_size for path in beside(vm))
     assert (code, result["warnings"], names) == (0, [], [names[0], 0, waiting, 0]) and 0 < names[0] < waiting
     code, text, _ = command.answered(capsys, *words)
-    assert "of repacked files go with a prune 26 hours after their repack" in text
+    assert "of repacked files are freed by a prune 26 hours after their repack" in text
     hours.let_pass(27)
     code, result, _ = command.answered_json(capsys, *words)
     assert code == 0 and result["domains"][0]["freed_bytes"] >= waiting

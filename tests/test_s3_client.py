@@ -118,14 +118,14 @@ def test_a_server_that_stays_away(through, key, kind, call):
     proxy, bucket = through(patience=0.5)
     proxy.away()
     began = time.monotonic()
-    with pytest.raises(kind, match=f"{key}: .*connect.*; 0.5 s of trying did not help"):
+    with pytest.raises(kind, match=f"{key}: .*connect.*; 0.5 s of retries did not help"):
         call(bucket, key)
     assert time.monotonic() - began < 5
 
 
 def test_a_server_that_only_says_no(through, key):
     _, bucket = through(lambda *_: "503", patience=0.5)
-    with pytest.raises(errors.StoreError, match=r"the server says SlowDown \(by the proxy\); 0.5 s of trying"):
+    with pytest.raises(errors.StoreError, match=r"the server says SlowDown \(by the proxy\); 0.5 s of retries"):
         bucket.get(key)
 
 
@@ -251,7 +251,7 @@ def test_silence_counts_as_trying(silent):
     bucket = Bucket("bucket", 1.5)  # of which the shortest silence is a second
     bucket._connected()
     began = time.monotonic()
-    with pytest.raises(errors.StoreError, match="1.5 s of trying did not help"):
+    with pytest.raises(errors.StoreError, match="1.5 s of retries did not help"):
         bucket.get("key")
     assert time.monotonic() - began > 1
     assert bucket.requests["get_object"] <= 2
@@ -271,7 +271,7 @@ def test_a_host_that_is_not_known(silent, monkeypatch, number, passes):
         bucket.head("key")
     assert bucket.requests["head_object"] in ((2, 3) if passes else (1,)) and time.monotonic() - began < 5
     assert ("there is no host of that name" in str(told.value)) is not passes
-    assert ("0.5 s of trying did not help" in str(told.value)) is passes
+    assert ("0.5 s of retries did not help" in str(told.value)) is passes
 
 
 def test_a_host_that_was_known(object_store, key, monkeypatch):
@@ -280,7 +280,7 @@ def test_a_host_that_was_known(object_store, key, monkeypatch):
     put(bucket, key, b"data")
     bucket._client = None
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid")
-    with pytest.raises(errors.StoreError, match="0.5 s of trying did not help"):
+    with pytest.raises(errors.StoreError, match="0.5 s of retries did not help"):
         bucket.get(key)
 
 

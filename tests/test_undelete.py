@@ -91,7 +91,7 @@ def test_a_thief_of_all_keys_takes_nothing(place, tmp_path, capsys):
         if any(point in name for point in ids):  # what the next pull counts on
             place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))
     code, told, _ = answered(capsys, "undelete", place.url, "all", "--as-of", before)
-    assert code == 0 and told.count("is there as it was\n") == 3
+    assert code == 0 and told.count("is unchanged\n") == 3
 
 
 def test_a_point_as_it_was_made(place, tmp_path, capsys):
@@ -285,7 +285,7 @@ def test_where_nothing_tells_of_the_past(tmp_path, object_store, capsys):
         code, _, problem = answered(capsys, *words)
         assert code == 2 and "is a directory, and only a bucket that keeps old versions" in problem
     for words, told in {
-        ("undelete", object_store.url, "all"): "all: say as of when, with --as-of",
+        ("undelete", object_store.url, "all"): "all: give a time with --as-of",
         ("list", object_store.url, "--as-of", "then"): "--as-of then: not a time; write 2026-11-22",
         ("list", object_store.url, "--as-of", "2026-02-30"): "is not a time that exists",
         ("verify", object_store.url, "--as-of", "today", "--heal-from", vm.root): "--as-of only reads",

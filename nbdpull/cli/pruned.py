@@ -47,7 +47,7 @@ def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
     if of.repacked.waiting and of.repacked.moved:
         yield f"{would} {size(of.repacked.moved)} of mostly dead files"
     if of.repacked.waiting:
-        yield f"{size(of.repacked.waiting)} of repacked files go with a prune 26 hours after their repack"
+        yield f"{size(of.repacked.waiting)} of repacked files are freed by a prune 26 hours after their repack"
     if of.repacked.freed:
         yield f"{would} {size(of.repacked.moved)} of mostly dead files, which {done} {size(of.repacked.freed)}"
     if of.repacked.left:

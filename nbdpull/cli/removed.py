@@ -31,7 +31,7 @@ class Swept(Protocol):
 
 def add_how(parser: usage.Parser, of: type) -> None:
     usage.add(parser, of, "--now", action="store_true",
-              help="free the space at once; by default after a day, as somebody may still read the points")  # fmt: skip
+              help="free the space at once (default: after a day, because the points may still be in use)")  # fmt: skip
     usage.add(parser, of, "--dry-run", action="store_true", help="show what would be removed, remove nothing")
 
 
@@ -53,7 +53,7 @@ def lines(swept: Swept, dry_run: bool) -> list[str]:
     found = [f"freed {size(swept.freed)}"]
     if swept.waiting:
         when = "a day (--now: at once)" if swept.has_locks else "26 hours"
-        found.append(f"{size(swept.waiting)} more go with the next remove or prune after {when}")
+        found.append(f"{size(swept.waiting)} more are freed by the next remove or prune after {when}")
     if swept.shared:
         found.append(f"{size(swept.shared)} of removed points are needed by remaining points")
     return [*found, *_locked(swept)]

@@ -129,7 +129,7 @@ class Freeze:
             thawed = self._dom.fsThaw()
         except (libvirt.libvirtError, errors.NoAnswer) as error:
             self._let_go(done=False)
-            log.info("not thawed: the guard goes on trying")
+            log.info("not thawed: the guard keeps trying")
             self._trouble = [
                 f"the guest could not be thawed ({error}): nbdpull retries for some minutes; see virsh domfsthaw"
             ]

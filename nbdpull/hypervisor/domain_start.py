@@ -25,7 +25,7 @@ _ADVICE = {
     libvirt.VIR_ERR_NO_STORAGE_POOL: "its storage pool is not defined: see virsh pool-list --all",
     libvirt.VIR_ERR_NO_STORAGE_VOL: "a volume of it is gone: see virsh vol-list",
     libvirt.VIR_ERR_SYSTEM_ERROR: "a file or a device that its definition names cannot be used",
-    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: "its definition asks for what this host does not have",
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: "its definition requires what this host does not have",
 }  # fmt: skip
 _OTHERWISE = "see its log in /var/log/libvirt/qemu"
 _ELSEWHERE = "it seems to run elsewhere, on another host or without libvirt: pull it there, and do not start it here"

@@ -46,18 +46,18 @@ def required(vm: Domain, disks: Iterable[Disk], with_tls: bool) -> bool:
         return False
     version = vm.running_version
     named = f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and QEMU "
-    named += ".".join(map(str, version)) if version else "of a version that is not known"
+    named += ".".join(map(str, version)) if version else "of an unknown version"
     if qemu_faults.hang_up(version):
         if vm.is_remote or with_tls:
             raise errors.Unsupported(
-                f"{named} crashes, with its guest, when an NBD client of such a disk hangs up; that can be prevented "
-                "only on the domain's own host and without TLS: run nbdpull there, or upgrade to QEMU 9.0.1, or leave "
-                "the disk out"
+                f"{named} crashes, with its guest, when an NBD client of such a disk disconnects; that can be "
+                "prevented only on the domain's own host and without TLS: run nbdpull there, or upgrade to QEMU 9.0.1, "
+                "or leave the disk out"
             )
         return True
     if with_tls and qemu_faults.tls_in_thread(version):
         raise errors.Unsupported(
-            f"{named} crashes, with its guest, when such a disk is read over TLS: do without --tls, reach its socket "
+            f"{named} crashes, with its guest, when such a disk is read over TLS: omit --tls and reach its socket "
             "through ssh, or upgrade to QEMU 9.0.1 or 8.2.5, or leave the disk out"
         )
     return False
@@ -69,8 +69,8 @@ def require_none(vm: Domain, disks: Iterable[Disk]) -> None:
     if threaded and qemu_faults.hang_up(vm.running_version):
         raise errors.Unsupported(
             f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and its QEMU crashes, "
-            "with its guest, when a command that has read such a disk hangs up: use nbdpull pull, which prevents that, "
-            "or upgrade to QEMU 9.0.1, or leave the disk out"
+            "with its guest, when a command that has read such a disk disconnects: use nbdpull pull, which prevents "
+            "that, or upgrade to QEMU 9.0.1, or leave the disk out"
         )
 
 

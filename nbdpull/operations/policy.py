@@ -81,7 +81,7 @@ def immutability(options: Union[Options, InitOptions], was: Optional[Immutabilit
     """
     if not options.immutable_for:
         if options.lock_mode:
-            raise errors.UsageError("--lock-mode: add --immutable-for, to say for how long; alone it has no effect")
+            raise errors.UsageError("--lock-mode has no effect without --immutable-for: add it")
         return None
     try:
         return Immutability(options.immutable_for, options.lock_mode or (was.mode if was else LockMode.COMPLIANCE))

@@ -128,7 +128,7 @@ def after_pull(root: str, point: Point, identities: Sequence[str], check: Check)
 def warnings(pruned: Pruned) -> list[str]:
     """Return the warnings of a prune after a pull: its failure is not a failure of the pull."""
     if pruned.problem:
-        return [f"the point is made, but nbdpull prune failed: {pruned.problem}"]
+        return [f"the point is committed, but the pruning failed: {pruned.problem}"]
     if found := problems(pruned):
         return found
     return [] if pruned.policy else [f"the store has no policy for {pruned.domain} any more: nothing was pruned"]

@@ -61,7 +61,7 @@ def undelete(options: Options, report: Report = lambda **event: None, check: Che
     """
     now = place.versioned(options.store)
     if ALL_POINTS in options.points and options.as_of is None:
-        raise errors.UsageError("all: say as of when, with --as-of: points removed on purpose should remain removed")
+        raise errors.UsageError("all: give a time with --as-of: points removed on purpose should remain removed")
     found = [each for wanted in options.points for each in _found(options, wanted, now, check)]
     check()
     return Result([_brought_back(each, now) for each in found])

@@ -35,7 +35,7 @@ LOST = {
     "checkpoint-lost": "the checkpoint of the newest point is gone",
     "checkpoint-replaced": "the checkpoint of the newest point was replaced",
     "chain-broken": "what the newest point has of it cannot be read",
-    "parent-damaged": "the point that it would build on is damaged, and not all of that is known",
+    "parent-damaged": "the point that it would build on is damaged, and not all of the damage is known",
     "bitmap-lost": "its bitmap is missing or invalid, as after a crash of QEMU or of the host",
     "source-changed": "it has another image now",
     "shrunk": "it is smaller than it was",

@@ -70,7 +70,7 @@ def in_threads(vm: Domain) -> Iterator[Finding]:
     targets, shown = ", ".join(disk.target for disk in threaded), ".".join(map(str, version))
     if qemu_faults.hang_up(version):
         yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when an "
-                      "NBD client of such a disk hangs up; nbdpull lets QEMU hang up first, even if nbdpull is killed",
+                      "NBD client of such a disk disconnects; nbdpull lets QEMU disconnect first, even if it is killed",
                       "use no other NBD client on a backup of this domain; QEMU 9.0 is fixed")  # fmt: skip
     elif qemu_faults.tls_in_thread(version):
         yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when such a disk is "

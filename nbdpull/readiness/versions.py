@@ -13,7 +13,7 @@ from .finding import BAD, WARN, Finding, good
 _CHECKPOINTS, _BACKUPS = ((7, 6), (6, 1)), ((7, 2), (4, 2))  # of libvirt and QEMU, the first with each
 # What an upgrade brings to pulls; docs/faults.md has the details.
 _LATER = (
-    ("QEMU", (8, 2, 3), "resumes a killed pull of disks in I/O threads, and survives a client of them that hangs up"),
+    ("QEMU", (8, 2, 3), "resumes a killed pull of disks in I/O threads, and survives clients of them that disconnect"),
     ("libvirt", (10, 8), "does not crash if QEMU refuses one of several disks"),
     ("libvirt", (10, 10), "can keep bitmaps for a raw disk, with a data file"),
     ("libvirt", (11, 10), "lets a guest that shuts down wait for the end of a pull"),
@@ -26,7 +26,7 @@ def found(versions: Mapping[str, str]) -> Iterator[Finding]:
     yield _incremental(libvirt, qemu, f"libvirt {versions['libvirt']}, QEMU {versions['qemu']}")
     if qemu_faults.tls_handshake(qemu):
         yield Finding(WARN, "TLS", f"QEMU {versions['qemu']} may crash, with its guest, while an NBD client connects "
-                      "by TLS", "do without --tls: reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
+                      "by TLS", "omit --tls and reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
                       "fixed")  # fmt: skip
     here = {"libvirt": libvirt, "QEMU": qemu}
     lacks = [f"{name} {'.'.join(map(str, since))} {what}" for name, since, what in _LATER if here[name] < since]

@@ -165,7 +165,7 @@ def keep_promises(series: Series, path: str, points: Iterable[Point]) -> list[st
     try:
         _keep_promises(series, path, points)
     except errors.Failure as error:
-        return [f"{path} was made again, but anybody may remove it, although points promise that it is locked: {error}"]
+        return [f"{path} was written again, but is not locked, although points promise that it is: {error}"]
     return []
 
 

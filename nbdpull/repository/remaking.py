@@ -97,7 +97,7 @@ def _chunk_file(target: Series, copy: Series, entry: FileEntry, disk: str, known
             for part in _parts(old, frames, check):
                 file.write(part)
             if file.sha256() != entry.sha256:
-                raise errors.Damaged(f"{store.path(path)}: its medium reads wrong now and then")
+                raise errors.Damaged(f"{store.path(path)}: its medium sometimes returns wrong data")
     return True
 
 

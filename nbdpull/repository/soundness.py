@@ -65,7 +65,7 @@ def damaged_copies(known: Soundness, target: Series, same: Iterable[Point], sour
         return []
     root = target.store.root
     how = f"nbdpull verify {shlex.quote(root)} --heal-from {shlex.quote(source.root)}"
-    return [f"damage is on record in {root} of points that a copy does not replace, {', '.join(found)}: {how}"]
+    return [f"damage is recorded in {root} of points that a copy does not replace, {', '.join(found)}: {how}"]
 
 
 def of_series(target: Series) -> Soundness:

@@ -116,7 +116,7 @@ def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried:
         kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
         return kind_of(f"{cannot}: {text}")
     kind = errors.OutputFull if code in _FULL else errors.OutputError if call in WRITING else errors.StoreError
-    in_vain = "" if tried is None else f"; {tried:g} s of trying did not help"
+    in_vain = "" if tried is None else f"; {tried:g} s of retries did not help"
     return kind(f"{cannot}: {text}{in_vain}")
 
 

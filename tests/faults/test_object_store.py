@@ -190,7 +190,7 @@ def test_a_server_that_is_gone_for_good(rig, proxy, monkeypatch):
     rig.start("--stall-timeout", "2", phase="copying")
     proxy.away()
     code, _, error = rig.end()
-    assert code == 9 and "2 s of trying did not help" in error and "Traceback" not in error
+    assert code == 9 and "2 s of retries did not help" in error and "Traceback" not in error
     rig.assert_domain_clean([before[-1]["checkpoint"]])
     assert rig.points() == before
     for name, value in rig.place.environment().items():

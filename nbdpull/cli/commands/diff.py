@@ -18,7 +18,7 @@ EXAMPLE = "diff dir/ 20261121 latest --disk vda"
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "before", metavar="A", help=usage.POINT)
-    usage.add(parser, Options, "after", metavar="B", help="likewise; the list shows what B has")
+    usage.add(parser, Options, "after", metavar="B", help="the same for the other point; the list shows what B has")
     usage.add_domain_of_store(parser, Options)
     usage.add(parser, Options, "--disk", metavar="D", help="only this disk")
     usage.add_identities(parser, Options)

@@ -16,7 +16,7 @@ EXAMPLE = "digest dir/ --point all"
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add_domain_of_store(parser, Options)
-    usage.add_point(parser, Options, "as of list: id or its beginning, date, latest; or all")
+    usage.add_point(parser, Options, "id or its beginning, date, latest: see nbdpull list; or all")
     usage.add_disks(parser, Options)
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)

@@ -35,7 +35,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--offline", choices=Offline.WORDS, help="a domain that is off: as for pull")
     usage.add(parser, Options, "--quiesce", nargs="?", choices=Quiesce.WORDS, const=Quiesce.REQUIRE,
               help="freeze the guest's file systems while the backup starts: if possible (auto), or else fail "
-              "(require, and --quiesce alone), or never; write a value with '='")  # fmt: skip
+              "(require, or --quiesce without a value), or never; write a value with '='")  # fmt: skip
     usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
               help="seconds that the freeze may last")  # fmt: skip
     usage.add_scratch(parser, Options)

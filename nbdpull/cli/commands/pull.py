@@ -43,7 +43,8 @@ def add(parser: usage.Parser) -> None:
     _add_files(parser)
     _add_limits(parser)
     usage.add(parser, Options, "--prune", action="store_true",
-              help="after that, remove the points of the domain that no policy keeps: see nbdpull policy")  # fmt: skip
+              help="after the pull, remove the domain's points that its policy does not keep: "
+              "see nbdpull policy")  # fmt: skip
     usage.add_group(parser, Options)
     _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
     usage.add_identities(parser, Options)
@@ -63,7 +64,8 @@ def _add_checkpoints(parser: usage.Parser) -> None:
               help="if a disk's base is lost: pull it in full, or fail")  # fmt: skip
     usage.add(parser, Options, "--resume", nargs="?", choices=Resume.WORDS, const=Resume.ALWAYS,
               help="resume the backup job of an interrupted run, if this pull would start the same job: from the last "
-              "hour (auto), of any age (always, and --resume alone), or never; write a value with '='")  # fmt: skip
+              "hour (auto), of any age (always, or --resume without a value), or never; "
+              "write a value with '='")  # fmt: skip
 
 
 def _add_guest(parser: usage.Parser) -> None:
@@ -73,7 +75,7 @@ def _add_guest(parser: usage.Parser) -> None:
               "refuse")  # fmt: skip
     usage.add(parser, Options, "--quiesce", nargs="?", choices=Quiesce.WORDS, const=Quiesce.REQUIRE,
               help="freeze the guest's file systems while the backup starts: if possible (auto), or else fail "
-              "(require, and --quiesce alone), or never; write a value with '='")  # fmt: skip
+              "(require, or --quiesce without a value), or never; write a value with '='")  # fmt: skip
     usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
               help="seconds that the freeze may last")  # fmt: skip
 

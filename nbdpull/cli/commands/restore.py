@@ -29,7 +29,7 @@ def add(parser: usage.Parser) -> None:
               help="directory for the images and the domain's files; for one disk also a device, an NBD URI, or - "
               "(stdout)")  # fmt: skip
     usage.add(parser, Options, "--to", metavar="DISK=TARGET", type=types.pair, action="append",
-              help="where this disk goes: path of an image, block device, nbd:// or nbd+unix:// URI, - (may be "
+              help="target of this disk: path of an image, block device, nbd:// or nbd+unix:// URI, - (may be "
               "repeated)")  # fmt: skip
     usage.add_domain_of_store(parser, Options)
     usage.add_point(parser, Options)

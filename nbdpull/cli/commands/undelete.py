@@ -27,5 +27,5 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     found = undelete.undelete(usage.options(Options, args), report, check).points
     lines = [f"{each.point} of {each.domain} is back: {terminal.count(each.files, 'file')} as of {each.as_of}"
-             if each.files else f"{each.point} of {each.domain} is there as it was" for each in found]  # fmt: skip
+             if each.files else f"{each.point} of {each.domain} is unchanged" for each in found]  # fmt: skip
     return Outcome({"points": [each._asdict() for each in found]}, lines)

@@ -46,7 +46,7 @@ class Connection(server.HTTPConnection):
         try:
             return super().communicate()
         except Exception as error:  # such as of TLS, while cheroot answers one of TLS; it would lose a thread
-            log.info("a connection was given up: %r", error)
+            log.info("a connection was closed: %r", error)
             return False
         finally:
             self.arriving = None
@@ -70,7 +70,7 @@ class Gateway(wsgi.Gateway_10):
             self._send(response)
         except Exception as error:
             level = logging.INFO if isinstance(error, OSError) else logging.WARNING  # mostly because the client is gone
-            log.log(level, "%s: the answer was broken off: %r", loggable(self.env["PATH_INFO"]), error)
+            log.log(level, "%s: the answer was cut off: %r", loggable(self.env["PATH_INFO"]), error)
             self._break_off()
         finally:
             if hasattr(response, "close"):
