@@ -1,4 +1,4 @@
-"""A freeze, step by step: a domain that does what it is told, and a real guard, connected to libvirt's test driver.
+"""A freeze, step by step: a domain that obeys, and a real guard, connected to libvirt's test driver.
 
 faults/test_quiesce.py has a real guest and a real agent.
 """

@@ -1,4 +1,4 @@
-"""Flaws of files, of which several were moved into one: that is read once, and each is told of what it has there."""
+"""Flaws of files, several of which were moved into one: it is read once, and each gets the flaws of its frames."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -103,7 +103,7 @@ def test_invalid_findings_are_left_out_and_named(series, wrong):
 
 
 def test_one_that_another_run_has_stored_meanwhile_is_not_left_out(series):
-    """A verification at the same time, say: the user would be told to remove what it has just found."""
+    """A verification at the same time, say: a message would advise the user to remove what it has just found."""
     found = findings.load(series)
     put(series, findings.VERIFY, day(1), [entry(POINTS[0], 1)], level="frames")
     assert findings.left_out(series, found) == []

@@ -115,7 +115,7 @@ def test_an_interruption_leaves_the_damaged_file(original, vm, monkeypatch, erro
 
 
 def test_a_lock_that_is_refused_ends_nothing(original, vm, monkeypatch):
-    """The rest was not checked, and nothing was told of what had been healed."""
+    """The rest was not checked, and what had been healed was not reported."""
     chunks = [path for path in files(vm.folder) if path.suffix == ".zst"][:2]
     for path in chunks:
         path.write_bytes(flipped(path.read_bytes(), 100))

@@ -131,7 +131,7 @@ def test_more_extents_than_are_sent_at_once():
 
 
 class Many(Memory):
-    """2,000,000 extents. told: how many were requested; closed: whether nobody requests more."""
+    """2,000,000 extents. sent: how many were requested; closed: whether nobody requests more."""
 
     def __init__(self):
         self.name, self.mode, self.size, self.sent, self.closed = "vda", "full", 2_000_000 * BLOCK, 0, False

@@ -179,7 +179,7 @@ def test_obstacles_are_reported(vm):
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_committed_pull_does_not_fail_by_it(vm, monkeypatch, lost):
-    """The directory of the base is read once more, and none of its pages. A lock that is refused is told as that."""
+    """The directory of the base is read once more, and none of its pages. A refused lock is reported as such."""
 
     def refused(*about):
         raise errors.AccessDenied("no s3:PutObjectRetention")

@@ -32,7 +32,7 @@ def found(vm, latest=None, full=False):
 
 
 def choice(begun, vm, **sizes):
-    """Of vda and vdb, as large as they were unless it is told."""
+    """Of vda and vdb, of the same size as before unless given."""
     sizes = {**{name: disk.size for name, disk in vm.disks.items()}, **sizes}
     return begun.choice(begun.disk(MACHINE, name, None, size) for name, size in sizes.items())
 

@@ -80,8 +80,8 @@ def takes_passphrase(data: bytes, path: str) -> bool:
 def unwrap(data: bytes, path: str, tried: Iterable[Identity]) -> Optional[Opened]:
     """Return the secret, opened by the first identity that can; None if none can.
 
-    Then the file is for others, or was changed; nobody else can tell these cases apart. Damaged if it is not a file of
-    age. MissingSoftware.
+    In that case the file is for others, or was changed: without an identity that opens it, these cases look the same.
+    Raises Damaged if it is not a file of age, and MissingSoftware.
     """
     by_passphrase = takes_passphrase(data, path)
     for each in tried:

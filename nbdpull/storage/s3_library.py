@@ -137,8 +137,8 @@ class _Models:
 
 
 def _sign_with_known_digests() -> None:
-    """Let botocore, in this process, sign a request with the SHA-256 that a header tells of its body. It would
-    otherwise read the body once more to compute it."""
+    """Let botocore, in this process, sign a request with the SHA-256 in the header about its body. Otherwise it
+    would read the body once more to compute it."""
     from botocore import auth
 
     class Signer(auth.S3SigV4Auth):  # type: ignore[misc]

@@ -43,8 +43,8 @@ def main():
 
 
 def _about(name, scale):
-    told = " ".join(SCENARIOS[name].__doc__.split())
-    return told if scale == 1 else f"{told} At scale {scale:g}."
+    text = " ".join(SCENARIOS[name].__doc__.split())
+    return text if scale == 1 else f"{text} At scale {scale:g}."
 
 
 def _arguments(words=None):

@@ -66,9 +66,9 @@ class Disk:
 
     def changed(self, everything):
         """Return the extents since the last call, in runs of blocks; everything: of the whole disk."""
-        told = self._dirty | everything
+        wanted = self._dirty | everything
         self._dirty[:] = False
-        state = numpy.where(told, numpy.where(self.versions > 0, extents.DATA, extents.ZERO), 255)
+        state = numpy.where(wanted, numpy.where(self.versions > 0, extents.DATA, extents.ZERO), 255)
         first = numpy.flatnonzero(numpy.concatenate([[True], state[1:] != state[:-1]]))
         stops = [*first[1:].tolist(), len(state)]
         runs = [(a * BLOCK, (b - a) * BLOCK, int(state[a])) for a, b in zip(first.tolist(), stops) if state[a] != 255]
