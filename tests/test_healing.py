@@ -126,7 +126,7 @@ def test_a_lock_that_is_refused_ends_nothing(original, vm, monkeypatch):
     monkeypatch.setattr(immutable, "_keep_promises", refused)
     paths, found = healed(vm, original.root)
     assert paths == {str(path.relative_to(vm.folder)) for path in chunks} and not found.is_bad
-    assert len(found.warnings) == 2 and all("anybody may remove it" in each for each in found.warnings)
+    assert len(found.warnings) == 2 and all("is not locked, although" in each for each in found.warnings)
 
 
 def test_a_directory_in_the_place_of_a_file_hides_no_damage_and_no_other_file(original, vm):

@@ -199,4 +199,4 @@ def test_a_committed_pull_does_not_fail_by_it(vm, monkeypatch, lost):
     [healed], [warning, *more] = copies.mended(now, choice, found, 1, lambda: None)
     assert healed == found[0]._replace(mended=[] if lost else [entry.path])
     assert ("not made again" in warning) == lost
-    assert lost or (warning.endswith("that it is locked: no s3:PutObjectRetention") and len(more) == 1)
+    assert lost or (warning.endswith("that it is: no s3:PutObjectRetention") and len(more) == 1)

@@ -233,7 +233,7 @@ def test_the_mode_stays_unless_another_one_is_told(place, capsys):
     assert policies.immutability(S3Store(place.url)) == Immutability(60 * DAY, LockMode.GOVERNANCE)
     for words in (["policy", place.url, "--keep-last", "3"], ["policy", place.url], ["init", f"{place.url}/other"]):
         code, _, problem = answered(capsys, *words, "--lock-mode", "compliance")
-        assert code == 2 and "--lock-mode: add --immutable-for, to say for how long" in problem
+        assert code == 2 and "--lock-mode has no effect without --immutable-for" in problem
     assert policies.load(S3Store(place.url)) == []
 
 
