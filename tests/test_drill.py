@@ -95,19 +95,19 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
     good, _ = bootable.points
     before = files(bootable.folder)
     options = ("--expect", "^hello from .* block$", "--timeout", "90s", "--work-dir", work)
-    told = run(bootable, private_libvirt, "--point", good.id, *options)
-    assert (told["ok"], told["verdict"], told["point"], told["waited_for"]) == (True, "ok", good.id, "console")
-    assert 0 < told["seconds"] < 90 and "hello from" in told["console"]
-    assert Path(told["screenshot"]).read_bytes()[:2] in (b"\x89P", b"P6")
+    result = run(bootable, private_libvirt, "--point", good.id, *options)
+    assert (result["ok"], result["verdict"], result["point"], result["waited_for"]) == (True, "ok", good.id, "console")
+    assert 0 < result["seconds"] < 90 and "hello from" in result["console"]
+    assert Path(result["screenshot"]).read_bytes()[:2] in (b"\x89P", b"P6")
 
-    told = run(bootable, private_libvirt, *options[:2], "--timeout", "4s", "--work-dir", work)
-    assert (told["ok"], told["verdict"], told["exit_code"]) == (False, "failed", 13)
-    assert "did not show what was expected within 4 s" in told["reason"]
+    result = run(bootable, private_libvirt, *options[:2], "--timeout", "4s", "--work-dir", work)
+    assert (result["ok"], result["verdict"], result["exit_code"]) == (False, "failed", 13)
+    assert "did not show what was expected within 4 s" in result["reason"]
 
     points = listing.listing(listing.Options(str(bootable.root))).points
     assert [point["drilled"]["verdict"] for point in points] == ["ok", "failed"]
     assert points[0]["drilled"]["seconds"] > 0 and "@" in points[0]["drilled"]["who"]
-    assert {name: told[name] for name in points[1]["drilled"]} == points[1]["drilled"]
+    assert {name: result[name] for name in points[1]["drilled"]} == points[1]["drilled"]
     assert drills_left(private_libvirt) == []
     assert os.listdir(work) == []
     new = set(files(bootable.folder)) - set(before)
@@ -124,8 +124,8 @@ def test_a_sealed_point_boots_by_an_identity(private_libvirt, tmp_path, work):
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()
     options = ("--expect", "hello", "--timeout", "20s", "--work-dir", work)
-    told = run(vm, private_libvirt, *options, "--identity", identities.path("age1"))
-    assert (told["verdict"], told["screenshot"]) == ("ok", None), "a picture shows what is sealed"
+    result = run(vm, private_libvirt, *options, "--identity", identities.path("age1"))
+    assert (result["verdict"], result["screenshot"]) == ("ok", None), "a picture shows what is sealed"
     assert run(vm, private_libvirt, *options)["code"] == "key-needed"
 
 
@@ -138,9 +138,9 @@ def test_a_disk_of_the_running_domain_alone(private_libvirt, tmp_path, work):
         vm.add_disk(disk, MIB)
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()
-    told = run(vm, private_libvirt, *EXPECTING, "--work-dir", work)
-    assert (told["verdict"], told["waited_for"]) == ("ok", "console") and "--expect" in EXPECTING
-    assert told["warnings"] == ["disk vdz is in no definition of the point: the drill was without it"]
+    result = run(vm, private_libvirt, *EXPECTING, "--work-dir", work)
+    assert (result["verdict"], result["waited_for"]) == ("ok", "console") and "--expect" in EXPECTING
+    assert result["warnings"] == ["disk vdz is in no definition of the point: the drill was without it"]
 
 
 def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, work):
@@ -159,10 +159,10 @@ def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, wor
     clock = types.SimpleNamespace(**vars(time))
     clock.monotonic = lambda: time.monotonic() + (300 if booted else 0)  # so long as a drill waits
     monkeypatch.setattr(drill, "time", clock)
-    told = drill.drill(drill.Options(str(vm.root), uri=private_libvirt.uri, work_dir=work), check=check)
-    assert (told.verdict, told.waited_for) == ("failed", "agent")
-    assert told.reason == "the agent did not answer within 300 s" and told.seconds > 300
-    assert "hello from" in told.console  # what it did is shown all the same
+    result = drill.drill(drill.Options(str(vm.root), uri=private_libvirt.uri, work_dir=work), check=check)
+    assert (result.verdict, result.waited_for) == ("failed", "agent")
+    assert result.reason == "the agent did not answer within 300 s" and result.seconds > 300
+    assert "hello from" in result.console  # what it did is shown all the same
     assert (drills_left(private_libvirt), os.listdir(work)) == ([], [])
 
 
@@ -181,16 +181,16 @@ def test_no_nvram_is_left(private_libvirt, tmp_path, work):
     vm.pull()
     kept = Path("/var/lib/libvirt/qemu/nvram")
     before = files(kept)
-    told = run(vm, private_libvirt, "--expect", "never", "--timeout", "1s", "--work-dir", work)
-    assert (told["verdict"], os.listdir(work), files(kept)) == ("failed", [], before)
+    result = run(vm, private_libvirt, "--expect", "never", "--timeout", "1s", "--work-dir", work)
+    assert (result["verdict"], os.listdir(work), files(kept)) == ("failed", [], before)
 
 
 def test_a_point_that_cannot_be_read_fails_at_once(bootable, private_libvirt):
     point = bootable.points[0]
     chunk = bootable.folder / stores.chunks_of(bootable, point, "vda")[0].path
     with stores.damaged(chunk, stores.flipped(chunk.read_bytes(), 130)):
-        told = run(bootable, private_libvirt, "--point", point.id, "--expect", "hello", "--timeout", "60")
-    assert told["verdict"] == "failed" and "cannot be read" in told["reason"] and told["seconds"] < 30
+        result = run(bootable, private_libvirt, "--point", point.id, "--expect", "hello", "--timeout", "60")
+    assert result["verdict"] == "failed" and "cannot be read" in result["reason"] and result["seconds"] < 30
 
 
 @pytest.fixture
@@ -213,8 +213,8 @@ def test_the_linux_guest_in_a_drill(threaded_guest, private_libvirt, tmp_path):
     class Root:
         root = store
 
-    told = run(Root, private_libvirt, *PLAIN)
-    assert told["ok"] and told["waited_for"] == "agent" and "bed: vda is mounted" in told["console"]
+    result = run(Root, private_libvirt, *PLAIN)
+    assert result["ok"] and result["waited_for"] == "agent" and "bed: vda is mounted" in result["console"]
     assert private_libvirt.virsh("list", "--name").split() == [guest.name]
     assert guest.run("cat /mnt/more") == "more\n" and guest.pid == pid
 
@@ -414,6 +414,6 @@ def test_a_program_in_the_store_is_not_run(private_libvirt, tmp_path, work):
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()
-    told = run(vm, private_libvirt, "--expect", "hello", "--timeout", "20s", "--work-dir", work)
+    result = run(vm, private_libvirt, "--expect", "hello", "--timeout", "20s", "--work-dir", work)
     assert not ran.exists()
-    assert told["verdict"] == "ok"  # by the host's own emulator
+    assert result["verdict"] == "ok"  # by the host's own emulator

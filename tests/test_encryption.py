@@ -72,7 +72,7 @@ def pulled(vm, folder):
     return {disk: bytes(content) for disk, content in then.items()}, done.stderr.decode()
 
 
-def test_it_is_told(vm, tmp_path):
+def test_encryption_is_reported(vm, tmp_path):
     """Nobody expects an unencrypted store of an encrypted disk: so this is reported even with --quiet."""
     _, said = pulled(vm, tmp_path)
     for disk in ("vda", "vdb"):
@@ -81,13 +81,13 @@ def test_it_is_told(vm, tmp_path):
     plan = json.loads(run_bytes("plan", vm.name, "-c", vm.bed.uri, "--json").stdout)
     assert [each.split()[1] for each in plan["warnings"] if "encrypted" in each] == ["vda", "vdb"]
     doctor = json.loads(run_bytes("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
-    told = [each for each in doctor if each["subject"].startswith("encryption of")]
-    assert [(each["subject"], each["state"]) for each in told] == [
+    findings = [each for each in doctor if each["subject"].startswith("encryption of")]
+    assert [(each["subject"], each["state"]) for each in findings] == [
         ("encryption of vda", "warn"), ("encryption of vdb", "warn")
     ]  # fmt: skip
 
 
-def test_a_plain_restore_starts_and_is_told(vm, host, tmp_path):
+def test_a_plain_restore_starts_with_a_warning(vm, host, tmp_path):
     then, _ = pulled(vm, host.folder)
     vm.stop()
     done = run_bytes("restore", host.folder / "dir", "-o", host.folder / "out", "--quiet")
@@ -140,13 +140,13 @@ def test_an_encrypted_restore_starts(vm, host, key, monkeypatch, tmp_path, disk,
 def watched(monkeypatch, tmp_path):
     """A file that receives each command line of QEMU's programs."""
     (tmp_path / "bin").mkdir()
-    told = tmp_path / "words"
+    log = tmp_path / "words"
     for name in ("qemu-img", "qemu-nbd"):
         script = tmp_path / "bin" / name
-        script.write_text(f'#!/bin/sh\necho {name} "$@" >>{told}\nexec {shutil.which(name)} "$@"\n')
+        script.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexec {shutil.which(name)} "$@"\n')
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    return told
+    return log
 
 
 @pytest.mark.parametrize("disk", ["vda", "vdb"])

@@ -83,14 +83,14 @@ def test_the_environment_has_the_keys_and_the_place(object_store):
     assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "b'data'\n"
 
 
-def test_the_keys_of_nobody_open_nothing(object_store):
+def test_unknown_keys_open_nothing(object_store):
     nobody = object_stores.client(object_store.server.endpoint, object_stores.NOBODY)
     assert refused(put, object_store, "file", b"data", nobody) == "AccessDenied"
     wrong = object_stores.client(object_store.server.endpoint, (object_stores.ROOT[0], "wrong"))
     assert refused(put, object_store, "file", b"data", wrong) == "SignatureDoesNotMatch"
 
 
-def test_a_server_that_stands_still_goes_on(object_store):
+def test_a_paused_server_continues(object_store):
     with object_store.server.paused():
         state = Path(f"/proc/{object_store.server.pid}/stat").read_text().rpartition(")")[2].split()[0]
         assert state == "T"
@@ -129,7 +129,7 @@ def test_a_server_ends_with_the_process_that_started_it():
             shutil.rmtree(folder)
 
 
-def test_what_a_killed_worker_left_goes_with_the_next_server(tmp_path):
+def test_leftovers_of_a_killed_worker_are_removed_by_the_next_server(tmp_path):
     """And nothing of one that is alive."""
     living, socket = object_stores.Server(), tmp_path / "socket"
     socket.touch()

@@ -105,7 +105,7 @@ def test_each_role_can_do_what_it_does_and_no_more(machine, place, role, tmp_pat
     assert len([name for name in place.objects() if name.endswith("/manifest.json")]) == 1
 
 
-def test_who_pulls_immutable_points_may_lock(machine, object_store):
+def test_a_puller_of_immutable_points_needs_the_right_to_lock(machine, object_store):
     """Without that right nothing is made, and the message names the right."""
     nobody = {**stores.package_environment(), **object_store.environment(keys=object_stores.NOBODY)}
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
@@ -127,7 +127,7 @@ def test_who_pulls_immutable_points_may_lock(machine, object_store):
         assert done.returncode == 0 and "allow s3:GetObjectRetention on it" in done.stderr
 
 
-def test_what_a_thief_hid(object_store, tmp_path):
+def test_points_hidden_by_a_thief(object_store, tmp_path):
     """The commands of the page; those that read have only the rights that it names."""
     nobody = {**stores.package_environment(), **object_store.environment(keys=object_stores.NOBODY)}
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:

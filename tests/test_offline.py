@@ -10,7 +10,7 @@ from witness import CLUSTER, SINCE, modes
 libvirt = pytest.importorskip("libvirt")
 
 
-def test_series_goes_on_while_the_domain_is_off(pulled):
+def test_series_continues_while_the_domain_is_off(pulled):
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -93,8 +93,8 @@ def test_cleanup_ends_what_a_killed_pull_started(pulled):
     point = witness.pull()
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     killed(witness)
-    told = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
-    assert "was off, and was left paused" in told
+    output = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
+    assert "was off, and was left paused" in output
     code, found = cleanup(witness, "--dry-run")
     assert code == 0 and found[PAUSED] == "dry run" and vm.active and vm.job_active()
     code, found = cleanup(witness)
@@ -140,7 +140,7 @@ def test_killed_before_it_could_mark_the_domain(pulled):
 ENDLESS = b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa"  # a boot block that jumps to where it is
 
 
-def test_what_ran_since_is_its_owners(pulled):
+def test_a_domain_resumed_since_belongs_to_its_owner(pulled):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.write_bytes("vda", 0, ENDLESS)

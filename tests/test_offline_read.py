@@ -67,7 +67,7 @@ def use_image(vm, disk, path):
 # -- a series ---------------------------------------------------------------------------------------------------------
 
 
-def test_series_goes_on(pulled):
+def test_series_continues(pulled):
     """The base keeps recording, so every point that is read is since the same checkpoint, and so is the next one of
     QEMU."""
     witness = pulled({"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
@@ -107,8 +107,8 @@ def test_what_is_damaged_is_read_again(pulled):
         next(witness.store.glob(f"*/{path}")).unlink()
     point = read(witness)
     assert modes(point) == {"vda": ("incremental", "healed"), "vdb": ("full", "raw-has-no-bitmaps")}
-    told = [{"disk": disk, "bytes": 2 * MIB, "files": [path], "mended": []} for disk, path in zip(vm.disks, bad)]
-    assert witness.result["healed"] == told
+    healed = [{"disk": disk, "bytes": 2 * MIB, "files": [path], "mended": []} for disk, path in zip(vm.disks, bad)]
+    assert witness.result["healed"] == healed
     # the last 2 MiB are read each time, as the images of a domain that is off may be on top of others
     assert [(disk["dirty_bytes"], disk["read_bytes"]) for disk in point["disks"]] == [(0, 4 * MIB), (8 * MIB, 8 * MIB)]
     assert all(2 * MIB <= disk["stored_bytes"] < 2.1 * MIB for disk in point["disks"])
@@ -125,7 +125,7 @@ def test_first_point(pulled):
     witness.assert_restores()
 
 
-def assert_tells_since(witness, checkpoint, then, how):
+def assert_changes_since(witness, checkpoint, then, how):
     """Require that a pull since a checkpoint records all changes of what the disk held then; or, in full, all data."""
     held = witness.content()
     point = point_of_its_own(witness, "--since", checkpoint)
@@ -151,17 +151,17 @@ def test_layers(pulled):
         vm.snapshot("vda", f"s{number}")
     vm.write("vda", 20 * CLUSTER, 512, 0x31)
     vm.stop()
-    assert assert_tells_since(witness, "mine", then, SINCE) == 7 * CLUSTER
+    assert assert_changes_since(witness, "mine", then, SINCE) == 7 * CLUSTER
 
     vm.resize("vda", 3 * MIB)  # bitmaps of different sizes cannot be united
-    assert_tells_since(witness, "mine", then, LOST)
+    assert_changes_since(witness, "mine", then, LOST)
 
     vm.resize("vda", 2 * MIB)
     by_hand = vm.disks["vda"].path.with_suffix(".hand")
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", vm.disks["vda"].path, "-F", "qcow2", by_hand)
     use_image(vm, "vda", by_hand)
     vm.write_offline("vda", [f"write -q -P 67 {9 * CLUSTER} 64k"])
-    assert_tells_since(witness, "mine", then, LOST)
+    assert_changes_since(witness, "mine", then, LOST)
 
 
 def test_commit(pulled):
@@ -217,8 +217,8 @@ def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
     vm.write("vda", 0, CLUSTER)
     vm.stop()
     vm.forget_checkpoint(first["checkpoint"])
-    told = witness.plan("-o", witness.store)
-    assert modes(told)["vda"] == SINCE and vm.checkpoints() == []
+    result = witness.plan("-o", witness.store)
+    assert modes(result)["vda"] == SINCE and vm.checkpoints() == []
     assert modes(read(witness)) == {"vda": SINCE, "vdb": SINCE} and vm.checkpoints() == [first["checkpoint"]]
     vm.forget_checkpoint(first["checkpoint"])
     run("qemu-img", "bitmap", "--remove", vm.disks["vdb"].path, first["checkpoint"])
@@ -381,7 +381,7 @@ def test_disk_that_only_the_saved_state_has(pulled, tmp_path):
     assert f"sda ({tmp_path}/live)" in witness.result["warnings"][-1]
 
 
-def test_saved_state_stays_and_is_told(pulled):
+def test_saved_state_is_kept_and_reported(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     witness.pull()
@@ -396,8 +396,8 @@ def test_saved_state_stays_and_is_told(pulled):
     assert vm.domain.hasManagedSaveImage(0)
     found = doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]
     assert "saved state" in found["text"] and "virsh start" in found["advice"]
-    told = witness.plan("-o", witness.store)
-    assert told["offline"] == "read" and any("saved state" in text for text in told["warnings"])
+    result = witness.plan("-o", witness.store)
+    assert result["offline"] == "read" and any("saved state" in text for text in result["warnings"])
     with reading(witness), pytest.raises(libvirt.libvirtError):
         vm.domain.create()
     assert vm.domain.hasManagedSaveImage(0)
@@ -435,7 +435,7 @@ def large(pulled, form="qcow2"):
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_it_cannot_be_started_meanwhile(pulled, form):
+def test_domain_cannot_be_started_during_the_read(pulled, form):
     witness = large(pulled, form)
     vm, held = witness.vm, witness.content()
     with reading(witness) as process:
@@ -513,7 +513,7 @@ def start_with_another_image(vm):
     ("qcow2", replace, "was changed"),
     ("raw", start_with_another_image, "was started"),
 ])  # fmt: skip
-def test_what_was_read_of_an_image_that_changed_is_void(pulled, deed, why, form):
+def test_data_of_an_image_that_changed_is_discarded(pulled, deed, why, form):
     witness = large(pulled, form)
     with reading(witness, code=6) as process:
         deed(witness.vm)
@@ -651,7 +651,7 @@ def test_server_that_is_killed(pulled):
     witness.vm.start()
 
 
-def test_server_that_stands_still(pulled):
+def test_server_that_hangs(pulled):
     witness = large(pulled)
     with reading(witness, "--stall-timeout", "1", code=6) as process:
         os.kill(server(process), signal.SIGSTOP)
@@ -706,7 +706,7 @@ def test_image_that_is_gone_or_broken(pulled):
          "<secret type='passphrase' uuid='6a3e2e0c-5c5a-4b43-9c0a-0f0b1a0b3f0e'/></encryption></source>", "encrypted"),
     ],
 )  # fmt: skip
-def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):
+def test_disk_that_can_only_be_read_while_running(pulled, source, why):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.stop()
@@ -718,7 +718,7 @@ def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):
     assert modes(read(witness, "--exclude", "vdb")) == {"vda": ("full", "first-point")}
 
 
-def test_what_only_a_domain_that_runs_can_give(pulled):
+def test_options_that_need_a_running_domain(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     witness.vm.stop()
     code, said = refused(witness, READ, "--checkpoint", "mine")
@@ -749,7 +749,7 @@ def test_without_the_server(pulled, monkeypatch, tmp_path):
 # -- plan, doctor -----------------------------------------------------------------------------------------------------
 
 
-def test_plan_tells_what_a_pull_then_reads(pulled):
+def test_plan_predicts_what_a_pull_reads(pulled):
     witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
     vm = witness.vm
     witness.pull()
@@ -757,19 +757,19 @@ def test_plan_tells_what_a_pull_then_reads(pulled):
     vm.write_zeroes("vda", MIB, 2 * CLUSTER, unmap=True)
     vm.stop()
     before = images(vm)
-    told = witness.plan("-o", witness.store)
-    assert images(vm) == before and not vm.active and told["offline"] == "read"
+    result = witness.plan("-o", witness.store)
+    assert images(vm) == before and not vm.active and result["offline"] == "read"
     point = read(witness)
-    assert modes(told) == modes(point) and told["since"] == point["since"]
-    assert [disk["dirty_bytes"] for disk in told["disks"]] == [disk["dirty_bytes"] for disk in point["disks"]]
-    assert told["disks"][0]["zero_bytes"] == point["disks"][0]["zero_bytes"] == 2 * CLUSTER
+    assert modes(result) == modes(point) and result["since"] == point["since"]
+    assert [disk["dirty_bytes"] for disk in result["disks"]] == [disk["dirty_bytes"] for disk in point["disks"]]
+    assert result["disks"][0]["zero_bytes"] == point["disks"][0]["zero_bytes"] == 2 * CLUSTER
     table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
     assert table.returncode == 0 and "vda   incr " in table.stdout
     vm.start()
     assert witness.plan()["offline"] is None
 
 
-def test_doctor_looks_at_the_bitmaps(pulled):
+def test_doctor_checks_the_bitmaps(pulled):
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm = witness.vm
     name = f"checkpoint {witness.pull()['checkpoint']}"

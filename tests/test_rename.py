@@ -25,7 +25,7 @@ def folders(witness):
     return sorted(path.name for path in witness.store.iterdir() if path.is_dir())
 
 
-def test_series_goes_on_under_the_new_name(pulled):
+def test_series_continues_under_the_new_name(pulled):
     """And under the old one again; a warning says so once each time."""
     witness = pulled({"vda": 4 * MIB, "vdb": MIB})
     vm, old, new = witness.vm, witness.vm.name, f"{witness.vm.name}-new"
@@ -40,8 +40,8 @@ def test_series_goes_on_under_the_new_name(pulled):
         made.append(witness.pull())
         assert modes(made[-1]) == {"vda": SINCE, "vdb": SINCE} and dirty(made[-1])["vda"] == CLUSTER
         assert (made[-1]["parent"], made[-1]["domain"]) == (made[-2]["id"], name)
-        told = f"domain {before} is named {name} now: its series continues in {witness.store / old}"
-        assert witness.result["warnings"] == [told]
+        message = f"domain {before} is named {name} now: its series continues in {witness.store / old}"
+        assert witness.result["warnings"] == [message]
         assert vm.checkpoints() == [made[-1]["checkpoint"]] and folders(witness) == [old]
         made.append(witness.pull())
         assert witness.result["warnings"] == []

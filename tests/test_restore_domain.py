@@ -57,7 +57,7 @@ def result_of(done):
 # -- the document -----------------------------------------------------------------------------------------------------
 
 
-def test_paths_are_adapted_and_all_else_is_kept():
+def test_paths_are_adapted_and_everything_else_is_kept():
     adapted, warnings = definition.adapted(XML, DISKS, {"nvram": "/new/nvram", "kernel": "/new/kernel"})
     root = ET.fromstring(adapted)
     vda, vdb, vdc, cdrom = root.iterfind("devices/disk")
@@ -85,7 +85,7 @@ def test_a_copy_shares_nothing_with_the_original():
     assert not root.findtext("os/nvram") and root.find("os/nvram").get("template") == "/t.fd"
 
 
-def test_a_disk_restored_to_an_export_is_told():
+def test_a_disk_restored_to_an_export_is_a_warning():
     elsewhere = {"vdc": "nbd://host/c"}
     assert definition.adapted(XML, DISKS, {}, elsewhere=elsewhere)[1] == [
         "disk vdc was restored to nbd://host/c, which is not named here: it remains unchanged"
@@ -134,7 +134,7 @@ def test_a_tpm_that_has_state_already_is_left_alone(tpm_root, tmp_path):
     assert "was kept" in warnings[0] and state.read_bytes() == b"its own"
 
 
-def test_a_tpm_without_state_is_told(tpm_root):
+def test_a_tpm_without_state_is_a_warning(tpm_root):
     files, warnings = domain_files.found(XML, None, "the-uuid", "qemu:///system")
     assert len(files) == 3 and "TPM's state" in warnings[0]
 

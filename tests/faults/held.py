@@ -86,16 +86,16 @@ def hold_at(phase, gate):
     replace(path, held)
 
 
-def tell_of(event):
+def report(event):
     path, tells = EVENTS[event]
 
-    def told(original, *args, **options):
+    def reporting(original, *args, **options):
         result = original(*args, **options)
         if tells(result, args[0]):
             say(event)
         return result
 
-    replace(path, told)
+    replace(path, reporting)
 
 
 def replace(path, function):
@@ -117,5 +117,5 @@ if __name__ == "__main__":
     held_at, *told = sys.argv[1].split("+")
     hold_at(held_at, gate=sys.argv[2])
     for each in told:
-        tell_of(each)
+        report(each)
     sys.exit(cli.main(sys.argv[3:]))

@@ -58,7 +58,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_nobody_takes_the_answers(private_libvirt, tmp_path):
+def test_unread_answers(private_libvirt, tmp_path):
     """If we are stopped in the middle of our reads, QEMU can still pause and resume the guest at once."""
     with Machine(private_libvirt, tmp_path / "images", {"vda": 16 * MIB}, paused=False) as vm:
         vm.write("vda", 0, 16 * MIB, 0x11)

@@ -52,7 +52,7 @@ def test_the_daemon_restarts(rig, phase, hard):
     rig.vm.bed.restart(hard)
     rig.vm.write("vdb", 0, 65536, 0x33)
     code, result, err = rig.end()
-    if phase == "ending" and code:  # a daemon that forgot that the end was asked for tells of a cancelled job
+    if phase == "ending" and code:  # a daemon that forgot the request to end it reports a cancelled job
         assert result["code"] == "job-lost" and result["left_behind"] == []
     else:
         assert code == 0, (result, err)
@@ -74,11 +74,11 @@ def test_the_daemon_is_killed_while_it_begins_the_job(rig):
     code, result, _ = rig.end()
     assert code == 6
     done = rig.run(*rig.words())
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (done.returncode, told["code"]) == (6, "job-stuck") and "restart the daemon" in told["message"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, report["code"]) == (6, "job-stuck") and "restart the daemon" in report["message"]
     done = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri, "--json")
-    told = {each["subject"]: each for each in json.loads(done.stdout)}
-    assert (done.returncode, told["jobs"]["state"]) == (6, "BAD") and "disk vda" in told
+    report = {each["subject"]: each for each in json.loads(done.stdout)}
+    assert (done.returncode, report["jobs"]["state"]) == (6, "BAD") and "disk vda" in report
     done = rig.run("cleanup", rig.vm.name, "-c", rig.vm.bed.uri, "-o", rig.store, "--json")
     [*_, lost] = json.loads(done.stdout.splitlines()[-1])["found"]
     assert (done.returncode, lost["what"]) == (5, "job that libvirt has lost") and "restart the daemon" in lost["left"]
@@ -282,7 +282,7 @@ def test_qemu_is_killed_under_a_pull_of_a_domain_that_is_off(rig):
     rig.assert_next_is_right()
 
 
-def test_qemu_stands_still(rig, monkeypatch):
+def test_qemu_hangs(rig, monkeypatch):
     monkeypatch.setenv("HELD_DAEMON_WAIT", "1")
     rig.start("--stall-timeout", "1", phase="copying")
     os.kill(rig.vm.pid, signal.SIGSTOP)
@@ -300,7 +300,7 @@ def test_qemu_stands_still(rig, monkeypatch):
     rig.assert_next_is_right()
 
 
-def test_qemu_stands_still_for_a_moment(rig):
+def test_qemu_hangs_for_a_moment(rig):
     rig.start(phase="reading+waited")
     os.kill(rig.vm.pid, signal.SIGSTOP)
     rig.release()
@@ -367,7 +367,7 @@ def test_a_bad_block_behind_a_server_that_answers(nbdkit):
             opened.read(3 * MIB, MIB)
 
 
-def test_errors_that_pass_are_read_again(nbdkit, tmp_path):
+def test_transient_errors_are_retried(nbdkit, tmp_path):
     trouble = tmp_path / "trouble"
     trouble.touch()
     fails_once = f"if rm {trouble}; then echo EIO >&2; exit 1; fi; head -c $3 /dev/zero | tr '\\0' '\\7'"
@@ -395,7 +395,7 @@ def test_a_lost_connection_is_made_again(nbdkit):
             nbdkit_again.wait()
 
 
-def test_a_connection_stays_lost(nbdkit):
+def test_a_connection_that_remains_lost(nbdkit):
     address, server = nbdkit("-r", "pattern", "8M")
     with source.Source(address, "") as opened:
         opened.read(MIB, 65536)
@@ -518,8 +518,8 @@ def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, mon
     assert any("may still start, paused" in each for each in result["left_behind"])
     os.kill(server.pid, signal.SIGCONT)
     wait_for(lambda: vm.active and vm.domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, "the start")
-    told = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout
-    assert "was off, and was left paused by a pull that was killed" in told
+    output = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout
+    assert "was off, and was left paused by a pull that was killed" in output
     code, found = rig.cleanup()
     assert code == 0 and [item["what"] for item in found["found"]] == [
         "paused QEMU process of the domain, which was off before"

@@ -100,7 +100,7 @@ def test_a_domain_that_is_off(private_libvirt, tmp_path):
 
 
 @pytest.mark.parametrize("phase", PHASES[:3])
-def test_told_to_stop(rig, phase):
+def test_terminated_by_a_signal(rig, phase):
     change(rig, 0x31 + PHASES.index(phase))
     before = len(rig.points())
     rig.start(phase=phase)
@@ -152,7 +152,7 @@ def test_killed_while_plan_samples(rig):
 
 
 @guarded
-def test_first_the_guard_is_killed_and_then_we(rig):
+def test_the_guard_is_killed_first_then_nbdpull(rig):
     change(rig, 0x51)
     rig.start(phase="copying", words=rig.words("--max-rate", "1M"))
     (first,) = guards(rig.vm)
@@ -167,7 +167,7 @@ def test_first_the_guard_is_killed_and_then_we(rig):
 
 
 @guarded
-def test_the_guard_is_killed_and_we_come_to_the_end(rig):
+def test_the_guard_is_killed_and_the_pull_completes(rig):
     change(rig, 0x52)
     rig.start(phase="copying")
     (guard,) = guards(rig.vm)
@@ -211,7 +211,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @guarded
-def test_killed_with_answers_that_nobody_took(rig):
+def test_killed_with_unread_answers(rig):
     """QEMU waits for room in the sockets, and would hang at the end of the job if the guard did not receive the
     answers."""
     change(rig, 0x58)
@@ -276,9 +276,9 @@ def test_killed_by_tcp(rig):
 def test_with_tls_it_is_refused(rig, tmp_path):
     (tmp_path / "ca-cert.pem").touch()
     done = rig.run(*rig.words("--nbd", "tcp:127.0.0.1:10809", "--tls", tmp_path))
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (done.returncode, told["code"]) == (6, "unsupported")
-    assert "disk sda, sdb of domain" in told["message"] and "(iothread)" in told["message"]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, result["code"]) == (6, "unsupported")
+    assert "disk sda, sdb of domain" in result["message"] and "(iothread)" in result["message"]
     rig.assert_clean()
 
 
@@ -304,21 +304,21 @@ def test_a_read_error(rig, tmp_path):
         nbdkit.wait()
 
 
-def test_doctor_tells(rig):
+def test_doctor_warns(rig):
     done = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri, "--json")
-    told = {each["subject"]: each for each in json.loads(done.stdout)}
-    assert ("iothreads" in told) == qemu_faults.hang_up(version("qemu"))
-    if "iothreads" in told:
-        assert told["iothreads"]["state"] == "warn" and "sda, sdb" in told["iothreads"]["text"]
-    assert "pause or reset" not in told
+    findings = {each["subject"]: each for each in json.loads(done.stdout)}
+    assert ("iothreads" in findings) == qemu_faults.hang_up(version("qemu"))
+    if "iothreads" in findings:
+        assert findings["iothreads"]["state"] == "warn" and "sda, sdb" in findings["iothreads"]["text"]
+    assert "pause or reset" not in findings
 
 
-def test_doctor_tells_of_a_disk_that_changes_its_thread(private_libvirt, tmp_path):
+def test_doctor_warns_about_a_disk_that_changes_its_thread(private_libvirt, tmp_path):
     with Machine(private_libvirt, tmp_path / "images", {"vda": MIB, "sda": MIB}, iothreads=1) as vm:
         found = json.loads(Rig(vm, tmp_path).run("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
-    told = {each["subject"]: (each["state"], each["text"].partition(":")[0]) for each in found}
-    if "iothreads" in told:  # the QEMU here is not mended
-        assert (told["iothreads"], told["pause or reset"]) == (("warn", "disk vda, sda"), ("warn", "disk vda"))
+    findings = {each["subject"]: (each["state"], each["text"].partition(":")[0]) for each in found}
+    if "iothreads" in findings:  # the QEMU here is not mended
+        assert (findings["iothreads"], findings["pause or reset"]) == (("warn", "disk vda, sda"), ("warn", "disk vda"))
 
 
 def test_pull_and_plan_warn_of_a_pause_that_they_cannot_prevent(private_libvirt, tmp_path):
@@ -327,11 +327,11 @@ def test_pull_and_plan_warn_of_a_pause_that_they_cannot_prevent(private_libvirt,
     with Machine(private_libvirt, tmp_path / "images", {"vda": MIB, "sda": MIB}, iothreads=1) as vm:
         rig = Rig(vm, tmp_path)
         quiet = [word for word in rig.words("--quiet") if word != "--json"]
-        told = rig.pull()["warnings"]
+        warnings = rig.pull()["warnings"]
         for done in (rig.run(*quiet), rig.run("plan", vm.name, "-c", vm.bed.uri)):
             assert done.returncode == 0
-            told += done.stderr.splitlines()
-        found = re.findall(r"disk (.*QEMU) .* may crash, with its guest, if the guest is paused", "\n".join(told))
+            warnings += done.stderr.splitlines()
+        found = re.findall(r"disk (.*QEMU) .* may crash, with its guest, if the guest is paused", "\n".join(warnings))
         assert found == 3 * expected
         vm.stop()
         assert not any("may crash" in each for each in rig.pull("--offline=start-paused")["warnings"])

@@ -101,16 +101,16 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
 def described(rig, point):
     """Return counts and records of the disks, without the places of frames."""
     counts = ("name", "size", "dirty_bytes", "zero_bytes", "read_bytes", "deduped_bytes")
-    told = [{name: disk[name] for name in counts} for disk in point["disks"]]
-    for disk in told:
+    counts_of = [{name: disk[name] for name in counts} for disk in point["disks"]]
+    for disk in counts_of:
         done = rig.run("index", rig.store, point["id"], disk["name"])
         assert done.returncode == 0, done.stderr
         records = [json.loads(line) for line in done.stdout.splitlines()]
         disk["records"] = [(each["offset"], each["length"], each["kind"], each.get("digest")) for each in records]
-    return told
+    return counts_of
 
 
-def test_what_the_parent_holds_is_referred_to_across_the_kill(rig):
+def test_references_to_the_parent_survive_the_kill(rig):
     rig.vm.write_bytes("vda", 0, NOISE)
     rig.pull(*SMALL_CHUNKS, "--full")
     rig.vm.write_bytes("vda", 0, NOISE[: 2 * MIB])
@@ -257,7 +257,7 @@ def test_another_parent(rig):
     rig.assert_next_is_right("--full")
 
 
-def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_path):
+def test_a_run_is_resumed_in_a_moved_store_but_not_in_a_copied_one(rig, tmp_path):
     change(rig)
     killed(rig)
     shutil.copytree(rig.store, tmp_path / "copy", copy_function=shutil.copy2)
@@ -315,7 +315,7 @@ def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, origin
     rig.assert_next_is_right()
 
 
-def test_whose_store_cannot_be_seen(rig, tmp_path):
+def test_the_store_of_the_run_is_unreachable(rig, tmp_path):
     """It is unknown then whether a committed point needs the checkpoint of the dead run: it stays, with a warning."""
     change(rig)
     rig.start(*SMALL_CHUNKS, phase="committed")
@@ -324,10 +324,10 @@ def test_whose_store_cannot_be_seen(rig, tmp_path):
     made, mine = rig.points()[-1], rig.store
     os.rename(mine, tmp_path / "away")
     rig.store = tmp_path / "another"
-    told = rig.pull()
-    assert any(made["checkpoint"] in text and "is missing" in text for text in told["warnings"])
+    result = rig.pull()
+    assert any(made["checkpoint"] in text and "is missing" in text for text in result["warnings"])
     assert made["checkpoint"] in rig.vm.checkpoints() and len(rig.journals()) == 1
-    rig.vm.delete_checkpoint(told["details"]["checkpoint"])
+    rig.vm.delete_checkpoint(result["details"]["checkpoint"])
     os.rename(tmp_path / "away", mine)
     rig.store = mine
     assert rig.pull()["details"]["since"] == made["checkpoint"] and rig.journals() == []
@@ -354,8 +354,8 @@ def test_the_half_point_of_another_machine(rig, tmp_path, place):
         shutil.copytree(mine, rig.store, copy_function=shutil.copy2)
     files = {each.name for each in rig.store.glob(f"*/{run['id']}/*")}
     assert files >= sealed and len(sealed) == 2
-    code, told = rig.cleanup("--dry-run")
-    left = [item for item in told["found"] if item["run"] == run["id"]]
+    code, result = rig.cleanup("--dry-run")
+    left = [item for item in result["found"] if item["run"] == run["id"]]
     assert path.exists() and {each.name for each in rig.store.glob(f"*/{run['id']}/*")} == files
     code, done = rig.cleanup()
     if place == "a copy":
@@ -386,7 +386,7 @@ def _older(rig, begun="2020-01-01T00:00:00+00:00"):
         (("--resume=never",), None),
     ],
 )
-def test_what_does_not_match_begins_anew(rig, options, why):
+def test_a_run_that_does_not_match_is_started_anew(rig, options, why):
     change(rig)
     killed(rig)
     _, run, _ = journal(rig)
@@ -404,7 +404,7 @@ def test_what_does_not_match_begins_anew(rig, options, why):
     rig.assert_next_is_right()
 
 
-def test_that_a_point_was_resumed_is_told(rig):
+def test_a_resumed_point_is_reported_as_such(rig):
     """Even to users who see only errors and warnings, and in list and show, permanently."""
     change(rig)
     killed(rig)
@@ -418,7 +418,7 @@ def test_that_a_point_was_resumed_is_told(rig):
     assert f"as_of:       {begun}" in shown.stdout
 
 
-def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
+def test_an_old_run_is_resumed_only_on_request(rig):
     change(rig)
     frozen = rig.contents()
     killed(rig)
@@ -448,7 +448,7 @@ def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
         ((), lambda rig, run: [os.unlink(path) for path in rig.scratch.iterdir()], "its scratch is gone"),
     ],
 )
-def test_a_job_that_could_not_be_read_to_its_end_is_not_gone_on_with(rig, options, spoil, why):
+def test_a_job_that_could_not_be_read_to_its_end_is_not_resumed(rig, options, spoil, why):
     change(rig)
     killed(rig)
     spoil(rig, journal(rig)[1])
@@ -457,7 +457,7 @@ def test_a_job_that_could_not_be_read_to_its_end_is_not_gone_on_with(rig, option
     rig.assert_next_is_right()
 
 
-def test_a_job_that_somebody_ended_is_not_gone_on_with(rig):
+def test_a_job_that_somebody_ended_is_not_resumed(rig):
     change(rig)
     killed(rig)
     rig.vm.domain.abortJob()

@@ -116,7 +116,7 @@ def locking_rig(private_libvirt, tmp_path, locking_store):
         yield rig
 
 
-def test_killed_and_gone_on_with_where_points_are_immutable(locking_rig):
+def test_killed_and_resumed_with_immutable_points(locking_rig):
     """What the dead run made is locked: what is kept of it gets the time of the point, although the policy has a longer
     one by now; what is made again gets a name whose old version nobody can remove."""
     rig, frozen = locking_rig, locking_rig.contents()
@@ -138,8 +138,8 @@ def test_killed_and_gone_on_with_where_points_are_immutable(locking_rig):
 
 
 def versions(place, name):
-    told = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
-    return told.get("Versions", [])
+    listed = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
+    return listed.get("Versions", [])
 
 
 def days_locked(place, name):
@@ -148,7 +148,7 @@ def days_locked(place, name):
     return (lock["RetainUntilDate"].timestamp() - time.time()) / 86400
 
 
-def test_a_server_that_stands_still_for_a_while(rig):
+def test_a_server_that_hangs_for_a_while(rig):
     change(rig)
     frozen = rig.contents()
     rig.start(phase="copying")
@@ -202,7 +202,7 @@ def test_a_server_that_is_gone_for_good(rig, proxy, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "variables, place, code, told",
+    "variables, place, code, message",
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, None, 7, "the secret key does not belong to the access key"),
         (
@@ -215,10 +215,10 @@ def test_a_server_that_is_gone_for_good(rig, proxy, monkeypatch):
         ({}, "s3://", 2, "name it as s3://BUCKET"),
     ],
 )
-def test_what_is_refused(rig, variables, place, code, told):
+def test_refused_commands(rig, variables, place, code, message):
     done = nbdpull("list", place or rig.store, env={**environment(), **variables})
     assert (done.returncode, done.stdout) == (code, "")
-    assert told in done.stderr and done.stderr.count("\n") == 1
+    assert message in done.stderr and done.stderr.count("\n") == 1
     assert not {*object_stores.ROOT, *object_stores.NOBODY} & {*done.stderr.split()}
 
 

@@ -57,7 +57,7 @@ def test_killed(rig, phase):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("phase", ["journaled", "begun", "copying", "ended"])
-def test_told_to_stop(rig, phase, number):
+def test_terminated_by_a_signal(rig, phase, number):
     change(rig, 0x41 + list(PHASES).index(phase))
     before = len(rig.points())
     rig.start(phase=phase)
@@ -75,7 +75,7 @@ def test_told_to_stop(rig, phase, number):
 
 
 @pytest.mark.parametrize("phase", ["journaled", "begun", "copying"])
-def test_told_to_stop_while_the_domain_is_off(rig, phase):
+def test_terminated_while_the_domain_is_off(rig, phase):
     """The domain, which was started paused for the pull, is stopped."""
     change(rig, 0x51 + list(PHASES).index(phase))
     rig.vm.stop()
@@ -100,11 +100,11 @@ def test_cleanup_after_a_kill(rig, phase):
     if phase == "ending":
         wait_for(lambda: not rig.vm.job_active(), "the job's end, which was asked for")
     checkpoints = rig.vm.checkpoints()
-    code, told = rig.cleanup("--dry-run")
-    assert code == 0 and all(item["left"] == "dry run" for item in told["found"])
+    code, result = rig.cleanup("--dry-run")
+    assert code == 0 and all(item["left"] == "dry run" for item in result["found"])
     assert rig.vm.checkpoints() == checkpoints and rig.vm.job_active() == (phase == "begun")
     code, done = rig.cleanup()
-    assert code == 0 and [item["what"] for item in done["found"]] == [item["what"] for item in told["found"]]
+    assert code == 0 and [item["what"] for item in done["found"]] == [item["what"] for item in result["found"]]
     assert any("partial files" in item["what"] for item in done["found"])
     rig.assert_clean()
     assert rig.cleanup()[1]["found"] == []

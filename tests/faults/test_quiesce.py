@@ -49,8 +49,8 @@ def guards(guest):
 
 
 def needs_recovery(image):
-    told = subprocess.run(["/usr/sbin/dumpe2fs", "-h", image], capture_output=True, text=True, check=True).stdout
-    return "needs_recovery" in told
+    output = subprocess.run(["/usr/sbin/dumpe2fs", "-h", image], capture_output=True, text=True, check=True).stdout
+    return "needs_recovery" in output
 
 
 def held(witness, *options):
@@ -93,10 +93,10 @@ def test_agent_stopped(guest, witness):
 
 def test_agent_hangs(guest, witness):
     pid = guest.run("pidof qemu-ga").split()[-1]
-    told = "the agent stands still"
-    guest.begin(f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
+    message = "the agent stands still"
+    guest.begin(f"kill -STOP {pid}; echo {message} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
                 f"kill -CONT {pid}")  # fmt: skip
-    wait_for(lambda: told in guest.console.read_text(errors="replace"), "the stop of the agent")
+    wait_for(lambda: message in guest.console.read_text(errors="replace"), "the stop of the agent")
     before = Before(witness)
     done = nbdpull(*witness.words("--quiesce=require", "--freeze-timeout", "5"))
     assert done.returncode == 6 and "agent-unresponsive" in done.stderr
@@ -114,10 +114,10 @@ def test_agent_hangs(guest, witness):
 def test_a_signal_ends_the_wait_for_an_agent_that_hangs(guest, witness):
     """The freeze may still come: then the guard thaws."""
     pid = guest.run("pidof qemu-ga").split()[-1]
-    told = "the agent stands still"
-    guest.begin(f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
+    message = "the agent stands still"
+    guest.begin(f"kill -STOP {pid}; echo {message} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
                 f"kill -CONT {pid}")  # fmt: skip
-    wait_for(lambda: told in guest.console.read_text(errors="replace"), "the stop of the agent")
+    wait_for(lambda: message in guest.console.read_text(errors="replace"), "the stop of the agent")
     before = Before(witness)
     process = start_nbdpull(*witness.words("--quiesce", "--freeze-timeout", "60"))
     wait_for(lambda: is_marked(guest), "the freeze")
@@ -133,19 +133,19 @@ def test_a_signal_ends_the_wait_for_an_agent_that_hangs(guest, witness):
     before.assert_same()
 
 
-def test_guest_that_somebody_else_froze_stays_so(guest, witness):
+def test_guest_frozen_by_somebody_else_stays_frozen(guest, witness):
     guest.domain.fsFreeze()
     assert state(pull(witness)["details"])[0] == "crash-consistent"
     assert is_frozen(guest) and not guards(guest)
     guest.domain.fsThaw()
 
 
-def test_a_guard_that_was_told_of_no_freeze_thaws_nothing(guest):
+def test_a_guard_without_a_freeze_thaws_nothing(guest):
     """nbdpull was killed before its freeze; if the guest is frozen, somebody else did that."""
     guest.domain.fsFreeze()
     words = [sys.executable, PROJECT / "nbdpull/hypervisor/domain_thaw.py", guest.uuid, "30", "urn:x"]
-    told = f"{guest.bed.uri}\n"
-    subprocess.run(list(map(str, words)), input=told, text=True, timeout=30, check=True, env=child.finding_us())
+    request = f"{guest.bed.uri}\n"
+    subprocess.run(list(map(str, words)), input=request, text=True, timeout=30, check=True, env=child.finding_us())
     assert is_frozen(guest)
     guest.domain.fsThaw()
 

@@ -114,7 +114,7 @@ def overwrite_at_once(rig):
     rig.process.send_signal(signal.SIGCONT)
 
 
-def test_scratch_full_is_seen_coming(rig):
+def test_scratch_that_fills_up_is_foreseen(rig):
     rig.start(phase="copying+alarmed")
     overwrite_at_once(rig)
     rig.wait_event("alarmed")
@@ -139,7 +139,7 @@ def test_scratch_limit(rig):
     rig.assert_next_is_right()
 
 
-def test_a_slow_pull_looks_at_the_scratch_while_it_waits_for_its_rate(rig):
+def test_a_slow_pull_watches_the_scratch_while_it_waits_for_its_rate(rig):
     """Sixteen threads that slept off their debt noticed the limit only after four minutes."""
     rig.start("--max-rate", "64K", "--threads", 16, "--scratch-limit", "2M", phase="reading")
     rig.release()
@@ -158,7 +158,7 @@ def test_too_little_scratch_to_begin_with(rig, small):
     rig.assert_clean([])
 
 
-def test_plan_and_doctor_tell_of_too_little_scratch(rig, small):
+def test_plan_and_doctor_report_too_little_scratch(rig, small):
     full = small("none", 8)
     (full / "file").write_bytes(bytes(8 * MIB - 65536))
     where = [rig.vm.name, "-c", rig.vm.bed.uri, "--scratch-dir", full]
@@ -192,7 +192,7 @@ def test_the_store_is_full(rig, small, options, when):
     rig.assert_next_is_right()
 
 
-def test_commit_that_fails_takes_its_checkpoint_along(machine, tmp_path, monkeypatch):
+def test_a_failed_commit_removes_its_checkpoint(machine, tmp_path, monkeypatch):
     """The job has ended successfully by then: only the new checkpoint has to be removed."""
     vm = machine({"vda": 4 * MIB})
     request = pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)

@@ -77,7 +77,7 @@ def test_it_has_failed_before(rig, device):
     rig.assert_next_is_right()
 
 
-def test_writes_whose_loss_only_fsync_tells(rig, tmp_path):
+def test_writes_whose_loss_only_fsync_reports(rig, tmp_path):
     """The storage is thinner than it claims, so the write-back fails, not the write."""
     below = tmp_path / "below"
     below.mkdir()
@@ -90,8 +90,10 @@ def test_writes_whose_loss_only_fsync_tells(rig, tmp_path):
             ended = rig.end()
             # Kernels differ in how they tell it; and where the journal's write-back was the first to fail, all is
             # read-only before nbdpull's own fsync.
-            told = ended[1]["message"].rsplit(": ", 1)[-1].partition(";")[0]
-            kind = {"No space left on device": "output-full", TOLD["unplug"]: "output", TOLD["fail"]: "output"}[told]
+            reported = ended[1]["message"].rsplit(": ", 1)[-1].partition(";")[0]
+            kind = {"No space left on device": "output-full", TOLD["unplug"]: "output", TOLD["fail"]: "output"}[
+                reported
+            ]
             assert_failed_well(rig, ended, kept=kept, kind=kind)
             run("mount", "-o", "remount,size=128m", below)
             device.mend()
