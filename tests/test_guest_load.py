@@ -1,4 +1,5 @@
-"""The cores that a guest leaves free: the rule with numbers, the limit with threads, and a real guest that works."""
+"""The processor time that a guest leaves free: the rules with numbers, the limit with threads, and a real guest that
+works."""
 
 import os
 import threading
@@ -95,6 +96,47 @@ def test_an_unobservable_guest_leaves_all_cores(busy):
     with cores.watching():
         wait_for(lambda: vm.asked_in_vain > 3, "looks at a domain that is gone")
     assert cores.allowed == 4
+
+
+class Group:
+    """The calls that a Background receives."""
+
+    def __init__(self):
+        self.joined, self.wanted, self.closed = set(), [], False
+
+    def join(self):
+        self.joined.add(threading.get_native_id())
+
+    def look(self, wanted):
+        self.wanted.append(wanted)
+
+    def close(self):
+        self.closed = True
+
+    def wait_for(self, wanted):
+        """Wait for two looks with this wish: the first one may have begun before."""
+        seen = len(self.wanted)
+        wait_for(lambda: self.wanted[seen:][-2:] == [wanted] * 2, "two looks")
+
+
+def test_threads_are_in_the_background_while_the_guest_works(busy, monkeypatch):
+    group, vm = Group(), busy()
+    monkeypatch.setattr(guest_load, "Background", lambda: group)
+    cores = Cores(vm, 4)
+    with cores.watching():
+        group.wait_for(False)
+        vm.load = 1.0
+        group.wait_for(True)
+        vm.gone = True
+        wait_for(lambda: vm.asked_in_vain > 3, "measurements of a domain that is gone")
+        group.wait_for(True)
+        vm.gone, vm.load = False, 0.2
+        group.wait_for(False)
+        thread = threading.Thread(target=lambda: cores.computing().__enter__())
+        thread.start()
+        thread.join()
+        assert len(group.joined) == 2 and threading.get_native_id() in group.joined and not group.closed
+    assert group.closed
 
 
 def test_a_guest_of_another_host_leaves_all_cores_and_is_not_observed(busy):

@@ -347,14 +347,14 @@ def test_threads_are_the_pipelines():
     """One place starts threads for the data; the writer's waits for fsync while the next chunk file is written. A call
     of libvirt that may never return needs a thread that can be abandoned, also in the guard of the connections. One
     thread each watches the domain, scratch and the guest's processors; the plugin of nbdkit has one that notices the
-    end of its parent. Whether a server lets only one writer of a name win is tested with several at once. Frames that
-    no client requested yet are read by threads of their cache: loading the module of a pool takes longer than all of
-    it."""
+    end of its parent. Whether a server lets only one writer of a name win is tested with several at once, and whether a
+    thread may leave the background with one. Frames that no client requested yet are read by threads of their cache:
+    loading the module of a pool takes longer than all of it."""
     starting = {name for name in MODULES if {"ThreadPoolExecutor", "threading.Thread"} & calls(name)}
     watching = {"hypervisor.domain_watch", "pulling.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
     watching.add("serving.http.server")  # and its clients
     named = {"core.pipeline", "format.writer", "hypervisor.domain_link", "hypervisor.socket_guard"}
-    named |= {"storage.s3_probe", "repository.frame_cache"}
+    named |= {"storage.s3_probe", "repository.frame_cache", "core.background"}
     assert starting == named | watching
 
 

@@ -1,10 +1,11 @@
-"""The cores that a guest leaves free: how many threads of a pull may compress at once while it works.
+"""The processor time that a guest leaves free: while it works, the threads of a pull are in the background, and only
+some of them may compress at once.
 
-Owns: the thread that measures the load of the guest's processors, and the rule. Must not know: libvirt, what is
+Owns: the thread that measures the load of the guest's processors, and the rules. Must not know: libvirt, what is
 computed.
 
-On a host with two cores, beside a writing guest with one processor, this reduced the time that the guest's writes
-waited, and the pull took about as long (docs/performance.md).
+On a host with two cores, beside a writing guest with one processor, this halved the time that the guest's writes waited
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Optional, Protocol
 
 from ..core import errors
+from ..core.background import Background
 from ..core.errors import Check
 
 LOOK_INTERVAL = 0.5  # seconds
@@ -48,13 +50,16 @@ class Cores:
         self._host = host or own or os.cpu_count() or self._own
         self._changed = threading.Condition()
         self._computing = 0
+        self._background, self._works = Background(), False
         self._stop = threading.Event()
         self._before = self._sample() if self._local else None
         self.allowed = self._own
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Wait for a core, and hold it inside the block."""
+        """Wait for a core, and hold it inside the block. While the guest works, this thread is in the background, also
+        after the block."""
+        self._background.join()
         self._take()
         try:
             yield
@@ -72,12 +77,14 @@ class Cores:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keep a thread measuring inside the block."""
+        """Keep a thread measuring inside the block. While the guest works, this thread is in the background there."""
         if self._local:
+            self._background.join()
             threading.Thread(target=self._run, daemon=True).start()
         try:
             yield
         finally:
+            self._background.close()
             self._stop.set()  # no wait: it may hang in a call to libvirt, and its result is no longer needed
 
     def _run(self) -> None:
@@ -86,6 +93,7 @@ class Cores:
             before, self._before = self._before, self._sample()
             if before and self._before:
                 self._leave((self._before[0] - before[0]) / (self._before[1] - before[1]))
+            self._background.look(self._works)
             if self._stop.wait(LOOK_INTERVAL):
                 return
 
@@ -97,6 +105,7 @@ class Cores:
 
     def _leave(self, load: float) -> None:
         """Adjust `allowed`. load: cores that the guest's processors kept busy; negative if some were removed."""
+        self._works = load > IDLE
         left = self._host - max(0, math.ceil(load - IDLE))
         with self._changed:
             self.allowed = max(1, min(self._own, left))
