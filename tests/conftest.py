@@ -113,6 +113,14 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: -LONG.get(item.path.name, seconds[item.path]))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection():
+    """Collect no garbage while tests are collected: nearly all that is made then remains."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def pytest_collection_finish(session):
     """Exempt what was collected from garbage collection: it remains until the end."""
     gc.collect()
