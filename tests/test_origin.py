@@ -21,10 +21,14 @@ def origin_of(vm, number=-1):
 
 
 def made_from(vm, disks):
-    """Return the domain's files and what the directories of the disks name, by their paths in the series."""
+    """Return the domain's definition and what the directories of the disks name, by their paths in the series."""
     point = vm.points[-1]
     named = [entry for disk in disks for entry in stores.directory_of(vm, point, disk).files]
-    return {entry.path for entry in [*point.manifest.files, *named]}
+    return {entry.path for entry in [point.file(layout.DOMAIN_XML), *named]}
+
+
+def sums_of(vm):
+    return f"{vm.points[-1].id}/{layout.SUMS}"
 
 
 @pytest.mark.parametrize("disks", [["vda"], ["vda", "vdb"]])
@@ -32,7 +36,7 @@ def test_every_file_is_proved_and_each_once(vm, monkeypatch, disks):
     seen, real = [], vm.series.own_flaw
     monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
     origin.prove(origin_of(vm), disks, [])
-    assert sorted(seen) == sorted(made_from(vm, disks)) and len(seen) > 5
+    assert sorted(seen) == sorted({*made_from(vm, disks), sums_of(vm)}) and len(seen) > 5
 
 
 def test_a_flaw_in_any_of_them_is_found(vm):
@@ -53,7 +57,7 @@ def test_chunk_files_are_checked_by_size_only(vm, monkeypatch):
     monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
     chunks = {entry.path for entry in stores.chunks_of(vm, vm.points[-1], "vda")}
     origin.prove(origin_of(vm), ["vda"], [], whole=False)
-    assert {*seen} == made_from(vm, ["vda"]) - chunks and chunks
+    assert {*seen} == {*made_from(vm, ["vda"]), sums_of(vm)} - chunks and chunks
     for path in sorted(made_from(vm, ["vda"])):
         data = (vm.folder / path).read_bytes()
         for changed in (data[:-1], data + b"\n", None):
@@ -73,7 +77,8 @@ def test_files_that_the_disk_does_not_need_may_be_damaged(vm):
     with contextlib.ExitStack() as stack:
         for path in others:
             stack.enter_context(stores.damaged(vm.folder / path, b""))
-        origin.prove(origin_of(vm), ["vda"], [])
+        [warning] = origin.prove(origin_of(vm), ["vda"], [])
+        assert sums_of(vm) in warning and "restored without this file" in warning
         [image] = origin.images(origin_of(vm), ["vda"], stack).values()
         assert image.head(image.size) == vm.images[point.id]["vda"]
         with pytest.raises(errors.Damaged):

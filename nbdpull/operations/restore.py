@@ -201,10 +201,11 @@ def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Rep
     allowed = fit.Allowed(options.force, options.in_place, options.space_check)
     fitting = fit.require_fit(where, images, taken, beside.values(), allowed, source.check)
     planned = belongings.planned(source.series, source.point, subject.stored, taken, where.folder, subject.asked)
+    spare: list[str] = []
     if not options.salvage:  # the domain's files even without --verify: no other digest covers their content
         files = [source.point.files[name] for name in beside]
-        origin.prove(source, images if options.verify else (), files, whole=not _are_new(taken))
-    return _Prepared(images, taken, planned, lost, [*fitting, *planned.warnings])
+        spare = origin.prove(source, images if options.verify else (), files, whole=not _are_new(taken))
+    return _Prepared(images, taken, planned, lost, [*spare, *fitting, *planned.warnings])
 
 
 def _are_new(taken: Mapping[str, Place]) -> bool:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..core import errors, pipeline
 from ..core.errors import Check, Report
+from ..format import layout
 from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from ..repository.file_flaws import FileFlaws
@@ -25,6 +26,7 @@ from .loss import Loss
 # What to do about a damaged file.
 _OF_A_DISK = "nothing was restored (nbdpull verify lists all damage, --salvage restores everything else)"
 _OF_AN_INDEX = "nbdpull index --rebuild may rebuild it"
+_OF_A_SPARE_FILE = "it is restored without this file (nbdpull verify lists all damage)"
 
 
 @dataclass(frozen=True)
@@ -75,20 +77,32 @@ def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: 
     return Salvaged(found, lost)
 
 
-def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], whole: bool = True) -> None:
+def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], whole: bool = True) -> list[str]:
     """Raise Damaged if a file that the disks are made from, or one beside them, is not what was stored. Sizes and
-    digests are compared, starting from the manifest.
+    digests are compared, starting from the manifest. Return warnings about files of the point that a restore does
+    without.
 
     whole: False: compare only the sizes of chunk files. This is for targets that count only when everything is written:
     each frame is proved before a byte of it is written, and proving the files, too, means reading the store twice.
     """
-    entries = list(beside)
+    entries, spare = list(beside), set[FileEntry]()
     for disk in disks:
         directory = origin.directory(disk)
-        entries += [*origin.point.manifest.files, *(directory.files if whole else directory.indexes)]
+        entries += [*_definitions(origin.point), *(directory.files if whole else directory.indexes)]
+        spare.update(origin.point.manifest.files)
         if not whole:
             _require_sizes(origin, directory.chunks)
     _require_sound(origin, entries, _OF_A_DISK)
+    return [f"{flaw}; {_OF_A_SPARE_FILE}" for flaw in _flaws(origin, sorted(spare - {*entries}, key=_path))]
+
+
+def _definitions(point: Point) -> list[FileEntry]:
+    """Return the files of a point that define the format and the encryption of its disks."""
+    return [entry for name in (layout.DOMAIN_XML, layout.LIVE_XML) if (entry := point.file(name))]
+
+
+def _path(entry: FileEntry) -> str:
+    return entry.path
 
 
 def _require_sizes(origin: Origin, entries: Iterable[FileEntry]) -> None:
@@ -112,6 +126,12 @@ def leaving_nothing() -> Iterator[None]:
 
 def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:
     """Raise Damaged if a file is not what was stored."""
+    if found := _flaws(origin, entries):
+        raise errors.Damaged(f"{found[0]}; {advice}")
+
+
+def _flaws(origin: Origin, entries: Iterable[FileEntry]) -> list[str]:
+    """Return why files are not what was stored; nothing of those that are."""
     flaws = pipeline.ordered(
         FileFlaws(origin.series, origin.check).of,
         dict.fromkeys(entries),
@@ -120,6 +140,4 @@ def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) ->
         weight=lambda _: 0,
         check=origin.check,
     )
-    found = [flaw for flaw in flaws if flaw]
-    if found:
-        raise errors.Damaged(f"{found[0]}; {advice}")
+    return [flaw for flaw in flaws if flaw]
