@@ -68,6 +68,15 @@ def test_invalid_options(options, message):
         nbdpull.Options("vm1", **options)
 
 
+@pytest.mark.parametrize("name", ["domain", "uri", "scratch_dir", "socket", "nbd", "resume", "disks", "exclude"])
+@pytest.mark.parametrize(
+    "value, flaw", [("x\udcff", "is not text in UTF-8"), ("x\0", "is not text in UTF-8"), (b"x", "is not text")]
+)
+def test_a_text_that_libvirt_cannot_be_given(name, value, flaw):
+    with pytest.raises(errors.UsageError, match=rf"x.* {flaw}$"):
+        nbdpull.Options(**{"domain": "vm1", name: [value] if name in ("disks", "exclude") else value})
+
+
 def test_ranges_in_any_order_and_twice_make_no_difference():
     for seed in range(300):
         rng = random.Random(seed)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Optional
 
-from ..core import errors
+from ..core import errors, members
 from ..core.choices import FREEZE_TIMEOUT, SHARED_DIR, STALL_TIMEOUT, Offline, OnLostBase, Quiesce
 
 if TYPE_CHECKING:
@@ -81,3 +81,12 @@ class Options:
                 raise errors.UsageError(f"{name} is {value!r}: give a list of names")
         if self.since is not None and not hasattr(self.since, "dumps"):
             raise errors.UsageError("since is not a token: nbdpull.Token.loads(text) makes one")
+        self._require_texts()
+
+    def _require_texts(self) -> None:
+        """Raise UsageError where libvirt's bindings would raise a TypeError or a UnicodeError."""
+        single = (self.uri, self.scratch_dir, self.socket, self.nbd, self.resume)
+        for each in (self.domain, *(text for text in single if text is not None), *self.disks, *self.exclude):
+            flaw = members.flaw_of_text(each) if isinstance(each, str) else "is not text"
+            if flaw:
+                raise errors.UsageError(f"{members.short(each)} {flaw}")
