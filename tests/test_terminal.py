@@ -33,6 +33,14 @@ def test_plain(text, shown):
     assert terminal.plain(text) == shown
 
 
+def test_a_long_text_is_folded_and_no_word_is_cut():
+    path = "/" + "long/" * 20
+    lines = terminal.folded("good  ", f"scratch: {'a-word ' * 20}{path}\x1b and\nmore")
+    assert lines[0].startswith("good  scratch: a-word") and all(line.startswith("      a-word") for line in lines[1:-2])
+    assert [line for line in lines if len(line) > terminal.COLUMNS] == [f"      {path}\\x1b"]
+    assert lines[-1] == r"      and\nmore"
+
+
 def test_cells_are_aligned_by_the_columns_that_they_take():
     """A name of two wide characters takes four, and an accent of its own none."""
     assert terminal.table(("A", "B"), [("日本", "x"), ("e\u0301", "x"), ("abcd", "x")]) == [

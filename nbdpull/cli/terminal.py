@@ -15,6 +15,8 @@ from typing import Any, Optional, Protocol
 from ..core.choices import Level
 from ..core.sizes import shown as size
 
+COLUMNS = 80  # of a line that a person reads
+
 
 def plain(line: str) -> str:
     """Escape what a terminal would interpret, or show in another place: control characters, characters that change the
@@ -87,6 +89,17 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [
         "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths)).rstrip() for line in lines
     ]
+
+
+def folded(head: str, text: str) -> list[str]:
+    """Break a text at spaces into lines of 80 columns, the later ones indented; a longer word, such as a path, stays
+    whole."""
+    import textwrap
+
+    return textwrap.wrap(
+        plain(text), COLUMNS, initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _width(text: str) -> int:

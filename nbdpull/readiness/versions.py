@@ -29,9 +29,9 @@ def found(versions: Mapping[str, str]) -> Iterator[Finding]:
                       "by TLS", "omit --tls and reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
                       "fixed")  # fmt: skip
     here = {"libvirt": libvirt, "QEMU": qemu}
-    lacks = [f"{name} {'.'.join(map(str, since))} {what}" for name, since, what in _LATER if here[name] < since]
-    if lacks:
-        yield good("upgrade", "; ".join(lacks))
+    for name, since, what in _LATER:
+        if here[name] < since:
+            yield good("upgrade", f"{name} {'.'.join(map(str, since))} {what}")
 
 
 def _incremental(libvirt: tuple[int, ...], qemu: tuple[int, ...], text: str) -> Finding:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Union
 from ...core.errors import Check, Report
 from ...operations.options.pulls import DoctorOptions as Options
 from ...operations.options.pulls import KubevirtDoctorOptions as Kubevirt
-from .. import machines, usage
+from .. import machines, terminal, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
@@ -62,6 +62,6 @@ def _of_machine(args: Namespace, report: Report, check: Check) -> Found:
 
 def _lines(found: Found) -> Iterator[str]:
     for each in found.findings:
-        yield f"{each.state:5} {each.subject}: {each.text}"
+        yield from terminal.folded(f"{each.state:5} ", f"{each.subject}: {each.text}")
         if each.advice:
-            yield f"      -> {each.advice}"
+            yield f"      -> {each.advice}"  # on one line: it may be a command to copy
