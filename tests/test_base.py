@@ -38,6 +38,17 @@ def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
     witness.assert_restores()
 
 
+def test_a_store_that_is_suddenly_empty(pulled):
+    """It is a mount point, and its disk is not there."""
+    witness = pulled({"vda": MIB})
+    first = witness.pull()
+    assert witness.result["warnings"] == []
+    witness.store.rename(witness.folder / "elsewhere")
+    witness.pull()
+    [warning] = witness.result["warnings"]
+    assert first["checkpoint"] in warning and "check that the store is mounted" in warning
+
+
 def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):
     witness = pulled({"vda": MIB, "sdb": MIB})
     vm = witness.vm

@@ -336,6 +336,17 @@ class _Finder(Proof):
             return of_point(checkpoint, made_with), ""
         return Base(checkpoint, None), ""
 
+    def _warn_of_another_store(self) -> None:
+        """Warn if a backup of this domain is elsewhere: the store may be a mount point without its disk."""
+        if self._target is None or not self._vm.supports_checkpoints:
+            return
+        made = [each.name for each in self._vm.checkpoints.known() if each.run_id]
+        if made:
+            self.warnings.append(
+                f"this is the first point of the domain here, but the backup that made its checkpoint {made[-1]} is "
+                "elsewhere: if it should be here, check that the store is mounted"
+            )
+
     def newest(self) -> tuple[Optional[Base], str]:
         """Return (Base of the newest point whose checkpoint still exists, "") or (None, why there is none).
 
@@ -343,6 +354,7 @@ class _Finder(Proof):
         that cannot be restored by themselves.
         """
         if self._points.newest is None:
+            self._warn_of_another_store()
             return None, "first-point"
         if not self._vm.supports_checkpoints:
             return None, "no-checkpoint-support"
