@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -92,6 +93,27 @@ def test_who_starves_leaves(times, ran, waited, starved):
     times[me] = (8.0 + ran, 8000.0 + waited)
     group.look(True)
     assert group.inside != starved
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_wait_that_has_not_ended_counts(times, monkeypatch, ready):
+    clock = Clock()
+    monkeypatch.setattr(background, "_is_ready", lambda thread: ready)
+    group = Background(clock)
+    group.join()
+    group.look(True)
+    clock.now += 0.5
+    group.look(True)
+    assert group.inside != ready
+
+
+def test_only_a_thread_that_could_run_is_ready():
+    group = Background()
+    with thread_in(group) as waiting:
+        assert background._is_ready(threading.get_native_id())
+        while background._is_ready(waiting):  # until it waits
+            time.sleep(0.001)
+    assert not background._is_ready(waiting)
 
 
 def test_it_is_tried_again_after_a_pause_twice_as_long_each_time(times):

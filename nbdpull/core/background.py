@@ -32,7 +32,8 @@ class Background:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._outside_until, self._pause = clock, clock(), PAUSE
+        self._clock, self._pause = clock, PAUSE
+        self._outside_until = self._looked = clock()
         self._lock = threading.Lock()
         self._threads: dict[int, Times] = {}
         self._possible: Optional[bool] = None
@@ -77,10 +78,12 @@ class Background:
     def _passed(self) -> Times:
         """Return the times of all threads together since the last call."""
         ran = waited = 0.0
-        for thread, before in self._threads.items():
-            now = _times(thread) or before
-            self._threads[thread] = now
-            ran, waited = ran + now[0] - before[0], waited + now[1] - before[1]
+        before, self._looked = self._looked, self._clock()
+        for thread, last in self._threads.items():
+            now = self._threads[thread] = _times(thread) or last
+            ran, waited = ran + now[0] - last[0], waited + now[1] - last[1]
+            if now == last and _is_ready(thread):  # the kernel counts a wait only once it has ended
+                waited += self._looked - before
         return ran, waited
 
     def _is_possible(self, wanted: bool) -> bool:
@@ -108,6 +111,15 @@ def _times(thread: int) -> Optional[Times]:
     except (OSError, ValueError):
         return None
     return ran / 1e9, waited / 1e9
+
+
+def _is_ready(thread: int) -> bool:
+    """Return whether a thread of this process runs, or waits for a processor."""
+    try:
+        with open(f"/proc/self/task/{thread}/stat") as file:
+            return file.read().rpartition(") ")[2].startswith("R")
+    except OSError:
+        return False
 
 
 def _can_return() -> bool:
