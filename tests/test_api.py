@@ -104,15 +104,15 @@ def test_a_full_backup_and_increments(program, held):
     first = mine.backup()
     assert how(first) == {"vda": ("full", "requested"), "vdb": ("full", "requested")}
     assert [disk.size for disk in first.disks] == [8 * MIB, MIB] and first.consistency == "crash-consistent"
-    assert sum(extent.length for extent in mine.last["vda"]) == 8 * MIB, "a full backup tells the whole disk"
+    assert sum(extent.length for extent in mine.last["vda"]) == 8 * MIB, "a full backup reports the whole disk"
     for _ in range(3):
         vm.write_bytes("vda", chance.randrange(7) * MIB, chance.randbytes(70 * KIB))
         vm.write_zeroes("vda", 3 * MIB, 128 * KIB)
         job = mine.backup()
         assert how(job) == {"vda": ("incremental", "checkpoint"), "vdb": ("incremental", "checkpoint")}
         assert {extent.kind for extent in mine.last["vda"]} == {"data", "zero"}
-        told = sum(extent.length for extent in mine.last["vda"])
-        assert told <= 320 * KIB if held else told > 6 * MIB
+        reported = sum(extent.length for extent in mine.last["vda"])
+        assert reported <= 320 * KIB if held else reported > 6 * MIB
         assert len(job.dropped_checkpoints) == 1
 
 
@@ -135,7 +135,7 @@ def test_without_a_commit_nothing_moved(program, raised):
     assert how(mine.backup()) == {"vda": ("incremental", "checkpoint")}
 
 
-def test_what_comes_after_the_commit_undoes_nothing(program):
+def test_a_failure_after_the_commit_undoes_nothing(program):
     mine = program({"vda": MIB})
     with pytest.raises(KeyError), nbdpull.open_backup(mine.options()) as job:
         mine.images = {name: image for name, (image, _) in mine.take(job).items()}
@@ -223,7 +223,7 @@ def test_a_killed_backup_is_resumed_by_its_id(program):
     assert caught.value.code == "job-lost"
 
 
-def test_what_does_not_match_is_not_resumed(program):
+def test_a_run_that_does_not_match_is_not_resumed(program):
     mine = program({"vda": MIB, "vdb": MIB})
     mine.backup()
     run, _ = killed(mine)
@@ -269,7 +269,7 @@ def test_what_a_moment_raises_comes_out_as_it_is(program, moment):
     mine.assert_clean()
 
 
-def test_what_this_process_left_the_next_backup_removes(program):
+def test_the_next_backup_removes_leftovers_of_this_process(program):
     """The process makes many backups, and is alive."""
     mine = program({"vda": MIB})
     mine.backup()
@@ -295,7 +295,7 @@ def test_a_domain_that_is_off_and_only_read(program):
     assert how(mine.backup()) == {"vda": ("full", "no-checkpoint")}
 
 
-def test_a_checkpoint_that_could_not_be_dropped_goes_later(program):
+def test_a_checkpoint_that_could_not_be_deleted_is_deleted_later(program):
     mine = program({"vda": MIB, "vdb": MIB})
     mine.backup()
     old = mine.token.checkpoint.name
@@ -355,7 +355,7 @@ def test_a_disk_that_grew_and_one_that_was_shrunk_and_grown(program, held):
     mine.vm.resize("vdb", 4 * MIB)
     job = mine.backup()
     assert how(job)["vda"] == ("incremental", "grown") and how(job)["vdb"] == ("incremental", "checkpoint")
-    zeros = {disk: [tuple(each) for each in told if each.kind == "zero"] for disk, told in mine.last.items()}
+    zeros = {disk: [tuple(each) for each in found if each.kind == "zero"] for disk, found in mine.last.items()}
     assert zeros["vdb"] == [(2 * MIB, 2 * MIB, "zero")] and zeros["vdc"] == ([] if held else [(MIB, MIB, "zero")])
 
 
@@ -378,7 +378,7 @@ def test_a_token_of_another_domain(program, machine, tmp_path):
     assert caught.value.code == "other-domain"
 
 
-def test_the_moments_that_a_program_is_told(program):
+def test_callbacks_at_each_moment(program):
     mine, moments = program({"vda": MIB}), []
     ready = {"on_ready": lambda: moments.append(mine.vm.job_active()), "on_cut": moments.append}
     with nbdpull.open_backup(mine.options(**ready)) as job:
@@ -454,14 +454,14 @@ class Sink:
             raise ArithmeticError(call)
 
 
-def test_a_sink_is_told_everything(program):
+def test_a_sink_receives_everything(program):
     mine, chance = program({"vda": 8 * MIB, "vdb": MIB}), random.Random(3)
     mine.vm.write_bytes("vda", MIB, chance.randbytes(4 * MIB))
-    sink, told = Sink(), []
+    sink, reported = Sink(), []
     for _ in range(3):
         frozen = {disk: mine.vm.content(disk) for disk in mine.vm.disks}
         sink = Sink(sink.images)
-        result = nbdpull.backup(mine.options(), sink, report=lambda **event: told.append(event))
+        result = nbdpull.backup(mine.options(), sink, report=lambda **event: reported.append(event))
         assert sink.images == frozen and sink.token == result.token
         assert [call for call in sink.calls if call[0] not in ("data", "zero")] == [
             ("open", "vda"), ("close", "vda"), ("open", "vdb"), ("close", "vdb"), ("commit", result.id)
@@ -472,10 +472,10 @@ def test_a_sink_is_told_everything(program):
         mine.assert_clean()
         for _ in range(5):
             mine.vm.write_bytes("vda", chance.randrange(100) * CLUSTER, chance.randbytes(CLUSTER))
-    assert {event["event"] for event in told} == {"progress"} and told[-1]["disk"] == "vdb"
+    assert {event["event"] for event in reported} == {"progress"} and reported[-1]["disk"] == "vdb"
 
 
-def test_a_sink_that_has_committed_is_told_no_more(program, monkeypatch):
+def test_a_sink_that_has_committed_is_called_no_more(program, monkeypatch):
     """Whatever happens after the commit."""
     mine = program({"vda": MIB})
     mine.backup()

@@ -126,7 +126,7 @@ def test_impossible_name_of_a_checkpoint(witness, name):
     assert not witness.store.exists()
 
 
-def test_checkpoint_asked_for_where_none_can_be(witness):
+def test_checkpoint_requested_where_none_is_possible(witness):
     """A raw disk cannot have one. Without --checkpoint this is no error: then none was requested."""
     assert_refused(witness, HYPERVISOR, "unsupported", "--checkpoint mine cannot be made",
                    "--checkpoint", "mine", "--disk", "vdb")  # fmt: skip
@@ -175,7 +175,7 @@ def test_block_job_is_active(witness, tmp_path):
 # -- the output -------------------------------------------------------------------------------------------------------
 
 
-def test_output_is_no_place_for_a_store(witness, tmp_path):
+def test_output_cannot_become_a_store(witness, tmp_path):
     (tmp_path / "file").write_text("precious")
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -384,18 +384,18 @@ def test_restore_overwrites_nothing_unasked(witness):
 
 @as_root
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [((), "the images take 2.0 MiB"), (("--no-space-check",), "No space left on device")],
     ids=["looked for", "not looked for"],
 )
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
-def test_restore_to_a_full_disk(witness, tmp_path, kind, options, told):
+def test_restore_to_a_full_disk(witness, tmp_path, kind, options, message):
     witness.vm.write_bytes("vda", 0, os.urandom(2 * MIB))
     witness.pull("--no-checkpoint")
     place = tmp_path / "place"
     with mounted(place, "-t", "tmpfs", "-o", "size=1200k"):
         done = nbdpull("restore", witness.store, "-o", place / "out", "--format", kind, *options)
-        assert done.returncode == OUTPUT and told in done.stderr, done.stderr
+        assert done.returncode == OUTPUT and message in done.stderr, done.stderr
         assert [path.name for path in place.rglob("*") if path.is_file()] == []
 
 
@@ -426,7 +426,7 @@ def test_links_in_a_store_are_not_written_through(witness, tmp_path):
     assert sorted(path for path in outside.rglob("*")) == held
 
 
-def test_an_announcement_that_somebody_made_up(witness, tmp_path):
+def test_a_forged_announcement(witness, tmp_path):
     """It names a dead run, in the store: it only allows the removal of the half point itself."""
     made = witness.pull()
     folder, run_id = next(path for path in witness.store.iterdir() if path.is_dir()), "20300101T000000Z-aaaaaa"
@@ -581,7 +581,7 @@ def test_scratch_where_qemu_cannot_make_it(witness, tmp_path):
                    "--scratch-dir", nowhere)  # fmt: skip
 
 
-def test_socket_that_cannot_be(witness, tmp_path):
+def test_impossible_socket_path(witness, tmp_path):
     precious = Path(witness.vm.bed.folder) / "precious"
     precious.write_text("x")
     assert_refused(witness, OUTPUT, "output-exists", f"socket {precious} exists", "--socket", precious)
@@ -612,7 +612,7 @@ def test_wrong_usage(witness, options, message):
 
 
 @pytest.mark.parametrize("words", [[], ["bad-input"], ["pull"], ["restore"], ["verify"], ["show", "x"]])
-def test_words_that_lack(words):
+def test_missing_arguments(words):
     done = nbdpull(*words)
     assert done.returncode == USAGE and done.stdout == "" and "; see nbdpull help" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -198,7 +198,7 @@ def test_the_next_pull_reads_again_what_is_damaged(pulled):
     witness.assert_restores()
 
 
-def test_a_damage_that_is_not_told_in_full(pulled):
+def test_damage_that_is_not_listed_in_full(pulled):
     """A warning says so, even to users who see only errors, and everything that can be restored is stored."""
     witness = pulled({"vda": MIB, "vdb": MIB})
     vm = witness.vm
@@ -209,7 +209,7 @@ def test_a_damage_that_is_not_told_in_full(pulled):
     before = chunk.read_bytes()
     flip(chunk)
     assert nbdpull("verify", witness.store, "--quick").returncode == 11
-    told_too_little(witness, second["id"], "vda")
+    record_too_much_damage(witness, second["id"], "vda")
     failed = nbdpull(*witness.words("--on-lost-base", "fail"))
     assert failed.returncode == 4 and "vda (parent-damaged)" in failed.stderr
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
@@ -222,8 +222,8 @@ def test_a_damage_that_is_not_told_in_full(pulled):
     assert any(second["id"] in text for text in witness.result["warnings"])
     witness.assert_restores(third["id"])
     assert nbdpull("verify", witness.store).returncode == 11
-    told = {point["id"]: point["verified"]["verdict"] for point in witness.points()}
-    assert (told[first["id"]], told[second["id"]], told[third["id"]]) == ("damaged", "damaged", "ok")
+    reported = {point["id"]: point["verified"]["verdict"] for point in witness.points()}
+    assert (reported[first["id"]], reported[second["id"]], reported[third["id"]]) == ("damaged", "damaged", "ok")
     vm.write("vda", 2 * CLUSTER, CLUSTER, 0x23)
     fourth = witness.pull()
     assert modes(fourth) == {"vda": SINCE, "vdb": SINCE} and witness.result["warnings"] == []
@@ -232,7 +232,7 @@ def test_a_damage_that_is_not_told_in_full(pulled):
     witness.assert_restores()
 
 
-def told_too_little(witness, point, disk):
+def record_too_much_damage(witness, point, disk):
     """Record that a disk of a point has more damage than is listed."""
     target = series_choice.only_series(marker.open_store(str(witness.store)))
     place = {"disk": disk, "path": None, "offset": None, "length": None, "problem": "more than 10000 damages"}
@@ -270,8 +270,8 @@ def test_bitmaps_of_different_sizes_hide_no_other_disk(unequal_layers):
     witness = unequal_layers
     vm = witness.vm
     where = ["-c", vm.bed.uri, "--scratch-dir", witness.scratch, "--json"]
-    told = json.loads(nbdpull("plan", vm.name, "-o", witness.store, *where).stdout)
-    assert modes(told) == {"vda": ("full", "bitmap-lost"), "sdb": SINCE}
+    result = json.loads(nbdpull("plan", vm.name, "-o", witness.store, *where).stdout)
+    assert modes(result) == {"vda": ("full", "bitmap-lost"), "sdb": SINCE}
     found = {each["subject"]: each for each in json.loads(nbdpull("doctor", vm.name, *where).stdout)}
     (checkpoint,) = [found[subject] for subject in found if subject.startswith("checkpoint ")]
     assert checkpoint["state"] == "warn" and "broken on vda" in checkpoint["text"]

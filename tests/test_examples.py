@@ -265,8 +265,8 @@ def test_raw_deltas(vendor):
     chance = random.Random(1)
     for number in range(5):
         change(vendor.vm, chance)
-        told = vendor.backup()
-        assert told.startswith("vda: full (requested)" if number == 0 else "vda: incremental (checkpoint)")
+        reported = vendor.backup()
+        assert reported.startswith("vda: full (requested)" if number == 0 else "vda: incremental (checkpoint)")
 
 
 @pytest.mark.timeout_seconds(1200)

@@ -63,17 +63,17 @@ def until(seconds, mode=LockMode.GOVERNANCE):
 def lock_of(place, name):
     """Return (mode, seconds left) according to the server; None if there is no lock."""
     try:
-        told = place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))["Retention"]
+        lock = place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))["Retention"]
     except botocore.exceptions.ClientError:
         return None
-    return told["Mode"], (told["RetainUntilDate"] - after(0)).total_seconds()
+    return lock["Mode"], (lock["RetainUntilDate"] - after(0)).total_seconds()
 
 
 def versions(place, name=""):
     """Return [(name, id, whether it is a delete marker)] of all objects with that prefix."""
-    told = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
-    found = [(each, False) for each in told.get("Versions", [])] + [
-        (each, True) for each in told.get("DeleteMarkers", [])
+    listed = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
+    found = [(each, False) for each in listed.get("Versions", [])] + [
+        (each, True) for each in listed.get("DeleteMarkers", [])
     ]
     return [(each["Key"][len(place.prefix) + 1 :], each["VersionId"], gone) for each, gone in found]
 
@@ -149,8 +149,8 @@ def test_a_missing_right_is_named(place, monkeypatch):
 
 
 def test_a_store_whose_points_are_immutable(place, capsys):
-    code, told, _ = answered_json(capsys, "init", place.url, "--immutable-for", "30d", "--lock-mode", "governance")
-    assert (code, told["immutable"]) == (0, {"seconds": 30 * DAY, "mode": "governance"})
+    code, result, _ = answered_json(capsys, "init", place.url, "--immutable-for", "30d", "--lock-mode", "governance")
+    assert (code, result["immutable"]) == (0, {"seconds": 30 * DAY, "mode": "governance"})
     mode, left = lock_of(place, layout.MARKER)
     assert mode == "GOVERNANCE" and 39 * DAY < left < 41 * DAY
     assert lock_of(place, layout.POLICY) is None
@@ -159,7 +159,7 @@ def test_a_store_whose_points_are_immutable(place, capsys):
 
 @pytest.mark.parametrize("verb", ["init", "policy"])
 def test_where_nothing_can_be_locked(object_store, tmp_path, capsys, verb):
-    for where, told in {
+    for where, message in {
         object_store.url: "the bucket locks no objects, so nothing in it can be immutable: make another one, with "
         "object lock from the beginning",
         tmp_path / "store": "the files of a directory cannot be locked: name a bucket with object lock, or have a "
@@ -168,7 +168,7 @@ def test_where_nothing_can_be_locked(object_store, tmp_path, capsys, verb):
         if verb == "policy":
             said("init", where)
         code, _, complaint = answered(capsys, verb, where, "--immutable-for", "30d")
-        assert code == 10 and told in complaint
+        assert code == 10 and message in complaint
         if verb == "init":
             assert answered(capsys, "list", where)[0] == 10, "and no store was made"
 
@@ -186,25 +186,25 @@ def test_a_server_that_ignores_locks_is_refused(place, monkeypatch, capsys):
 def test_it_is_changed_by_policy(place, capsys):
     said("init", place.url)
     assert answered(capsys, "policy", place.url, "--keep-last", "3")[0] == 0
-    code, told, _ = answered(capsys, "policy", place.url, "--immutable-for", "90d")
-    assert (code, told) == (0, "points are immutable for 90d (compliance: nobody can shorten it)\n"
+    code, output, _ = answered(capsys, "policy", place.url, "--immutable-for", "90d")
+    assert (code, output) == (0, "points are immutable for 90d (compliance: nobody can shorten it)\n"
                                "all domains:\n  --keep-last 3\n")  # fmt: skip
     assert lock_of(place, layout.MARKER)[0] == "COMPLIANCE"
     said("policy", place.url, "--remove")
     assert policies.immutability(S3Store(place.url)) == Immutability(90 * DAY)
-    code, told, _ = answered_json(capsys, "policy", place.url, "--immutable-for", "0")
-    assert (told["immutable"], told["changed"], policies.immutability(S3Store(place.url))) == (None, True, None)
+    code, output, _ = answered_json(capsys, "policy", place.url, "--immutable-for", "0")
+    assert (output["immutable"], output["changed"], policies.immutability(S3Store(place.url))) == (None, True, None)
     said("policy", place.url, "--immutable-for", "30d")
-    code, told, _ = answered(capsys, "status", place.url)
-    assert code == 15 and told.endswith("points are immutable for 30d (compliance: nobody can shorten it)\n")
-    told = answered_json(capsys, "status", place.url)[1]
-    assert told["immutable"] == {"seconds": 30 * DAY, "mode": "compliance"}
+    code, output, _ = answered(capsys, "status", place.url)
+    assert code == 15 and output.endswith("points are immutable for 30d (compliance: nobody can shorten it)\n")
+    output = answered_json(capsys, "status", place.url)[1]
+    assert output["immutable"] == {"seconds": 30 * DAY, "mode": "compliance"}
     code, _, complaint = answered(capsys, "policy", place.url, "--domain", "vm1", "--immutable-for", "1d")
     assert code == 2 and "--immutable-for is for all of a store" in complaint
     assert answered(capsys, "policy", place.url, "--immutable-for", "40000d")[0] == 2
 
 
-def test_what_cannot_be_read_of_it_ends_a_pull(vm):
+def test_an_unreadable_policy_ends_a_pull(vm):
     """Otherwise unprotected points would be made."""
     vm.store.replace(layout.POLICY, b"{}")
     with pytest.raises(errors.Damaged, match="policy.json.*to write them anew with nbdpull policy"):
@@ -227,7 +227,7 @@ def test_a_bucket_that_locks_by_the_other_mode(object_store, capsys):
             assert_all_is_locked(vm, place, 30)
 
 
-def test_the_mode_stays_unless_another_one_is_told(place, capsys):
+def test_the_mode_is_kept_unless_another_one_is_given(place, capsys):
     said("init", place.url, "--immutable-for", "30d", "--lock-mode", "governance")
     said("policy", place.url, "--immutable-for", "60d")
     assert policies.immutability(S3Store(place.url)) == Immutability(60 * DAY, LockMode.GOVERNANCE)
@@ -314,13 +314,13 @@ def assert_all_is_locked(vm, place, days, mode="COMPLIANCE"):
     point = vm.points[-1]
     paths = [f"vm1/{entry.path}" for entry in references.of_point(vm.series, point)]
     for name in [*paths, f"vm1/{point.id}/{layout.MANIFEST}", layout.MARKER]:
-        told, left = lock_of(place, name)
-        assert told == mode and left > days * DAY - 60, name
+        held, left = lock_of(place, name)
+        assert held == mode and left > days * DAY - 60, name
     until = datetime.datetime.fromisoformat(point.manifest.locked.until)
     assert min(lock_of(place, name)[1] for name in paths) >= (until - after(0)).total_seconds() - 5
 
 
-def test_a_lock_that_somebody_made_longer_tells_nothing(vm, place):
+def test_an_extended_lock_says_nothing_about_other_files(vm, place):
     """Neither those of the base's manifest, nor those of files that it refers to."""
     first = in_chunks(vm)
     policies.put_immutability(vm.store, Immutability(60 * DAY))
@@ -332,7 +332,7 @@ def test_a_lock_that_somebody_made_longer_tells_nothing(vm, place):
     assert_all_is_locked(vm, place, 60)
 
 
-def test_a_lock_by_default_tells_nothing(object_store):
+def test_a_default_lock_says_nothing_about_other_files(object_store):
     """It says nothing about the files of points that were made while nothing else locked them."""
     with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
         place = object_stores.ObjectStore(object_store.server, name, "store")
@@ -352,7 +352,7 @@ def test_a_lock_by_default_tells_nothing(object_store):
         assert_all_is_locked(vm, place, 20)
 
 
-def test_what_was_said_without_locks_does_not_count(vm, place, tmp_path):
+def test_findings_without_a_lock_do_not_count(vm, place, tmp_path):
     """A store that was copied by other means has the manifests, but no locks."""
     in_chunks(vm)
     for name in [*place.objects()]:
@@ -405,7 +405,7 @@ def test_a_healed_file_is_locked_as_long_as_what_it_replaces(vm, place):
 
 
 @pytest.mark.parametrize("how", ["deleted", "overwritten"])
-def test_a_healed_file_whose_lock_does_not_show_is_locked_as_its_points_say(vm, place, tmp_path, how):
+def test_a_healed_file_of_unknown_lock_is_locked_for_the_time_in_its_points(vm, place, tmp_path, how):
     """It got only the time in the policy of that day."""
     first = in_chunks(vm)
     said("copy", place.url, tmp_path / "copy")
@@ -422,7 +422,7 @@ def test_a_healed_file_whose_lock_does_not_show_is_locked_as_its_points_say(vm, 
 
 
 @pytest.mark.parametrize("seconds", [None, DAY])
-def test_a_mended_file_whose_lock_does_not_show_is_locked_as_its_base_says(vm, place, seconds):
+def test_a_mended_file_of_unknown_lock_is_locked_for_the_time_in_its_base(vm, place, seconds):
     """It was not locked at all if the policy was gone."""
     first = in_chunks(vm)
     name = f"vm1/{first.id}/vda.0002.zst"
@@ -450,9 +450,9 @@ def test_each_point_of_a_long_copy_has_its_time(place, tmp_path, monkeypatch):
         def now(cls, tz=None):
             return datetime.datetime.now(tz) + datetime.timedelta(days=15 * len(begun))
 
-    def take(incoming, point, *told):
+    def take(incoming, point, *args):
         begun[point.id] = Later.now(UTC)
-        return real(incoming, point, *told)
+        return real(incoming, point, *args)
 
     monkeypatch.setattr(immutable, "datetime", Later)
     real = Incoming._take_once
@@ -526,7 +526,7 @@ def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch, hours):
     assert all(lock_of(place, name)[1] > 39 * DAY for name in place.objects() if name.endswith(".zst"))
 
 
-def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
+def test_locks_of_a_killed_run_say_nothing_about_other_files(vm, place):
     """What it locked says nothing about the rest: only a manifest does."""
     first = pull(vm)
     policies.put_immutability(vm.store, Immutability(60 * DAY))
@@ -536,21 +536,21 @@ def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
     assert_all_is_locked(vm, place, 60)
 
 
-def test_a_pull_tells_that_its_point_is_not_protected_any_more(vm, place):
+def test_a_pull_warns_that_its_point_is_no_longer_protected(vm, place):
     """Anyone with the keys of a pull can write the policy."""
     pull(vm)
 
-    def told():
+    def warnings_of_a_pull():
         immutable.begin(vm.store)
         with held_series.for_new_point(stores.series.Series(marker.open_store(place.url), "vm1")) as held:
             return held.warnings
 
     vm.store.protects = marker.open_store(place.url).protects
     place.client.delete_object(Bucket=place.bucket, Key=place.key(layout.POLICY))
-    [warning] = told()
+    [warning] = warnings_of_a_pull()
     assert "the last point is locked until" in warning and "if you did not change it, somebody else did" in warning
     pull(vm)
-    assert told() == [], "it is said once"
+    assert warnings_of_a_pull() == [], "it is said once"
 
 
 @pytest.mark.parametrize(
@@ -579,11 +579,11 @@ def test_a_copy_is_immutable_too(place, tmp_path, requests_made):
 # -- removing ---------------------------------------------------------------------------------------------------------
 
 
-def test_prune_tells_what_stays_locked(vm, place, capsys):
+def test_prune_reports_what_remains_locked(vm, place, capsys):
     points = [pull(vm, bytes([number]) * (300 * KIB)) for number in (1, 2, 3)]
     policies.put(vm.store, None, Policy(keep_last=1))
-    code, told, problem = answered(capsys, "prune", place.url, "--force", "--dry-run")
-    assert (code, problem) == (0, "") and "would free 0 B" in told and " more are locked until " in told
+    code, output, problem = answered(capsys, "prune", place.url, "--force", "--dry-run")
+    assert (code, problem) == (0, "") and "would free 0 B" in output and " more are locked until " in output
     assert answered(capsys, "prune", place.url, "--force")[::2] == (0, "")
     with half_points.writing(vm.series):
         swept = removal.sweep(vm.series, 0)
@@ -593,7 +593,7 @@ def test_prune_tells_what_stays_locked(vm, place, capsys):
     assert len([each for each in versions(place, f"vm1/{points[0].id}/vda.0000.zst") if not each[2]]) == 1
 
 
-def test_who_may_not_ask_prunes_all_the_same(vm, monkeypatch):
+def test_prune_works_without_the_right_to_read_locks(vm, monkeypatch):
     pull(vm, b"1" * 200 * KIB)
     half = vm.series.points()[0]
     pull(vm, b"2" * 250 * KIB)
@@ -623,7 +623,7 @@ def test_a_lock_by_default_is_a_warning_and_no_more(object_store, capsys):
         said("pin", url, points[0].id)
         said("unpin", url, points[0].id)
         said("policy", url, "--keep-last", "1")
-        code, told, problem = answered(capsys, "prune", url, "--force")
+        code, output, problem = answered(capsys, "prune", url, "--force")
         assert (code, problem) == (0, "")
         with half_points.writing(vm.series):
             assert removal.sweep(vm.series, 0).locked > 0

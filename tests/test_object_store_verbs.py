@@ -20,18 +20,18 @@ KIB = stores.KIB
 BY_AGE1, BY_AGE2, BY_SSH = (("--identity", path(name)) for name in ("age1", "age2", "ed25519"))
 
 
-def test_what_is_removed_waits_and_nothing_hastens_it(object_store, tmp_path, capsys):
+def test_removed_files_wait_and_nothing_shortens_the_wait(object_store, tmp_path, capsys):
     vm = stores.chain(tmp_path / "store", points=3, size=800 * KIB)
     said("copy", vm.root, object_store.url)
-    code, told, _ = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--force")
-    assert code == 0 and "more are freed by the next remove or prune after 26 hours\n" in told
+    code, output, _ = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--force")
+    assert code == 0 and "more are freed by the next remove or prune after 26 hours\n" in output
     code, _, problem = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--now")
     assert code == 2 and problem.startswith(f"nbdpull: --now: {object_store.url} has no locks")
-    code, told, _ = answered(capsys, "prune", vm.root, "--keep-last", "1", "--force")
-    assert "after a day (--now: at once)\n" in told
+    code, output, _ = answered(capsys, "prune", vm.root, "--keep-last", "1", "--force")
+    assert "after a day (--now: at once)\n" in output
 
 
-def test_what_is_repacked_goes_a_day_later(object_store, tmp_path, capsys, monkeypatch):
+def test_repacked_files_are_removed_a_day_later(object_store, tmp_path, capsys, monkeypatch):
     """Meanwhile, the files are listed, and can be read."""
     monkeypatch.setattr(live_frames, "FILE_COST", 300)
     made = mostly_hidden(tmp_path / "store", rounds=3)
@@ -40,14 +40,14 @@ def test_what_is_repacked_goes_a_day_later(object_store, tmp_path, capsys, monke
     with Hours(S3Store) as hours:
         answered(capsys, *words)
         hours.let_pass(27)
-        _, told, warnings = answered_json(capsys, *words)
-        [found] = told["domains"]
+        _, result, warnings = answered_json(capsys, *words)
+        [found] = result["domains"]
         moved = [name[: -len(".moved")] for name in object_store.objects() if name.endswith(tables)]
-        assert moved and {*moved} <= {*object_store.objects()} and told["warnings"] == []
+        assert moved and {*moved} <= {*object_store.objects()} and result["warnings"] == []
         assert 0 < found["repack_moved_bytes"] < found["repack_waiting_bytes"] and found["repack_freed_bytes"] == 0
         hours.let_pass(27)
-        _, told, _ = answered_json(capsys, *words)
-    assert told["domains"][0]["freed_bytes"] >= found["repack_waiting_bytes"]
+        _, result, _ = answered_json(capsys, *words)
+    assert result["domains"][0]["freed_bytes"] >= found["repack_waiting_bytes"]
     assert not {*moved} & {*object_store.objects()}
     vm = stores.Vm(object_store.url)
     [last] = vm.series.points()
@@ -60,8 +60,8 @@ def test_a_sealed_store_and_its_keys(object_store, tmp_path, capsys, monkeypatch
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     url, copied = object_store.url, f"{object_store.url}-copied"
-    code, told, _ = answered_json(capsys, "init", url, "--recipient", recipient("age1"))
-    assert code == 0 and told["master"] == marker.master_of(marker.open_store(url))
+    code, result, _ = answered_json(capsys, "init", url, "--recipient", recipient("age1"))
+    assert code == 0 and result["master"] == marker.master_of(marker.open_store(url))
     fill(url)
     assert not any(contains_secret(object_store.read(name)) for name in object_store.objects())
     said("key", "add", url, *BY_AGE1, "--recipient", recipient("age2"), "--label", "second")
@@ -102,7 +102,7 @@ def fill(url):
     vm.pull()
 
 
-def test_what_was_emptied_is_empty(object_store):
+def test_an_emptied_store_is_empty(object_store):
     """A SeaweedFS still lists the directory for a while."""
     store = S3Store(object_store.url)
     store.publish("vm/file", b"")
@@ -112,21 +112,21 @@ def test_what_was_emptied_is_empty(object_store):
     said("init", object_store.url)
 
 
-def test_of_two_policies_at_once_none_is_lost(object_store, monkeypatch):
+def test_concurrent_policies_are_not_lost(object_store, monkeypatch):
     """Each run reads before the other one has written."""
     said("init", object_store.url)
     real = policies._content
     for number in (2, 3):  # where there is no policy yet, and where there is one
         store = S3Store(object_store.url)
 
-        def told(of, store=store, number=number):
+        def changed_meanwhile(of, store=store, number=number):
             found = real(of)
             if of is store:
                 policies.put(S3Store(object_store.url), "other", Policy(keep_last=number))
             return found
 
         with monkeypatch.context() as patch, pytest.raises(errors.Busy, match="policy.json.*try again"):
-            patch.setattr(policies, "_content", told)
+            patch.setattr(policies, "_content", changed_meanwhile)
             policies.put(store, "mine", Policy(keep_last=1))
         assert [(each.pattern, each.policy.keep_last) for each in policies.load(store)] == [("other", number)]
 
@@ -136,14 +136,14 @@ def test_the_last_policy_goes_only_if_it_is_the_last(object_store, monkeypatch):
     store, real = S3Store(object_store.url), policies._content
     policies.put(store, "mine", Policy(keep_last=1))
 
-    def told(of):
+    def changed_meanwhile(of):
         found = real(of)
         if of is store:
             policies.put(S3Store(object_store.url), "other", Policy(keep_last=2))
         return found
 
     with monkeypatch.context() as patch, pytest.raises(errors.Busy, match="policy.json.*try again"):
-        patch.setattr(policies, "_content", told)
+        patch.setattr(policies, "_content", changed_meanwhile)
         policies.drop(store, "mine")
     assert {each.pattern for each in policies.load(store)} == {"mine", "other"}
     assert policies.drop(store, "mine") and policies.drop(store, "other") and not policies.drop(store, "other")

@@ -94,7 +94,7 @@ def test_chain_of_ten_incrementals(pulled):
     witness.assert_verified()
 
 
-def test_writes_that_go_on_during_the_pull(pulled):
+def test_writes_during_the_pull(pulled):
     """The point is of the moment when the job started, and later writes are in the next one."""
     witness = pulled({"vda": 32 * MIB, "vdb": Disk(4 * MIB, "raw")})
     vm = witness.vm
@@ -174,7 +174,7 @@ def test_a_store_that_everybody_could_read(pulled, tmp_path, group):
     assert witness.result["warnings"] == []
 
 
-def test_a_store_that_is_open_to_everybody_is_told(pulled):
+def test_a_store_open_to_everybody_is_a_warning(pulled):
     """By pull and verify, even to users who see only errors; its modes are not changed."""
     witness = pulled({"vda": MIB})
     with tempfile.TemporaryDirectory() as folder:

@@ -90,10 +90,10 @@ def test_since_a_foreign_checkpoint_leaves_none_behind(pulled):
     vm = witness.vm
     vm.create_checkpoint("chk3")
     vm.write("vda", 0, CLUSTER, 0x11)
-    told = nbdpull(*(word for word in witness.words("--since", "chk3") if word != "--json")).stdout
-    assert "No checkpoint was made" in told and "checkpoint:" not in told
+    output = nbdpull(*(word for word in witness.words("--since", "chk3") if word != "--json")).stdout
+    assert "No checkpoint was made" in output and "checkpoint:" not in output
     vm.write("vda", CLUSTER, CLUSTER, 0x12)
-    words = shlex.split(told.rpartition("next: ")[2])
+    words = shlex.split(output.rpartition("next: ")[2])
     assert nbdpull(*words[1:], "--json").returncode == 0
     first, second = witness.points()
     assert [(point["since"], point["checkpoint"], point["partial"]) for point in (first, second)] == 2 * [

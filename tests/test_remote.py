@@ -91,8 +91,10 @@ def test_tls(with_tls, certificates, pulled):
     witness.pull(*by_tcp, "--tls", certificates["right"])
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
     assert modes(witness.pull(*by_tcp, "--tls", certificates["right"])) == {"vda": SINCE}
-    told = witness.result["warnings"]
-    assert bool(told) != libnbd.tls_is_verified(libnbd.library_version()) and all("known gaps" in t for t in told)
+    warnings = witness.result["warnings"]
+    assert bool(warnings) != libnbd.tls_is_verified(libnbd.library_version()) and all(
+        "known gaps" in t for t in warnings
+    )
     witness.assert_restores()
     before = Before(witness)
     for wrong in ("other_ca", "no_client", "unknown_client"):
@@ -146,7 +148,7 @@ def serve(*words):
     return process, port
 
 
-def test_no_way_back_to_plain_text(certificates, tmp_path):
+def test_no_fallback_to_plain_text(certificates, tmp_path):
     image = tmp_path / "image"
     image.write_bytes(b"\x55" * MIB)
     plain, port = serve("-f", "raw", image)
@@ -181,7 +183,7 @@ def test_plain_tcp_says_what_it_is(pulled):
     ["--nbd", "localhost:1"], ["--nbd", "tcp:localhost:0"], ["--nbd", "tcp:localhost:99999"], ["--tls", "/nowhere"],
     ["--nbd", "tcp:localhost:1", "--tls", "/nowhere"], ["--nbd", "tcp:localhost:1", "--socket", "/tmp/x.sock"],
 ])  # fmt: skip
-def test_wrong_words(pulled, words):
+def test_usage_errors(pulled, words):
     witness = pulled({"vda": MIB})
     done = nbdpull(*witness.words(*words))
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -255,10 +257,10 @@ def test_control_connection_that_is_refused(tls_port, certificates, pulled, who,
     witness = pulled({"vda": MIB})
     uri = tls_uri(tls_port, certificates[who], host)
     done = nbdpull(*witness.words("-c", uri))
-    [told] = [
+    [reported] = [
         line for line in done.stderr.splitlines() if line.startswith("nbdpull: ")
     ]  # libvirt has its own log there
-    assert done.returncode == code and uri in told and "accept each other's certificates" in told
+    assert done.returncode == code and uri in reported and "accept each other's certificates" in reported
     assert "Traceback" not in done.stderr and not witness.store.exists() and not witness.vm.job_active()
 
 
@@ -379,7 +381,7 @@ def test_a_command_by_ssh(sshd, ssh_wrapper, machine, tmp_path):
     taken_by_a_command(vm, tmp_path, "-c", uri(sshd, ssh_wrapper))
 
 
-def test_ssh_ends_with_us(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
+def test_ssh_ends_with_nbdpull(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
     """A killed pull left ssh, which held QEMU's socket, and its own in /tmp."""
     temporary = tmp_path / "t"
     temporary.mkdir()
@@ -397,7 +399,7 @@ def test_ssh_ends_with_us(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
     witness.assert_restores()
 
 
-def test_a_stop_is_heard_while_ssh_is_waited_for(tmp_path):
+def test_a_signal_ends_the_wait_for_ssh(tmp_path):
     def stop():
         raise errors.Interrupted(15)
 
@@ -410,7 +412,7 @@ def test_a_stop_is_heard_while_ssh_is_waited_for(tmp_path):
         ssh.wait()
 
 
-def test_what_ssh_is_told():
+def test_the_command_line_of_ssh():
     words = route.ssh_command("qemu+ssh://backup@hv1:2222/system?keyfile=/k")
     assert words[0] == "ssh" and words[-2:] == ["--", "hv1"]
     assert re.search("-i /k .*-l backup .*-p 2222", " ".join(words))

@@ -139,9 +139,9 @@ def test_a_copy_runs_beside_the_original_and_shares_nothing(private_libvirt, tmp
         before = {path: identity_of(path) for path in (vm.agent, vm.log, vm.nvdimm, vm.floppy)}
         words = ["restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
         result = result_of(*words, uri=private_libvirt.uri)
-        told = " ".join(result["warnings"])
+        warnings = " ".join(result["warnings"])
         for named in ("serial, a file", "serial, a tcp", "memory nvdimm", "filesystem mount", "floppy fda"):
-            assert named in told
+            assert named in warnings
         with restored(private_libvirt, result) as copy:
             assert copy.content("vda") == vm.content("vda")
             xml = copy.domain.XMLDesc()
@@ -189,7 +189,7 @@ def starts(bed, done):
 
 
 @pytest.mark.parametrize("emulator", ["/usr/libexec/qemu-kvm", "a program of the store"])
-def test_an_emulator_that_is_not_of_this_host_gives_way(private_libvirt, tmp_path, emulator):
+def test_an_emulator_of_another_host_is_replaced(private_libvirt, tmp_path, emulator):
     """It may be that of another distribution, or of somebody who wrote to the store: libvirt would run it, as root."""
     program, ran = tmp_path / "emulator", tmp_path / "ran"
     program.write_text(f'#!/bin/sh\ntouch {ran}\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
@@ -251,15 +251,15 @@ QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
     ("domain", f"<qemu:commandline {QEMU}><qemu:arg value='-version'/></qemu:commandline>",
      "qemu:commandline -version"),
 ])  # fmt: skip
-def test_what_a_definition_names_is_shown_and_refused(private_libvirt, tmp_path, where, text, named):
+def test_paths_in_a_definition_are_shown_and_refused(private_libvirt, tmp_path, where, text, named):
     vm = point_of(tmp_path, more=(f"</{where}>", f"{text}</{where}>"))
     done = define(private_libvirt, vm, tmp_path)
     assert done.returncode == 3 and f": {named};" in done.stderr and "--trust-definition" in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
     assert "of-old" not in private_libvirt.virsh("list", "--all", "--name")
     done = nbdpull("restore", vm.root, "-o", tmp_path / "out")
-    told = "disk vdb was not restored" if "vdb" in named else f"domain.xml names what is not in the point: {named};"
-    assert done.returncode == 0 and told in done.stderr
+    reported = "disk vdb was not restored" if "vdb" in named else f"domain.xml names what is not in the point: {named};"
+    assert done.returncode == 0 and reported in done.stderr
 
 
 def test_a_script_is_not_run_when_a_domain_is_defined(private_libvirt, tmp_path):
@@ -275,7 +275,7 @@ def test_a_script_is_not_run_when_a_domain_is_defined(private_libvirt, tmp_path)
     assert done.returncode == 0 and not (tmp_path / "ran").exists() and str(script) in defined
 
 
-def test_what_the_domain_of_this_host_names_is_no_news(private_libvirt, machine, tmp_path):
+def test_paths_that_the_existing_domain_names_are_accepted(private_libvirt, machine, tmp_path):
     """A restore over the domain itself may name again what the domain names."""
     vm = machine({"vda": MIB})
     vm.destroy()
@@ -298,12 +298,12 @@ def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
     vm = point_of(tmp_path, drive)
     done = define(private_libvirt, vm, tmp_path)
     why = {"gone": "does not exist here", "a file": "is not an image of a disc"}.get(medium)
-    told = json.loads(done.stdout.splitlines()[-1])["warnings"]
-    assert told == ([f"cdrom hda has no medium: {iso} {why}"] if why else [])
+    warnings = json.loads(done.stdout.splitlines()[-1])["warnings"]
+    assert warnings == ([f"cdrom hda has no medium: {iso} {why}"] if why else [])
     assert (str(iso) in starts(private_libvirt, done)) is (medium == "a disc")
 
 
-def test_a_plain_restore_tells_the_medium(tmp_path):
+def test_a_plain_restore_names_a_missing_medium(tmp_path):
     """With its domain.xml, the domain would not start if that is gone."""
     drive = "<disk type='file' device='cdrom'><source file='/nowhere/a.iso'/><target dev='hda' bus='ide'/></disk>"
     done = nbdpull("restore", point_of(tmp_path, drive).root, "-o", tmp_path / "out")
@@ -338,20 +338,20 @@ def test_what_libvirt_would_refuse_is_refused_before_the_first_byte(private_libv
     (CACHE, ["--format", "raw"], None),
     (CACHE, [], None),
 ])  # fmt: skip
-def test_what_fits_another_kind_of_image_alone_is_adapted(private_libvirt, tmp_path, replaced, words, says):
+def test_elements_that_fit_only_another_format_are_adapted(private_libvirt, tmp_path, replaced, words, says):
     vm = point_of(tmp_path, replaced=replaced)
     done = define(private_libvirt, vm, tmp_path, *words)
-    told = json.loads(done.stdout.splitlines()[-1])["warnings"]
-    assert [text for text in told if says and text.startswith(says)] == told
+    warnings = json.loads(done.stdout.splitlines()[-1])["warnings"]
+    assert [text for text in warnings if says and text.startswith(says)] == warnings
     assert ("metadata_cache" in starts(private_libvirt, done)) is (replaced == CACHE and not words)
 
 
-def test_what_libvirt_defines_and_would_not_start_is_told(private_libvirt, tmp_path):
+def test_a_definition_that_would_not_start_is_a_warning(private_libvirt, tmp_path):
     """The host may be repaired while the images are written."""
     done = define(private_libvirt, point_of(tmp_path, replaced=NUMA), tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
-    [told] = result["warnings"]
-    assert "but not start it" in told and "NUMA node 77" in told
+    [reported] = result["warnings"]
+    assert "but not start it" in reported and "NUMA node 77" in reported
     assert private_libvirt.virsh("list", "--all", "--name").split() == ["of-old"]
     private_libvirt.connection().lookupByName("of-old").undefine()
 
@@ -367,8 +367,8 @@ def test_a_definition_that_a_killed_restore_left_is_removed(private_libvirt, tmp
     private_libvirt.connection().defineXML(
         DOMAIN.format(kind="qemu", name=theirs, memory=16, cpus=1, boot="", devices="")
     )
-    [told, _] = json.loads(define(private_libvirt, vm, tmp_path).stdout.splitlines()[-1])["warnings"]
-    assert told == f"domain '{left}' was left by a killed restore, and was removed"
+    [reported, _] = json.loads(define(private_libvirt, vm, tmp_path).stdout.splitlines()[-1])["warnings"]
+    assert reported == f"domain '{left}' was left by a killed restore, and was removed"
     assert sorted(private_libvirt.virsh("list", "--all", "--name").split()) == [theirs, "of-old"]
     for name in (theirs, "of-old"):
         private_libvirt.connection().lookupByName(name).undefine()
@@ -388,7 +388,7 @@ def test_two_restores_do_not_need_the_trials_of_each_other(private_libvirt, tmp_
     private_libvirt.connection().lookupByName("of-old").undefine()
 
 
-def test_a_device_that_libvirt_cannot_judge_by_words_is_no_obstacle(private_libvirt, tmp_path):
+def test_a_device_that_libvirt_cannot_check_in_advance_is_accepted(private_libvirt, tmp_path):
     """Without the PCI device of the host, libvirt cannot make QEMU's command line; the domain can be defined."""
     device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{PCI}</source></hostdev></devices>"
     done = define(private_libvirt, point_of(tmp_path, replaced=("</devices>", device)), tmp_path, "--trust-definition")
@@ -415,14 +415,14 @@ def test_a_domain_that_started_with_its_host_does_so_again(private_libvirt, mach
         result = result_of("restore", store, "-o", tmp_path / out, *words, uri=uri)
         return result["warnings"], private_libvirt.connection().lookupByUUIDString(result["defined"]["uuid"])
 
-    told, copy = back("copy", "--define", "--name", "copy", "--new-uuid")
-    assert (told, copy.autostart()) == ([], 0)
+    warnings, copy = back("copy", "--define", "--name", "copy", "--new-uuid")
+    assert (warnings, copy.autostart()) == ([], 0)
     copy.undefine()
-    told, dom = back("before", "--define", "--point", first["id"])
-    assert (told, dom.autostart()) == ([], 0)
+    warnings, dom = back("before", "--define", "--point", first["id"])
+    assert (warnings, dom.autostart()) == ([], 0)
     dom.undefine()
-    told, dom = back("again", "--define")
-    assert (told, dom.autostart(), dom.UUIDString()) == ([], 1, vm.uuid)
+    warnings, dom = back("again", "--define")
+    assert (warnings, dom.autostart(), dom.UUIDString()) == ([], 1, vm.uuid)
     assert "virsh autostart" in nbdpull("restore", store, "-o", tmp_path / "plain").stderr
 
 
@@ -442,9 +442,9 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
         if not vm.active:
             vm.start()
     store, uri = tmp_path / "store", private_libvirt.uri
-    told = [result_of("pull", vm.name, "-o", store, uri=uri) for _ in range(2)]
-    assert [["password of graphics vnc" in text for text in each["warnings"]] for each in told] == [[True], []]
-    assert told[1]["details"]["passwords"] == ["vnc"]
+    report = [result_of("pull", vm.name, "-o", store, uri=uri) for _ in range(2)]
+    assert [["password of graphics vnc" in text for text in each["warnings"]] for each in report] == [[True], []]
+    assert report[1]["details"]["passwords"] == ["vnc"]
     words = ["restore", store, "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
     result = result_of(*words, uri=uri)
     assert any("had a password" in text for text in result["warnings"])
@@ -454,7 +454,7 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
         assert copy.qmp("query-vnc")["host"] == "127.0.0.1"
 
 
-def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp_path, monkeypatch):
+def test_a_display_with_an_unknown_password_does_not_come_back_open(machine, tmp_path, monkeypatch):
     """libvirt lets a user read a definition without its secrets: there may be a password."""
     from nbdpull.hypervisor import domain
     from nbdpull.operations import pull
@@ -468,8 +468,8 @@ def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp
         raise errors.AccessDenied("no permission")
 
     monkeypatch.setattr(domain.Domain, "passwords", refused)
-    told = [pull.pull(pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)).warnings for _ in range(2)]
-    assert [["of graphics vnc, if any (no permission)" in text for text in each] for each in told] == [[True], []]
+    warnings = [pull.pull(pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)).warnings for _ in range(2)]
+    assert [["of graphics vnc, if any (no permission)" in text for text in each] for each in warnings] == [[True], []]
     result = json.loads(
         nbdpull("restore", tmp_path / "store", "-o", tmp_path / "out", "--json").stdout.splitlines()[-1]
     )
@@ -601,7 +601,7 @@ def device_of(image):
     return made.stdout.strip()
 
 
-def test_variables_that_cannot_be_had_are_told():
+def test_unreadable_variables_are_a_warning():
     network = "<nvram type='network'><source protocol='iscsi' name='iqn/0'><host name='h'/></source></nvram>"
     xml = f"<domain><name>a</name><os>{network}</os></domain>"
     assert domain_files.found(xml, None, "u", "qemu:///system") == (

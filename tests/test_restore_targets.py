@@ -152,8 +152,8 @@ def test_options_of_qcow2(vm, tmp_path, options):
     to(vm, tmp_path / "a.qcow2", image_options=options)
     assert raw_of(tmp_path / "a.qcow2", "qcow2") == vm.images[vm.points[-1].id]["vda"]
     if "4k" in options:
-        told = subprocess.check_output(["qemu-img", "info", "--output=json", str(tmp_path / "a.qcow2")])
-        assert json.loads(told)["cluster-size"] == 4096
+        output = subprocess.check_output(["qemu-img", "info", "--output=json", str(tmp_path / "a.qcow2")])
+        assert json.loads(output)["cluster-size"] == 4096
 
 
 def test_each_disk_to_a_place_of_its_own(vm, tmp_path):
@@ -203,18 +203,18 @@ def test_a_raw_image_larger_than_a_file_can_be(tmp_path, monkeypatch, how):
         before = sorted(device.folder.rglob("*"))
         with pytest.raises(errors.OutputError) as caught:
             restore(Options(str(vm.root), **how))
-        told = str(caught.value)
-        [limit] = re.findall(r"it would be a file of 60.0 TiB, and none can be larger than (\S+ TiB)", told)
-        assert "--format qcow2" in told and sorted(device.folder.rglob("*")) == before
-        with open("largest", "wb") as file:  # what was told is so, to the tenth that is shown
+        info = str(caught.value)
+        [limit] = re.findall(r"it would be a file of 60.0 TiB, and none can be larger than (\S+ TiB)", info)
+        assert "--format qcow2" in info and sorted(device.folder.rglob("*")) == before
+        with open("largest", "wb") as file:  # the figure is right, to the tenth that is shown
             file.truncate(int((float(limit.split()[0]) - 0.1) * (1 << 40)))
             with pytest.raises(OSError, match="File too large"):
                 file.truncate(int((float(limit.split()[0]) + 0.1) * (1 << 40)))
         os.unlink("largest")
         if not how.get("delta"):
             result = restore(Options(str(vm.root), **how, kind="qcow2"))
-            told = subprocess.check_output(["qemu-img", "info", "--output=json", result.files["vda"]])
-            assert json.loads(told)["virtual-size"] == 60 << 40
+            info = subprocess.check_output(["qemu-img", "info", "--output=json", result.files["vda"]])
+            assert json.loads(info)["virtual-size"] == 60 << 40
         os.chdir(tmp_path)
 
 
@@ -288,14 +288,14 @@ def test_a_block_device_that_is_not_there(vm, how):
     assert not os.path.lexists(path)
 
 
-def test_what_is_no_image_is_never_replaced(vm, tmp_path):
+def test_a_file_that_is_not_an_image_is_never_replaced(vm, tmp_path):
     os.mkfifo(tmp_path / "a.raw")
     with pytest.raises(errors.OutputExists, match="not a regular file"):
         to(vm, tmp_path / "a.raw", force=True)
     assert (tmp_path / "a.raw").is_fifo() and os.listdir(tmp_path) == ["a.raw"]
 
 
-def test_nobody_serves_the_uri(vm, tmp_path):
+def test_an_uri_that_no_server_answers(vm, tmp_path):
     with pytest.raises(errors.OutputError, match="cannot connect"):
         to(vm, f"nbd+unix:///?socket={tmp_path}/none", force=True)
 
@@ -386,7 +386,7 @@ def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tm
     assert base.read_bytes() == vm.content("vda")
 
 
-def test_what_comes_to_light_again_after_a_foreign_checkpoint(machine, tmp_path):
+def test_data_uncovered_again_since_a_foreign_checkpoint(machine, tmp_path):
     """The last cluster holds data past the end of a disk that was shrunk before, with clean bits."""
     vm = machine({"vda": 4 * MIB})
     vm.write("vda", 0, 4 * MIB, 0x11)
@@ -491,7 +491,7 @@ def test_delta_over_nbd(vm, tmp_path):
     assert raw_of(image, "raw") == vm.images[vm.points[-1].id]["vda"].ljust(7 * MIB, b"\0")
 
 
-def test_delta_of_an_image_that_is_none(vm, tmp_path):
+def test_delta_onto_a_file_that_is_not_an_image(vm, tmp_path):
     (tmp_path / "a.img").write_bytes(bytes(8 * MIB))
     with pytest.raises(errors.UsageError, match="is not a qcow2 image; use --format raw"):
         to(vm, tmp_path / "a.img", delta=True, kind="qcow2")

@@ -110,7 +110,7 @@ def test_images_of_a_chain(script):
     assert third["since"] == second["run"] and len(third["dropped_checkpoints"]) == 1
 
 
-def test_what_a_command_is_told(script):
+def test_the_environment_of_a_command(script):
     """The same in variables and in JSON; the export has the named bitmap."""
     mine = script({"vda": 8 * MIB})
     mine.shell("true")
@@ -119,15 +119,15 @@ def test_what_a_command_is_told(script):
         'cp "$NBDPULL_JSON" told; env > env; nbdinfo --map="$NBDPULL_VDA_CONTEXT" "$NBDPULL_VDA_URI" > map; '
         'cp "$NBDPULL_VDA_EXTENTS" extents; echo said'
     )
-    told = json.loads((mine.folder / "told").read_text())
+    result = json.loads((mine.folder / "told").read_text())
     env = dict(line.partition("=")[::2] for line in (mine.folder / "env").read_text().splitlines())
-    [disk] = told.pop("disks")
+    [disk] = result.pop("disks")
     assert env["NBDPULL_DISKS"] == disk["name"] == "vda" and env["NBDPULL_VDA_SIZE"] == str(8 * MIB)
     assert {name: env[f"NBDPULL_VDA_{name.upper()}"] for name in disk if name not in ("name", "size")} == {
         name: value for name, value in disk.items() if name not in ("name", "size")
     }
-    assert told.pop("run") == env["NBDPULL_RUN_ID"]
-    assert {name: env[f"NBDPULL_{name.upper()}"] for name in told} == told
+    assert result.pop("run") == env["NBDPULL_RUN_ID"]
+    assert {name: env[f"NBDPULL_{name.upper()}"] for name in result} == result
     dirty = [line.split()[:2] for line in (mine.folder / "map").read_text().splitlines() if line.split()[2] == "1"]
     assert dirty == [[str(MIB), "65536"]]
     assert f"{MIB} 65536 data" in (mine.folder / "extents").read_text().splitlines()
@@ -217,7 +217,7 @@ def test_a_limit_ends_the_command(script):
     mine.assert_clean(0)
 
 
-def test_a_token_that_is_there_is_kept(script):
+def test_an_existing_token_is_kept(script):
     """Only the one that is read is replaced; a file that is not a token is no reason for a full backup."""
     mine = script({"vda": MIB})
     mine.token.write_text("precious")

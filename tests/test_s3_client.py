@@ -48,7 +48,7 @@ def put(bucket, key, data, fresh=True):
 
 
 @pytest.mark.parametrize("fault", KINDS)
-def test_a_fault_is_lived_through(through, key, fault):
+def test_a_fault_is_survived(through, key, fault):
     """Even if the server had done it, and its answer was lost: the existing object is our own."""
     proxy, bucket = through(lambda method, path, before: fault if before == 0 else None)
     put(bucket, key, b"data")
@@ -62,7 +62,7 @@ def test_a_fault_is_lived_through(through, key, fault):
     assert len(proxy.faults()) >= 5 and sum(bucket.requests.values()) == len(proxy.requests)
 
 
-def test_what_another_made_meanwhile_stays(through, key, object_store):
+def test_an_object_made_by_another_run_is_kept(through, key, object_store):
     """Our answer was lost, and the existing object is not ours."""
 
     def decide(method, path, before):
@@ -129,7 +129,7 @@ def test_a_server_that_only_says_no(through, key):
         bucket.get(key)
 
 
-def test_a_process_that_is_to_end_does_not_wait(through, key):
+def test_a_stopping_process_does_not_retry(through, key):
     """Its last requests are tried once."""
     proxy, bucket = through(lambda *_: "503", patience=60)
     stop = threading.Event()
@@ -150,7 +150,7 @@ def test_a_process_that_is_to_end_does_not_wait(through, key):
     timer.join()
 
 
-def test_one_that_answers_nothing(through, key, seaweedfs):
+def test_a_server_that_never_answers(through, key, seaweedfs):
     _, bucket = through(patience=1)
     put(bucket, key, b"data")
     with seaweedfs.paused(), pytest.raises(errors.StoreError, match="did not help"):
@@ -158,7 +158,7 @@ def test_one_that_answers_nothing(through, key, seaweedfs):
     assert bucket.get(key) == b"data"
 
 
-def test_who_may_not(object_store, key, monkeypatch):
+def test_missing_rights(object_store, key, monkeypatch):
     """The message names the missing right, and no key."""
     for name, value in object_store.environment(keys=object_stores.NOBODY).items():
         monkeypatch.setenv(name, value)
@@ -175,7 +175,7 @@ def test_who_may_not(object_store, key, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "variables, kind, told",
+    "variables, kind, message",
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, errors.AccessDenied, "the secret key does not belong to the access key"),
         ({"AWS_ACCESS_KEY_ID": "stranger"}, errors.AccessDenied, "the server does not know the access key"),
@@ -190,21 +190,21 @@ def test_who_may_not(object_store, key, monkeypatch):
         ({"AWS_PROFILE": "nobody"}, errors.UsageError, r"profile \(nobody\) could not be found"),
     ],
 )
-def test_who_is_not_known(object_store, key, monkeypatch, variables, kind, told):
+def test_unknown_credentials(object_store, key, monkeypatch, variables, kind, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         Bucket(object_store.bucket, SHORT).get(key)
 
 
 @pytest.mark.unit
-def test_a_password_in_the_url_is_not_told(monkeypatch):
+def test_a_password_in_the_url_is_not_shown(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://usr:secretpw@127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with pytest.raises(errors.StoreError, match="127.0.0.1") as told:
+    with pytest.raises(errors.StoreError, match="127.0.0.1") as caught:
         Bucket("bucket", 0.1).get("key")
-    assert "usr" not in str(told.value) and "secretpw" not in str(told.value)
+    assert "usr" not in str(caught.value) and "secretpw" not in str(caught.value)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def silent(monkeypatch):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("call", [lambda bucket: bucket.get("key"), lambda bucket: put(bucket, "key", bytes(8 << 20))])
-def test_who_is_to_end_waits_for_no_answer(silent, call):
+def test_a_stopping_process_does_not_wait_for_an_answer(silent, call):
     bucket, taken = Bucket("bucket", 60), []
     silent.setblocking(False)
 
@@ -246,7 +246,7 @@ def test_who_is_to_end_waits_for_no_answer(silent, call):
 
 
 @pytest.mark.unit
-def test_silence_counts_as_trying(silent):
+def test_silence_counts_towards_the_time_limit(silent):
     """Otherwise a silent server is waited for the duration of one try longer, and the message does not say so."""
     bucket = Bucket("bucket", 1.5)  # of which the shortest silence is a second
     bucket._connected()
@@ -259,7 +259,7 @@ def test_silence_counts_as_trying(silent):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("number, passes", [(socket.EAI_NONAME, False), (socket.EAI_AGAIN, True)])
-def test_a_host_that_is_not_known(silent, monkeypatch, number, passes):
+def test_an_unknown_host(silent, monkeypatch, number, passes):
     """A mistyped name is reported at once; one that cannot be resolved now may be resolved soon."""
 
     def unknown(*_, **__):
@@ -267,14 +267,14 @@ def test_a_host_that_is_not_known(silent, monkeypatch, number, passes):
 
     bucket, began = Bucket("bucket", 0.5), time.monotonic()
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(errors.StoreError) as told:
+    with pytest.raises(errors.StoreError) as caught:
         bucket.head("key")
     assert bucket.requests["head_object"] in ((2, 3) if passes else (1,)) and time.monotonic() - began < 5
-    assert ("there is no host of that name" in str(told.value)) is not passes
-    assert ("0.5 s of retries did not help" in str(told.value)) is passes
+    assert ("there is no host of that name" in str(caught.value)) is not passes
+    assert ("0.5 s of retries did not help" in str(caught.value)) is passes
 
 
-def test_a_host_that_was_known(object_store, key, monkeypatch):
+def test_a_host_that_was_reached_before(object_store, key, monkeypatch):
     """It may be known again later."""
     bucket = Bucket(object_store.bucket, 0.5)
     put(bucket, key, b"data")
@@ -318,7 +318,7 @@ def website(monkeypatch):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("status", [200, 301, 404])
-def test_what_is_no_object_store_is_told_as_such(website, status):
+def test_a_server_that_is_not_an_object_store_is_named_as_such(website, status):
     bucket = website(status)
     calls = [lambda: bucket.head("key"), lambda: [*bucket.objects("key")], lambda: put(bucket, "key", b"data"),
              lambda: bucket.delete("key")]  # fmt: skip
@@ -360,7 +360,7 @@ def test_a_bucket_that_is_not_there(object_store):
             call(Bucket("no-such-bucket", SHORT))
 
 
-def test_the_endpoint_is_ours_before_that_of_others(object_store, key, monkeypatch):
+def test_the_endpoint_for_nbdpull_takes_precedence(object_store, key, monkeypatch):
     monkeypatch.setenv("NBDPULL_S3_ENDPOINT", object_store.server.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     put(Bucket(object_store.bucket, SHORT), key, b"data")

@@ -120,7 +120,7 @@ def test_a_bucket_that_is_not_there(object_store):
         probe(object_store, "no-such-bucket")
 
 
-def test_who_may_do_nothing_is_told_which_right_it_takes(object_store, monkeypatch):
+def test_missing_rights_are_named(object_store, monkeypatch):
     key, secret = object_stores.NOBODY
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
@@ -164,7 +164,7 @@ class Lying(Bucket):
 
 
 @pytest.mark.parametrize(
-    "lie, told",
+    "lie, message",
     [
         ("two winners", "of 4 writers of one name, 4 were told that they created it"),
         ("clock", "the server's clock says .*, but it dates a new object"),
@@ -172,14 +172,14 @@ class Lying(Bucket):
         ("undead", "still shows what was deleted"),
     ],
 )
-def test_what_no_store_can_live_with(object_store, lie, told):
+def test_unusable_servers_are_refused(object_store, lie, message):
     bucket = Lying(object_store.bucket, 5.0)
     bucket.lie = lie
-    with pytest.raises(errors.StoreError, match=told):
+    with pytest.raises(errors.StoreError, match=message):
         s3_probe.probe(bucket, f"{object_store.prefix}/")
 
 
-def test_a_clock_that_is_wrong_is_told_of(object_store):
+def test_a_wrong_clock_is_a_warning(object_store):
     bucket = Lying(object_store.bucket, 5.0)
     bucket.lie = "late clock"
     assert "ahead of that of the server" in s3_probe.probe(bucket, f"{object_store.prefix}/").warnings()[0]
@@ -190,20 +190,20 @@ def test_a_clock_that_is_wrong_is_told_of(object_store):
 
 def test_an_empty_store_in_a_bucket(object_store, capsys):
     code, output, complaints = answered(capsys, "init", object_store.url)
-    told = "creates each name once, and checks SHA-256\nobjects cannot be locked; old versions are not kept\n"
+    message = "creates each name once, and checks SHA-256\nobjects cannot be locked; old versions are not kept\n"
     assert (code, complaints) == (0, "")
-    assert output == f"{object_store.url} is an empty store now\nthe server (SeaweedFS 8000GB 4.48) {told}"
+    assert output == f"{object_store.url} is an empty store now\nthe server (SeaweedFS 8000GB 4.48) {message}"
     assert [*object_store.objects()] == ["nbdpull.json"]
     assert answered(capsys, "init", object_store.url)[0] == 10
     assert answered(capsys, "list", object_store.url)[::2] == (0, "")
 
 
-def test_what_a_probe_left_that_was_killed_is_in_nobodys_way(object_store):
+def test_leftovers_of_a_killed_probe_do_no_harm(object_store):
     S3Store(object_store.url).publish("+probe-0123/once", b"first")
     marker.open_or_create(object_store.url)
 
 
-def test_what_was_found_is_in_the_marker(object_store, bucket, capsys):
+def test_results_are_recorded_in_the_marker(object_store, bucket, capsys):
     versioned(object_store, bucket)
     code, output, complaints = answered_json(capsys, "init", f"s3://{bucket}")
     assert code == 0 and complaints.startswith("nbdpull: warning: the bucket keeps old versions")
@@ -212,14 +212,14 @@ def test_what_was_found_is_in_the_marker(object_store, bucket, capsys):
     assert marker.of(made).object_store == probed.Probed(**output["object_store"])
 
 
-def test_who_makes_a_store_on_the_way_is_warned_too(object_store, bucket, tmp_path, capsys):
+def test_an_implicitly_created_store_gets_the_warnings_too(object_store, bucket, tmp_path, capsys):
     versioned(object_store, bucket)
-    told, url = "the bucket keeps old versions", f"s3://{bucket}"
-    made = marker.open_or_create(f"{url}/pulled")  # as a pull does, which shows what the store tells at its end
-    assert made.warnings()[0].startswith(told)
+    message, url = "the bucket keeps old versions", f"s3://{bucket}"
+    made = marker.open_or_create(f"{url}/pulled")  # as a pull does, which shows the warnings of the store at its end
+    assert made.warnings()[0].startswith(message)
     assert marker.open_or_create(f"{url}/pulled").warnings() == []
     stores.chain(tmp_path / "store", points=1)
-    assert answered(capsys, "copy", tmp_path / "store", f"{url}/copied")[2].startswith(f"nbdpull: warning: {told}")
+    assert answered(capsys, "copy", tmp_path / "store", f"{url}/copied")[2].startswith(f"nbdpull: warning: {message}")
 
 
 def test_no_store_is_made_on_a_server_that_is_not_fit(rgw_store, capsys):

@@ -115,7 +115,7 @@ def test_the_overlay_line_works_as_printed(vm, tmp_path):
         assert (tmp_path / "raw").read_bytes()[: len(expected)] == bytes(expected)
 
 
-def test_writable_is_thrown_away(vm, tmp_path):
+def test_writes_are_discarded(vm, tmp_path):
     expected = {disk: bytearray(data) for disk, data in vm.images[vm.points[-1].id].items()}
     steps = {
         "vda": [("write -P 0x66", 0, MIB, 0x66), ("write -P 0x66", 3 * MIB - 1024, 2048, 0x66),
@@ -175,7 +175,7 @@ def test_it_ends_by_a_signal_and_leaves_nothing(vm, tmp_path, number):
 
 
 @pytest.mark.parametrize("options", [["--socket", "here"], []])
-def test_nbdkit_does_not_outlive_us(vm, tmp_path, monkeypatch, options):
+def test_nbdkit_does_not_outlive_nbdpull(vm, tmp_path, monkeypatch, options):
     """Its socket is removed, too, with the directory that was made for one: the same command works again."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -226,7 +226,7 @@ def test_damage(vm, tmp_path):
         assert events[0]["event"] == "trouble" and "cut short" in events[0]["message"]
 
 
-def test_a_disk_that_memory_does_not_suffice_for(vm, tmp_path, monkeypatch):
+def test_a_disk_too_large_for_memory(vm, tmp_path, monkeypatch):
     """As with an attacker's index: one line, and not the log of another program."""
     lines = ["from nbdpull.repository import lookup", "def fail(*_, **__):", " raise MemoryError",
              "lookup.RandomImage.{} = fail"]  # fmt: skip
@@ -242,7 +242,7 @@ def test_a_disk_that_memory_does_not_suffice_for(vm, tmp_path, monkeypatch):
         assert server.troubles() == [errors.NO_MEMORY]
 
 
-def test_a_read_that_fails_by_our_own_fault(vm, tmp_path, monkeypatch):
+def test_a_read_that_fails_by_an_internal_error(vm, tmp_path, monkeypatch):
     """It was an I/O error that only nbdkit's log had: a drill whose guest came up in spite of it passed."""
     lines = ["from nbdpull.repository import lookup", "def fail(*_, **__):", " raise IndexError('off by one')",
              "lookup.RandomImage.read_into = fail"]  # fmt: skip
@@ -269,8 +269,8 @@ def test_each_of_ten_points_is_the_live_disk_of_its_time(machine, private_libvir
         words = ["pull", vm.name, "-c", private_libvirt.uri, "-o", store, "--json"]
         done = nbdpull(*words)
         assert done.returncode == 0, done.stderr
-        told = done.stdout
-        point = json.loads(told.splitlines()[-1])["details"]
+        output = done.stdout
+        point = json.loads(output.splitlines()[-1])["details"]
         assert point["disks"][0]["mode"] == ("incremental" if number else "full")
         frozen.append((point["id"], vm.freeze_copy("vda", tmp_path / f"{number}.raw")))
     assert len({path.read_bytes() for _, path in frozen}) == 10
@@ -310,7 +310,7 @@ def test_a_chain_of_thirty(tmp_path):
         assert copied(about["uri"]["vda"], tmp_path / "1") == vm.images[vm.points[-1].id]["vda"]
 
 
-def test_memory_is_what_the_cache_may_have(tmp_path):
+def test_memory_stays_within_the_limit_of_the_cache(tmp_path):
     """Frames are allocated and freed in many threads; nbdkit does not keep a share of the freed memory for each of
     them."""
     size, cache = 160 * MIB, 24 * MIB
@@ -348,7 +348,7 @@ def seen_of(pid):
     return found + b"".join(map(seen_of, children))
 
 
-def test_serve_gives_nbdkit_the_key_where_nobody_sees_it(closed, tmp_path):
+def test_serve_passes_the_key_to_nbdkit_in_secret(closed, tmp_path):
     master = keyring.open_master(closed.store, identity_files.given([identities.path("age1")])).master
     process = start_nbdpull("serve", closed.root, "--json", "--identity", identities.path("age1"))
     try:

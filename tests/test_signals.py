@@ -86,15 +86,15 @@ def test_signal_in_the_middle_of_an_incremental_pull(witness):
     witness.assert_restores()
 
 
-def test_signals_come_in_a_shower(witness):
+def test_many_signals_in_a_row(witness):
     """The first one counts, and no later one interrupts the clean-up."""
     before = Before(witness)
     with stopped_in_the_middle(witness) as process:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             process.send_signal(number)
     # Which one is the first is the kernel's choice, which gives them to any of the threads.
-    told = {128 + number: f"nbdpull: stopped by {number.name}" for number in SIGNALS}
-    assert process.problem.startswith(told[process.returncode]) and process.problem.count("\n") == 1
+    messages = {128 + number: f"nbdpull: stopped by {number.name}" for number in SIGNALS}
+    assert process.problem.startswith(messages[process.returncode]) and process.problem.count("\n") == 1
     before.assert_same()
     process = start_nbdpull(*witness.words(*SLOW))
     next_event(process, "progress")
@@ -102,7 +102,7 @@ def test_signals_come_in_a_shower(witness):
         process.send_signal(signal.SIGINT)
         time.sleep(0.01)
     _, problem = ended(process)
-    # A bare SIGINT after the cleaning, when Python goes down: a shell tells 130 of both.
+    # A bare SIGINT after the cleaning, when Python goes down: a shell reports 130 for both.
     assert process.returncode in (128 + signal.SIGINT, -signal.SIGINT) and "Traceback" not in problem
     before.assert_same()
 

@@ -54,8 +54,8 @@ def attack(place, chance):
             client.put_object(Bucket=place.bucket, Key=key, Body=b"forged")
         if chance.random() < 0.7:
             client.delete_object(Bucket=place.bucket, Key=key)
-    told = client.list_object_versions(Bucket=place.bucket, Prefix=place.key(""))["Versions"]
-    for each in told:
+    listed = client.list_object_versions(Bucket=place.bucket, Prefix=place.key(""))["Versions"]
+    for each in listed:
         try:
             client.delete_object(Bucket=place.bucket, Key=each["Key"], VersionId=each["VersionId"])
         except botocore.exceptions.ClientError as error:
@@ -77,21 +77,21 @@ def test_a_thief_of_all_keys_takes_nothing(place, tmp_path, capsys):
 
     code, listed, _ = answered_json(capsys, "list", place.url, "--as-of", before)
     assert (code, [point["id"] for point in listed]) == (0, ids)
-    code, told, problem = answered(capsys, "verify", place.url, "--as-of", before)
-    assert (code, problem) == (0, "") and "3 points" in told
+    code, output, problem = answered(capsys, "verify", place.url, "--as-of", before)
+    assert (code, problem) == (0, "") and "3 points" in output
     for number, point in enumerate(ids):
         assert_restores(vm, point, place.url, tmp_path / f"as-of-{number}", "--as-of", before)
 
-    code, told, _ = answered(capsys, "undelete", place.url, "all", "--as-of", before)
-    assert code == 0 and told.count(" is back: ") >= 1 and told.count("\n") == 3
+    code, output, _ = answered(capsys, "undelete", place.url, "all", "--as-of", before)
+    assert code == 0 and output.count(" is back: ") >= 1 and output.count("\n") == 3
     assert answered(capsys, "verify", place.url)[::2] == (0, "")
     for number, point in enumerate(ids):
         assert_restores(vm, point, place.url, tmp_path / f"back-{number}")
     for name in place.objects():
         if any(point in name for point in ids):  # what the next pull counts on
             place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))
-    code, told, _ = answered(capsys, "undelete", place.url, "all", "--as-of", before)
-    assert code == 0 and told.count("is unchanged\n") == 3
+    code, output, _ = answered(capsys, "undelete", place.url, "all", "--as-of", before)
+    assert code == 0 and output.count("is unchanged\n") == 3
 
 
 def test_a_point_as_it_was_made(place, tmp_path, capsys):
@@ -104,8 +104,8 @@ def test_a_point_as_it_was_made(place, tmp_path, capsys):
         if second in name:
             place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=b"forged")
             place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
-    code, told, _ = answered_json(capsys, "undelete", place.url, second[:-1], "--domain", "vm1")
-    assert code == 0 and [each["point"] for each in told["points"]] == [second] and told["points"][0]["files"] > 3
+    code, before, _ = answered_json(capsys, "undelete", place.url, second[:-1], "--domain", "vm1")
+    assert code == 0 and [each["point"] for each in before["points"]] == [second] and before["points"][0]["files"] > 3
     assert_restores(vm, second, place.url, tmp_path / "out")
     code, _, problem = answered(capsys, "undelete", place.url, "20010101T000000Z-00000000")
     assert code == 10 and "has no version of a point 20010101T000000Z-00000000" in problem
@@ -125,7 +125,7 @@ def test_what_remove_took_comes_back(place, tmp_path, capsys):
     assert answered(capsys, "verify", place.url)[0] == 0
 
 
-def test_who_was_shut_out_stays_so(place, capsys, monkeypatch):
+def test_a_removed_recipient_stays_removed(place, capsys, monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(s3_past, "_AT_ONCE", datetime.timedelta(seconds=1))  # which two deletions may seem to be apart
@@ -145,7 +145,7 @@ def test_who_was_shut_out_stays_so(place, capsys, monkeypatch):
     assert answered(capsys, "key", "test", place.url, "--identity", path("ed25519"))[0] == 0
 
 
-def test_what_was_healed_since_stays(place, tmp_path, capsys):
+def test_files_healed_since_then_are_kept(place, tmp_path, capsys):
     """The time decides which files a point has, not what is in them."""
     said("init", place.url, "--immutable-for", "30d")
     vm = filled(place.url, 1)
@@ -158,8 +158,8 @@ def test_what_was_healed_since_stays(place, tmp_path, capsys):
     second = vm.pull().id
     before = instant()
     assert answered(capsys, "verify", place.url)[0] == 11
-    code, told, _ = answered(capsys, "verify", place.url, "--heal-from", tmp_path / "copy")
-    assert (code, place.read(name)) == (0, good) and "HEALED" in told, "not judged by what is in memory of before"
+    code, output, _ = answered(capsys, "verify", place.url, "--heal-from", tmp_path / "copy")
+    assert (code, place.read(name)) == (0, good) and "HEALED" in output, "not judged by what is in memory of before"
     said("remove", place.url, second)
     for words in ([second], ["all", "--as-of", before]):
         said("undelete", place.url, *words)
@@ -279,17 +279,17 @@ def test_what_serve_shows_as_of_a_time(place, tmp_path, monkeypatch):
     assert seen == [(vm.points[0].id, [300 * KIB])]
 
 
-def test_where_nothing_tells_of_the_past(tmp_path, object_store, capsys):
+def test_a_store_without_a_past(tmp_path, object_store, capsys):
     vm = stores.chain(tmp_path / "store", points=1, size=300 * KIB)
     for words in (["undelete", vm.root, "all"], ["list", vm.root, "--as-of", "yesterday"]):
         code, _, problem = answered(capsys, *words)
         assert code == 2 and "is a directory, and only a bucket that keeps old versions" in problem
-    for words, told in {
+    for words, message in {
         ("undelete", object_store.url, "all"): "all: give a time with --as-of",
         ("list", object_store.url, "--as-of", "then"): "--as-of then: not a time; write 2026-11-22",
         ("list", object_store.url, "--as-of", "2026-02-30"): "is not a time that exists",
         ("verify", object_store.url, "--as-of", "today", "--heal-from", vm.root): "--as-of only reads",
     }.items():
         code, _, problem = answered(capsys, *words)
-        assert code == 2 and told in problem
+        assert code == 2 and message in problem
     assert answered(capsys, "list", object_store.url, "--as-of", "yesterday")[0] == 10

@@ -137,11 +137,11 @@ def test_a_bitmap_of_unknown_origin_is_left_alone(machine, scratch):
 
 
 def test_begin_of_something_else_than_asked(vm, scratch):
-    def told(flags):
+    def renamed_export(flags):
         return real.backupGetXMLDesc(flags).replace("exportname='vda'", "exportname='vdz'")
 
     real = vm.dom
-    vm.dom = Meddled(real, backupGetXMLDesc=told)
+    vm.dom = Meddled(real, backupGetXMLDesc=renamed_export)
     with (
         pytest.raises(errors.HypervisorError, match="did not start the requested backup"),
         vm.backups.begun(plan(scratch)),
@@ -203,7 +203,7 @@ def test_left_by_an_exception(vm, scratch, reason, finish):
     assert os.listdir(scratch) == []
 
 
-def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
+def test_the_first_error_is_not_hidden_and_leftovers_are_reported(machine, scratch):
     made = machine({"vda": MIB})
     with domain.open(made.name) as vm:
         with pytest.raises(errors.OutputError) as caught, vm.backups.begun(plan(scratch, ["vda"])):
@@ -216,7 +216,7 @@ def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
         assert os.listdir(scratch) == []
 
 
-def test_leftovers_alone_are_an_error(vm, scratch):
+def test_leftovers_are_an_error_by_themselves(vm, scratch):
     with pytest.raises(errors.HypervisorError, match="checkpoint 'auto-.* is left behind"):  # noqa: SIM117
         with vm.backups.begun(plan(scratch)):
             vm.checkpoints.delete = raising(errors.HypervisorError("no"))
@@ -282,7 +282,7 @@ def test_job_ended_by_somebody_else(vm, shared, scratch):
         job.finish()
 
 
-def test_job_of_somebody_else_in_place_of_ours_is_left_alone(vm, shared, scratch):
+def test_foreign_job_in_place_of_ours_is_left_alone(vm, shared, scratch):
     with pytest.raises(errors.JobLost), vm.backups.begun(plan(scratch)) as job:
         end_job(shared.domain)
         wait_for(lambda: vm.jobs.backup() is None, "gone")

@@ -41,7 +41,7 @@ def test_not_running(machine, scratch):
         assert vm.checkpoints.names() == ["c"] and vm.jobs.backup() is None and vm.id == -1
 
 
-def test_base_that_does_not_exist(vm, scratch):
+def test_missing_base(vm, scratch):
     with (
         pytest.raises(errors.NoSuchCheckpoint, match="'chk9'; it has foreign"),
         vm.backups.begun(plan(scratch, since="chk9")),
@@ -82,7 +82,7 @@ def test_impossible_socket(vm, scratch, socket):
 
 
 @pytest.mark.parametrize("where", ["socket", "scratch_dir"])
-def test_a_path_that_no_xml_tells(vm, scratch, where):
+def test_a_path_that_xml_cannot_express(vm, scratch, where):
     """libvirt would write the tab unchanged, and read it as a space: the job was not the requested one."""
     asked = replace(plan(scratch), **{where: f"{scratch}/a\tb"})
     with (

@@ -77,10 +77,10 @@ def test_delete_checkpoint_of_which_a_bitmap_is_gone(machine, broken):
     assert set(made.bitmaps("vda")) == set(made.bitmaps("vdb")) == {"a", "c"}
 
 
-def test_checkpoints_oldest_first_whoever_is_whose_child(machine):
+def test_checkpoints_are_listed_oldest_first_whatever_their_parents(machine):
     made = machine({"vda": MIB})
     made.create_checkpoint("one")
-    time.sleep(1.1)  # libvirt tells whole seconds
+    time.sleep(1.1)  # libvirt reports whole seconds
     made.create_checkpoint("two")
     with domain.open(made.name) as vm:
         xml = vm.checkpoints.get("one").xml

@@ -18,7 +18,7 @@ def test_no_such_domain_names_those_that_exist(shared):
         pass
 
 
-def test_of_many_domains_some_are_named():
+def test_only_some_of_many_domains_are_named():
     """A message is one line, even on a host of two hundred."""
     names = [SimpleNamespace(name=lambda number=number: f"vm{number:03}") for number in range(200)]
     missing = raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))

@@ -37,10 +37,10 @@ def test_disks(machine):
     ):
         made.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
     with domain.open(made.name) as vm:
-        told = vm.disks()
-        disks = {disk.target: disk for disk in told if disk.empty}
-        disks |= {disk.target: disk for disk in vm.looked_at(disk for disk in told if not disk.empty)}
-    assert all(not disk.size and disk.bitmaps is None for disk in told)
+        reported = vm.disks()
+        disks = {disk.target: disk for disk in reported if disk.empty}
+        disks |= {disk.target: disk for disk in vm.looked_at(disk for disk in reported if not disk.empty)}
+    assert all(not disk.size and disk.bitmaps is None for disk in reported)
     assert {target: (disk.format, disk.size, disk.bitmaps) for target, disk in disks.items()} == {
         "vda": ("qcow2", 3 * MIB, True),
         "vdb": ("raw", MIB + 512, False),

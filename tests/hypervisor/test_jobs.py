@@ -15,7 +15,7 @@ def test_hypervisor_that_can_do_no_backups():
         vm.jobs.require_idle()
 
 
-def test_backup_of_somebody_else_is_found_at_once(vm, shared, scratch):
+def test_foreign_backup_is_found_at_once(vm, shared, scratch):
     shared.domain.backupBegin(FOREIGN.format(scratch), None)
     before = time.monotonic()
     for call in (vm.jobs.require_idle, vm.backups.begun(plan(scratch)).__enter__):

@@ -9,7 +9,7 @@ from nbdpull.readiness import domain as readiness
 from nbdpull.readiness import finding
 
 
-def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
+def test_a_domain_that_is_off_only_in_this_session(machine, monkeypatch):
     """If another session's libvirt may run it, a pull, a plan or doctor neither starts it nor says that it is off."""
     vm = machine({"vda": MIB})
     vm.stop()
@@ -19,6 +19,9 @@ def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
             opened.power._require_startable()
         with pytest.raises(errors.DomainNotRunning, match="XDG_RUNTIME_DIR is not set"):
             opened.require_running()
-        told = readiness.off(opened)
-        assert (told.state, told.advice) == (finding.BAD, "XDG_RUNTIME_DIR is not set") and told.exit_code == 3
+        reported = readiness.off(opened)
+        assert (reported.state, reported.advice) == (
+            finding.BAD,
+            "XDG_RUNTIME_DIR is not set",
+        ) and reported.exit_code == 3
     assert not vm.active
