@@ -70,6 +70,11 @@ def run_bytes(*words, **options):
     return done
 
 
+def unfolded(text):
+    """Return a text that was folded into lines as one line."""
+    return " ".join(text.split())
+
+
 def doctor(*words):
     """Run `doctor --json`; return its exit code and {subject: its check}."""
     done = nbdpull("doctor", "--json", *words)

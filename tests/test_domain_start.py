@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
-from command import nbdpull
+from command import nbdpull, unfolded
 from witness import Witness, assert_refused
 
 libvirt = pytest.importorskip("libvirt")
@@ -121,7 +121,7 @@ def test_a_saved_state_is_reported_with_the_right_advice(off):
     vm.start()
     vm.resume()
     vm.domain.managedSave(0)
-    output = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
+    output = unfolded(nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout)
     assert "with a saved state (managedsave): a pull reads its images" in output and f"virsh start {vm.name}" in output
 
 

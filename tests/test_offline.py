@@ -4,7 +4,7 @@ import os
 
 import pytest
 from bed.machine import MIB, wait_for
-from command import last_event, nbdpull, start_held
+from command import last_event, nbdpull, start_held, unfolded
 from witness import CLUSTER, SINCE, modes
 
 libvirt = pytest.importorskip("libvirt")
@@ -93,7 +93,7 @@ def test_cleanup_ends_what_a_killed_pull_started(pulled):
     point = witness.pull()
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     killed(witness)
-    output = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
+    output = unfolded(nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout)
     assert "was off, and was left paused" in output
     code, found = cleanup(witness, "--dry-run")
     assert code == 0 and found[PAUSED] == "dry run" and vm.active and vm.job_active()

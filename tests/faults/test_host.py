@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 from bed.address import is_listening
 from bed.machine import MIB, wait_for
+from command import unfolded
 from rig import Rig
 
 from nbdpull.core import errors
@@ -518,7 +519,7 @@ def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, mon
     assert any("may still start, paused" in each for each in result["left_behind"])
     os.kill(server.pid, signal.SIGCONT)
     wait_for(lambda: vm.active and vm.domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, "the start")
-    output = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout
+    output = unfolded(rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout)
     assert "was off, and was left paused by a pull that was killed" in output
     code, found = rig.cleanup()
     assert code == 0 and [item["what"] for item in found["found"]] == [

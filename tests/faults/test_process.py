@@ -6,6 +6,7 @@ import time
 
 import pytest
 from bed.machine import MIB, Machine, wait_for
+from command import unfolded
 from held import PHASES
 from rig import Rig
 
@@ -148,7 +149,7 @@ def test_cleanup_without_the_store(rig):
     rig.start(phase="copying")
     rig.process.kill()
     rig.process.communicate()
-    found = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri).stdout
+    found = unfolded(rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri).stdout)
     assert "left by interrupted nbdpull run" in found and f"or nbdpull cleanup {rig.vm.name} does" in found
     done = rig.run("cleanup", rig.vm.name, "-c", rig.vm.bed.uri)
     assert done.returncode == 0 and "backup job: removed" in done.stdout
