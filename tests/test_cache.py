@@ -139,6 +139,7 @@ for _ in range(300):
 """
 
 
+@pytest.mark.e2e
 def test_several_processes(folder):
     with ThreadPoolExecutor(3) as pool:
         words = [[sys.executable, "-c", WORK, str(folder), str(number)] for number in range(3)]

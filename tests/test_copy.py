@@ -76,6 +76,7 @@ def pull(vm):
 # -- what is copied ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_copy_restores_as_the_original(vm, dest, tmp_path, run):
     code, found, _ = run("copy", vm.root, dest, "--dry-run")
     assert code == 0 and found["dry_run"] and copied(found) == ids(vm) and not dest.exists()

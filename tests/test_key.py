@@ -334,6 +334,7 @@ def test_the_unit_of_contrib_gives_a_pull_its_identity():
     assert f"\nLoadCredentialEncrypted={identity_files.CREDENTIAL}:/" in unit
 
 
+@pytest.mark.e2e
 def test_the_commands_of_the_manual(tmp_path):
     [text] = blocks(section((PROJECT / "docs/nbdpull.1.md").read_text(), "KEYS OF A SEALED STORE"), "sh")
     (tmp_path / "admin.pub").write_text(SSH)
