@@ -99,7 +99,26 @@ def test_invalid_findings_are_left_out_and_named(series, wrong):
     assert [each["id"] for each in found] == ["20261122T194500Z-bbbbbb"]
     [message] = findings.left_out(series, found)
     path = series.store.path("vm1", "20261122T194500Z-aaaaaa.verify.json")
-    assert message.startswith(f"{path} cannot be read, and may record that a point is damaged")
+    assert message == (
+        f"{path} cannot be read, and may record that a point is damaged or failed a drill: it lacks a member, or one "
+        f"has a wrong type; run nbdpull verify {series.store.root}, then remove that file"
+    )
+
+
+@pytest.mark.parametrize(
+    "data, reason, advice",
+    [
+        (b"{}", "not a document of an nbdpull store", "then remove that file"),
+        (layout.seal(GOOD).replace(b"frames", b"flames"), "does not match", "then remove that file"),
+        (layout.seal({**GOOD, "requires": ["moon"]}), "needs moon, this nbdpull reads", "use a newer nbdpull"),
+    ],
+    ids=range(3),
+)
+def test_a_finding_that_is_left_out_has_a_reason(series, data, reason, advice):
+    """Nobody is to remove what a newer nbdpull has found."""
+    series.store.publish("vm1/20261122T194500Z-aaaaaa.verify.json", data)
+    [message] = findings.left_out(series, [])
+    assert reason in message and message.endswith(advice)
 
 
 def test_one_that_another_run_has_stored_meanwhile_is_not_left_out(series):

@@ -111,10 +111,13 @@ def _sound(target: SeriesLike, name: re.Match[str]) -> Optional[Document]:
 
 def readable(target: SeriesLike, name: str) -> Optional[Document]:
     """Return the document in a file of a series; None if it cannot be read, or is not what was stored."""
-    try:
-        return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
-    except errors.Failure:
-        return None
+    with suppress(errors.Failure):
+        return _read(target, name)
+    return None
+
+
+def _read(target: SeriesLike, name: str) -> Document:
+    return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
 
 
 @dataclass(frozen=True)
@@ -174,12 +177,23 @@ def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
     rest = [match for match in map(_NAME.match, names(target)) if match and match["id"] not in known]
     return [
         f"{target.store.path(target.folder, match[0])} cannot be read, and may record that a point is damaged or "
-        f"failed a drill: run nbdpull verify {target.store.root}, then remove that file"
+        f"failed a drill: {problem}"
         for match in rest
-        if match["kind"] != DIGEST
-        and not _sound(target, match)  # another run may have stored it just now
-        and not _is_gone(target, match[0])
+        if match["kind"] != DIGEST and (problem := _problem(target, match)) and not _is_gone(target, match[0])
     ]
+
+
+def _problem(target: SeriesLike, name: re.Match[str]) -> Optional[str]:
+    """Return why a finding cannot be read, and what to do; None if it can: another run may have stored it just now."""
+    try:
+        if _is_sound(_read(target, name[0]), name["kind"]):
+            return None
+        reason = "it lacks a member, or one has a wrong type"
+    except errors.FormatTooNew as error:
+        return str(error)
+    except errors.Failure as error:
+        reason = str(error)
+    return f"{reason}; run nbdpull verify {target.store.root}, then remove that file"
 
 
 def _is_gone(target: SeriesLike, name: str) -> bool:
