@@ -98,6 +98,11 @@ def test_ranges(text, status, part):
     assert body == volume.content[part] if part else headers["content-range"] == "bytes */1024"
 
 
+def test_head_has_no_ranges():
+    status, headers, _ = over(Memory(["data", "data"], "full"))("HEAD", "/exports/vda/data", range="bytes=5-9")
+    assert (status, headers["content-length"]) == (200, "1024") and "content-range" not in headers
+
+
 def test_a_conditional_range_of_changed_content_is_sent_whole():
     volume = Memory(["data", "data"], "full")
     asked = {"range": "bytes=100-", "if-range": '"of-another-backup"'}

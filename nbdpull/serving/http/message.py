@@ -61,10 +61,13 @@ class Request:
         return offset, min(offset + length, size) if length else size
 
     def range(self, size: int) -> Optional[tuple[int, int]]:
-        """Return start and end of the single range in the Range header, None if there is none, or one in another
-        unit, or if it depends on a validator: we send none, so the client has the rest from somewhere else."""
+        """Return start and end of the single range in the Range header; None if there is none, or one in another unit.
+
+        Also None for HEAD, which has no ranges (RFC 9110, 14.2), and if the range depends on a validator: we send none,
+        so the client has the rest from somewhere else.
+        """
         text = self.headers.get("range", "")
-        if not text.startswith("bytes=") or "if-range" in self.headers:
+        if self.method == "HEAD" or not text.startswith("bytes=") or "if-range" in self.headers:
             return None
         match = _RANGE.fullmatch(text)
         first, last = match.groups() if match else ("", "")
