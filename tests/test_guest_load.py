@@ -221,13 +221,21 @@ def test_a_waiting_thread_continues_when_the_guest_rests():
     thread.join()
 
 
+def name(task):
+    """Return the name of a thread, "" if it has ended meanwhile."""
+    try:
+        return (task / "comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def without_waits(pid):
     """Return a clock that is stopped while the guest's only processor waits for one of the host.
 
     However busy the machine is, by this clock a guest that never rests uses a whole core. A priority would not do: all
     guests of a host may share one cgroup, which weighs as much as a single process outside.
     """
-    (processor,) = (task for task in Path(f"/proc/{pid}/task").iterdir() if "CPU" in (task / "comm").read_text())
+    (processor,) = (task for task in Path(f"/proc/{pid}/task").iterdir() if "CPU" in name(task))
     return lambda: time.monotonic() - int((processor / "schedstat").read_text().split()[1]) / 1e9
 
 
