@@ -93,16 +93,13 @@ def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], who
         if not whole:
             _require_sizes(origin, directory.chunks)
     _require_sound(origin, entries, _OF_A_DISK)
-    return [f"{flaw}; {_OF_A_SPARE_FILE}" for flaw in _flaws(origin, sorted(spare - {*entries}, key=_path))]
+    unproved = sorted(spare - {*entries}, key=lambda each: each.path)
+    return [f"{flaw}; {_OF_A_SPARE_FILE}" for flaw in _flaws(origin, unproved)]
 
 
 def _definitions(point: Point) -> list[FileEntry]:
     """Return the files of a point that define the format and the encryption of its disks."""
     return [entry for name in (layout.DOMAIN_XML, layout.LIVE_XML) if (entry := point.file(name))]
-
-
-def _path(entry: FileEntry) -> str:
-    return entry.path
 
 
 def _require_sizes(origin: Origin, entries: Iterable[FileEntry]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import Check, Report
 from ...operations.options.stores import PolicyOptions as Options
-from .. import locks, rules, usage
+from .. import locks, rules, terminal, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
@@ -58,5 +58,5 @@ def _lines(found: Result, options: Options) -> Iterator[str]:
 def _wrapped(rules: str) -> Iterator[str]:
     """Split rules into lines of at most 80 characters, without separating an option from its value."""
     whole = re.sub(" (?!--)", _JOINED, rules)
-    lines = textwrap.wrap(whole, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    lines = textwrap.wrap(whole, terminal.COLUMNS, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return (line.replace(_JOINED, " ") for line in lines)

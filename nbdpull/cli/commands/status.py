@@ -18,7 +18,6 @@ from ..output import Outcome
 SUMMARY = "check that every domain has a sound point"
 EXAMPLE = "status dir/ --max-age 26h"
 
-_WIDTH = 80
 _MOST = 3  # points named in one line
 _HEADINGS = ("DOMAIN", "NEWEST SOUND", "AGE", "FROZEN", "VERIFIED", "DRILLED", "STATE")
 
@@ -65,7 +64,7 @@ def _lines(values: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
     """Yield the lines. The first is a complete summary, as a monitor may show no more."""
     domains, now = values["domains"], datetime.fromisoformat(values["time"])
     bad = [each for each in domains if each["problems"]]
-    yield _cut(_summary(len(domains), [each["domain"] for each in bad]), _WIDTH)
+    yield _cut(_summary(len(domains), [each["domain"] for each in bad]), terminal.COLUMNS)
     if domains:
         yield from ["", *_table(domains, ids, now)]
     if bad:
@@ -90,7 +89,7 @@ def _table(domains: list[dict[str, Any]], ids: dict[str, str], now: datetime) ->
     """Return the table. Names are cut if lines would be too long: the problems below have the whole name."""
     rows = [_row(each, ids, now) for each in domains]
     others = terminal.table(_HEADINGS[1:], rows)
-    width = max(_WIDTH - 2 - max(map(len, others)), len("DOMAIN"))
+    width = max(terminal.COLUMNS - 2 - max(map(len, others)), len("DOMAIN"))
     names = [_cut(terminal.plain(each["domain"]), width) for each in domains]
     return terminal.table(_HEADINGS, [(name, *row) for name, row in zip(names, rows)])
 
