@@ -276,7 +276,7 @@ def _files(series: Series, point: str) -> dict[str, int]:
     """Return {name: bytes} of the files of a directory except those that state what it is. Anything but a file is not
     nbdpull's, such as a folder that a file server makes for itself."""
     folder = f"{series.folder}/{point}"
-    names = set(series.store.files(folder)) - _TELLING
+    names = sorted(set(series.store.files(folder)) - _TELLING)
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
