@@ -79,7 +79,7 @@ def test_points_of_a_guest_that_keeps_writing(guest, tmp_path, private_libvirt, 
         assert guest.running
         if n:
             assert modes(points[-1]) == {"vda": SINCE} and points[-1]["parent"] == points[-2]["id"]
-            assert 0 < dirty(points[-1])["vda"] < 200 * MIB
+            assert dirty(points[-1])["vda"]  # how much depends on how long the guest wrote
     guest.stop_writer()
     witness.assert_verified()
 
