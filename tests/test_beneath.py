@@ -181,3 +181,35 @@ def test_a_folder_that_is_held(store, tmp_path, monkeypatch):
                 assert other.submit(store.read, "vm/a/file").result() == b"x"
         assert store.read("nbdpull.json") and store.root in opened
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_folder_is_held_open_for_all_threads(store, monkeypatch):
+    """Who looks at a series reads it in several threads, and each file was reached from the root."""
+    store.make_folder("vm/point")
+    store.publish("vm/point/file", b"x")
+    opened, real = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest, **how: (opened.append(path), real(path, *rest, **how))[1])
+    with store.looking("vm"), ThreadPoolExecutor(1) as other:
+        del opened[:]
+        assert other.submit(store.read, "vm/point/file").result() == b"x"
+    assert opened == ["point", "file"]
+
+
+def test_a_folder_is_held_until_the_last_thread_is_done_with_it(store, tmp_path):
+    """Its descriptor could otherwise be that of another folder by then."""
+    before = len(os.listdir("/proc/self/fd"))
+    (tmp_path / "store" / "vm" / "file").write_text("x")
+    with store.looking("vm"):
+        held, rest = store._begun("vm/file")
+    with ThreadPoolExecutor(1) as other:
+        descriptor = other.submit(beneath.open_file, store.root, rest, os.O_RDONLY, held=held).result()
+    assert os.read(descriptor, 2) == b"x"
+    os.close(descriptor)
+    del held
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_that_cannot_be_held(store):
+    with store.looking("none"):
+        assert store.find("none/file") is None
+    assert store._begun("vm/file") == (None, "vm/file")

@@ -26,10 +26,9 @@ class Strange(OSError):
 
 
 @contextmanager
-def parent(root: str, path: str, held: Optional[int] = None) -> Iterator[tuple[int, str]]:
+def parent(root: str, path: str, held: Optional[Held] = None) -> Iterator[tuple[int, str]]:
     """Give (descriptor, name): the folder that contains a path, as a descriptor that only serves to reach its entries,
-    and the last component of the path. held: descriptor of the folder that the path is relative to, if that is not the
-    root."""
+    and the last component of the path. held: the folder that the path is relative to, if that is not the root."""
     folder, _, name = path.rpartition("/")
     descriptor = reached(root, folder, held)
     try:
@@ -38,18 +37,33 @@ def parent(root: str, path: str, held: Optional[int] = None) -> Iterator[tuple[i
         os.close(descriptor)
 
 
-def reached(root: str, path: str, held: Optional[int] = None) -> int:
+class Held:
+    """A folder that is held open, to reach many files in it. It is closed when the last thread is done with it.
+
+    path: of the folder below the root. descriptor: only serves to reach its entries.
+    """
+
+    def __init__(self, root: str, path: str) -> None:
+        self.path = path
+        self.descriptor = reached(root, path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):  # not if the folder could not be opened
+            os.close(self.descriptor)
+
+
+def reached(root: str, path: str, held: Optional[Held] = None) -> int:
     """Return a descriptor of a folder that only serves to reach its entries; the caller closes it. held: as for
     `parent`."""
     names = [*filter(None, path.split("/"))]
     if held is not None and not names:
-        return os.dup(held)
-    descriptor = os.open(root, _WALK) if held is None else held
-    for name in names:
+        return os.dup(held.descriptor)
+    descriptor = os.open(root, _WALK) if held is None else held.descriptor
+    for number, name in enumerate(names):
         try:
             inner = _entered(descriptor, name, _WALK)
         finally:
-            if descriptor != held:
+            if held is None or number:
                 os.close(descriptor)
         descriptor = inner
     return descriptor
@@ -87,7 +101,7 @@ def _link() -> Strange:
     return Strange(ELOOP, "it is a symbolic link, and none is followed in a store")
 
 
-def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[int] = None) -> int:
+def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[Held] = None) -> int:
     """Return a descriptor of a regular file; the caller closes it. held: as for `parent`.
 
     The kind of the file is checked before it is opened: merely opening a device may have an effect.
@@ -96,10 +110,12 @@ def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[in
 
 
 def open_known(
-    root: str, path: str, flags: int, mode: int = 0, held: Optional[int] = None
+    root: str, path: str, flags: int, mode: int = 0, held: Optional[Held] = None
 ) -> tuple[int, os.stat_result]:
     """Return what `open_file` does, and the file's status."""
-    with parent(root, path, held) as (folder, name):
+    inside, _, name = path.rpartition("/")
+    folder = reached(root, inside, held)
+    try:
         if not flags & os.O_CREAT:
             require_file(status(folder, name))
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
@@ -107,6 +123,8 @@ def open_known(
             descriptor = os.open(name, flags | os.O_NONBLOCK, mode, dir_fd=folder)  # else a new FIFO would block
         except BlockingIOError:  # another program has a lease on the file
             descriptor = os.open(name, flags, mode, dir_fd=folder)
+    finally:
+        os.close(folder)
     try:
         found = os.fstat(descriptor)
         require_file(found)

@@ -31,7 +31,7 @@ def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreE
 class DirectoryReader(Closing):
     """A file that is open for reading. Safe for several threads at once."""
 
-    def __init__(self, root: str, path: str, full_path: str, held: Optional[int] = None) -> None:
+    def __init__(self, root: str, path: str, full_path: str, held: Optional[beneath.Held] = None) -> None:
         """full_path: for messages; held: as for beneath.parent."""
         self._full_path = full_path
         self._descriptor = -1
