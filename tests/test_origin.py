@@ -7,7 +7,7 @@ import pytest
 import stores
 
 from nbdpull.core import errors
-from nbdpull.format import layout
+from nbdpull.format import layout, reader
 from nbdpull.restoring import loss, origin
 
 
@@ -18,6 +18,12 @@ def vm(tmp_path_factory):
 
 def origin_of(vm, number=-1):
     return origin.Origin(vm.series, vm.points[number], onto=False, threads=2, check=lambda: None)
+
+
+def proved(vm, disks, beside=(), whole=True):
+    with contextlib.ExitStack() as opened:
+        images = origin.images(origin_of(vm), disks, opened)
+        return origin.prove(origin_of(vm), images.values(), beside, whole)
 
 
 def made_from(vm, disks):
@@ -35,7 +41,7 @@ def sums_of(vm):
 def test_every_file_is_proved_and_each_once(vm, monkeypatch, disks):
     seen, real = [], vm.series.own_flaw
     monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
-    origin.prove(origin_of(vm), disks, [])
+    proved(vm, disks)
     assert sorted(seen) == sorted({*made_from(vm, disks), sums_of(vm)}) and len(seen) > 5
 
 
@@ -44,11 +50,11 @@ def test_a_flaw_in_any_of_them_is_found(vm):
         data = (vm.folder / path).read_bytes()
         for changed in (stores.flipped(data, len(data) // 2), data[:-1], None):
             with stores.damaged(vm.folder / path, changed), pytest.raises(errors.Damaged, match=f"{path}: .*--salvage"):
-                origin.prove(origin_of(vm), ["vda"], [])
+                proved(vm, ["vda"])
     directory = vm.points[-1].disk("vda").directory.path
     with stores.damaged(vm.folder / directory, b""), pytest.raises(errors.Damaged, match=f"{directory}: .*--rebuild"):
-        origin.prove(origin_of(vm), ["vda"], [])
-    origin.prove(origin_of(vm), ["vda"], [])
+        proved(vm, ["vda"])
+    proved(vm, ["vda"])
 
 
 def test_chunk_files_are_checked_by_size_only(vm, monkeypatch):
@@ -56,16 +62,16 @@ def test_chunk_files_are_checked_by_size_only(vm, monkeypatch):
     seen, real = [], vm.series.own_flaw
     monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
     chunks = {entry.path for entry in stores.chunks_of(vm, vm.points[-1], "vda")}
-    origin.prove(origin_of(vm), ["vda"], [], whole=False)
+    proved(vm, ["vda"], whole=False)
     assert {*seen} == {*made_from(vm, ["vda"]), sums_of(vm)} - chunks and chunks
     for path in sorted(made_from(vm, ["vda"])):
         data = (vm.folder / path).read_bytes()
         for changed in (data[:-1], data + b"\n", None):
             with stores.damaged(vm.folder / path, changed), pytest.raises(errors.Damaged, match=f"{path}: .*--salvage"):
-                origin.prove(origin_of(vm), ["vda"], [], whole=False)
+                proved(vm, ["vda"], whole=False)
         refusal = contextlib.nullcontext() if path in chunks else pytest.raises(errors.Damaged)
         with stores.damaged(vm.folder / path, stores.flipped(data, len(data) // 2)), refusal:
-            origin.prove(origin_of(vm), ["vda"], [], whole=False)
+            proved(vm, ["vda"], whole=False)
 
 
 def test_files_that_the_disk_does_not_need_may_be_damaged(vm):
@@ -77,14 +83,14 @@ def test_files_that_the_disk_does_not_need_may_be_damaged(vm):
     with contextlib.ExitStack() as stack:
         for path in others:
             stack.enter_context(stores.damaged(vm.folder / path, b""))
-        [warning] = origin.prove(origin_of(vm), ["vda"], [])
+        [warning] = proved(vm, ["vda"])
         assert sums_of(vm) in warning and "restored without this file" in warning
         [image] = origin.images(origin_of(vm), ["vda"], stack).values()
         assert image.head(image.size) == vm.images[point.id]["vda"]
         with pytest.raises(errors.Damaged):
-            origin.prove(origin_of(vm), ["vda", "vdb"], [])
+            proved(vm, ["vda", "vdb"])
         with pytest.raises(errors.Damaged):
-            origin.prove(origin_of(vm), [], [point.disk("vdb").directory])
+            proved(vm, [], [point.disk("vdb").directory])
 
 
 def salvaged(vm, disks):
@@ -116,3 +122,24 @@ def test_a_disk_without_its_beginning_is_not_salvaged(tmp_path):
     vm.pull(since="elsewhere")
     with pytest.raises(errors.PartialPoint):
         salvaged(vm, ["vda"])
+
+
+def test_chunk_files_stay_open_until_they_are_read(vm, monkeypatch):
+    """For the check of their sizes and for their frames each was looked up on its own."""
+    opened, real = [], vm.store.open_reader
+    monkeypatch.setattr(vm.store, "open_reader", lambda path, *how: opened.append(path) or real(path, *how))
+    with contextlib.ExitStack() as stack:
+        images = origin.images(origin_of(vm), ["vda"], stack)
+        origin.prove(origin_of(vm), images.values(), [], whole=False)
+        chunks = [f"{vm.series.folder}/{entry.path}" for entry in images["vda"].directory.chunks]
+        assert opened == chunks and len(chunks) > 2
+        stores.shown(images["vda"])
+    assert {path: opened.count(path) for path in chunks} == dict.fromkeys(chunks, 1)
+
+
+def test_more_chunk_files_than_may_be_open_are_checked(vm, monkeypatch):
+    monkeypatch.setattr(reader, "MAX_OPEN", 1)
+    proved(vm, ["vda"], whole=False)
+    last = stores.chunks_of(vm, vm.points[-1], "vda")[-1].path
+    with stores.damaged(vm.folder / last, b""), pytest.raises(errors.Damaged, match=f"{last}: .*has 0 bytes"):
+        proved(vm, ["vda"], whole=False)

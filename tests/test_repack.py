@@ -96,6 +96,12 @@ def test_visible_frames_are_moved_and_the_rest_is_removed(tmp_path, seed, chunk_
     restores(vm, tmp_path)
 
 
+def proved(vm, point):
+    source = origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None)
+    with source.image("vda") as image:
+        origin.prove(source, [image], [])
+
+
 @pytest.mark.parametrize("how", ["prove", "size_flaw", "file_flaw"])
 def test_files_moved_while_they_are_verified_are_no_damage(tmp_path, how):
     """They were looked for where they had been: a restore beside a prune reported a missing file."""
@@ -112,13 +118,13 @@ def test_files_moved_while_they_are_verified_are_no_damage(tmp_path, how):
 
     with mock.patch.object(vm.series, "_own_size_flaw", meanwhile):
         if how == "prove":
-            origin.prove(origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None), ["vda"], [])
+            proved(vm, point)
         else:
             assert [getattr(vm.series, how)(entry) for entry in chunks] == [None] * len(chunks)
     assert found[0].freed and any(not (vm.folder / entry.path).exists() for entry in chunks)
     [new, *_] = [file for entry in chunks for file in vm.series.holding(entry) if file != entry]
     with stores.damaged(vm.folder / new.path, b""), pytest.raises(errors.Damaged, match=f"{new.path}: .*has 0 bytes"):
-        origin.prove(origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None), ["vda"], [])
+        proved(vm, point)
 
 
 def test_the_record_of_a_moved_frame_names_the_file_that_its_table_stands_for(tmp_path, capsys):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Optional
 
 import numpy
@@ -100,9 +101,9 @@ class _Count:
             if files > 0:
                 self._most = _most()
 
-    def excess(self) -> int:
-        """Return how many open files exceed MAX_OPEN, or the SHARE of what the process may have open."""
-        return max(0, self._files - self._most)
+    def excess(self, more: int = 0) -> int:
+        """Return how many open files, and `more`, exceed MAX_OPEN, or the SHARE of what the process may have open."""
+        return max(0, self._files + more - self._most)
 
 
 def _most() -> int:
@@ -120,33 +121,57 @@ class OpenFiles:
         """again: see Store.open_reader."""
         self._store, self._again = store, again
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()  # least recently used first
 
-    @contextmanager
-    def opened(self, path: str, through: bool = False) -> Iterator[Reader]:
-        """Yield the Reader of a file; Damaged if it does not exist. through: see Store.open_reader."""
-        with self._lock:
-            file = self._open.pop(path, None) or self._newly(path, through)
-            self._open[path] = file
-            file.users += 1
+    def read(self, path: str, offset: int, length: int, through: bool = False) -> bytes:
+        """Return exactly `length` bytes of a file from `offset`; Damaged if it does not have them. through: see
+        Store.open_reader."""
+        file = self._used(path, through)
         try:
-            yield file.reader
+            return file.reader.read(offset, length)
         finally:
-            with self._lock:
-                file.users -= 1
-                self._close_some()
+            self._unused(file)
+
+    def has_size(self, path: str, size: int, through: bool = False) -> bool:
+        """Return whether a file has this size. It stays open, as it will be read; False if too many are open."""
+        if _count.excess(1):
+            return False
+        with suppress(errors.Damaged):
+            file = self._used(path, through)
+            self._unused(file)
+            return file.reader.size == size
+        return False
+
+    def _used(self, path: str, through: bool) -> _OpenFile:
+        with self._lock:
+            if file := self._open.get(path):
+                self._open.move_to_end(path)
+                file.users += 1
+                return file
+        new = self._newly(path, through)  # not with the lock: other threads would wait for the system calls
+        with self._lock:
+            file = self._open.setdefault(path, new)
+            file.users += 1
+        if file is not new:
+            self._close(new)
+        return file
+
+    def _unused(self, file: _OpenFile) -> None:
+        with self._lock:
+            file.users -= 1
+            if excess := _count.excess():
+                self._close_some(excess)
 
     def _newly(self, path: str, through: bool) -> _OpenFile:
         file = _OpenFile(self._store.open_reader(path, self._again, through))
         _count.add(1)
         return file
 
-    def _close_some(self) -> None:
+    def _close_some(self, excess: int) -> None:
         """Close the excess files, least recently used first, except those in use."""
-        if excess := _count.excess():
-            unused = [path for path, file in self._open.items() if not file.users]
-            for path in unused[:excess]:
-                self._close(self._open.pop(path))
+        unused = (path for path, file in self._open.items() if not file.users)
+        for path in [*islice(unused, excess)]:
+            self._close(self._open.pop(path))
 
     def close(self) -> None:
         while self._open:
@@ -186,6 +211,12 @@ class FrameReader:
         self._shared = files is not None
         self._idle: list[zstandard.ZstdDecompressor] = []
 
+    def opens(self, number: int) -> bool:
+        """Return whether a file has its size, and can stay open until it is read. False says nothing: it may have been
+        moved, or too many files may be open."""
+        entry = self._entries[number]
+        return self._files.has_size(f"{self._series}/{entry.path}", entry.size, self._through[number])
+
     def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
         return self._store.proved(lambda: self._proved(record))[1]
@@ -206,7 +237,7 @@ class FrameReader:
     def _unsealed(self, record: layout.Record) -> bytes:
         path, data = self._at(record)
         try:
-            return self._store.seal.opened_frame(data, record["digest"].tobytes())
+            return self._store.seal.opened_frame(data, bytes(record["digest"]))
         except ValueError as error:
             raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored: {error}") from None
 
@@ -219,7 +250,7 @@ class FrameReader:
 
     def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
         path, data = self._at(record)
-        wanted = record["digest"].tobytes()
+        wanted = bytes(record["digest"])
         raw = self._opened(data, wanted, int(record["raw"]))
         if raw is None or digest(raw) != wanted:
             raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored")
@@ -230,10 +261,9 @@ class FrameReader:
         of the file itself, later perhaps those of the new file, too."""
         while True:
             place = self._place(number, position, stored)
-            path = f"{self._series}/{place.path}"
+            path = f"{self._series}/{place[0]}"
             try:
-                with self._files.opened(path, self._through[number]) as file:
-                    return path, file.read(place.position, stored)
+                return path, self._files.read(path, place[1], stored, self._through[number])
             except errors.Damaged:
                 if self._store.size(path) is not None or not self._has_table(number):
                     raise
@@ -247,10 +277,11 @@ class FrameReader:
             self._tables[number] = table
         return table is not None
 
-    def _place(self, number: int, position: int, stored: int) -> moved.Place:
+    def _place(self, number: int, position: int, stored: int) -> tuple[str, int]:
+        """Return (path, position) of a frame of a file, as far as is known."""
         entry, table = self._entries[number], self._tables.get(number)
         if table is None:
-            return moved.Place(entry.path, position)
+            return entry.path, position
         place = table.place(position, stored)
         if place is None:
             path = self._store.path(self._series, moved.path_of(entry.path))

@@ -204,7 +204,7 @@ def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Rep
     spare: list[str] = []
     if not options.salvage:  # the domain's files even without --verify: no other digest covers their content
         files = [source.point.files[name] for name in beside]
-        spare = origin.prove(source, images if options.verify else (), files, whole=not _are_new(taken))
+        spare = origin.prove(source, images.values() if options.verify else (), files, whole=not _are_new(taken))
     return _Prepared(images, taken, planned, lost, [*spare, *fitting, *planned.warnings])
 
 

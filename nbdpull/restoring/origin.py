@@ -15,7 +15,6 @@ from typing import NamedTuple
 from ..core import errors, pipeline
 from ..core.errors import Check, Report
 from ..format import layout
-from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from ..repository.file_flaws import FileFlaws
 from ..repository.image import Image
@@ -41,9 +40,6 @@ class Origin:
 
     def image(self, disk: str) -> Image:
         return Image(self.series, self.point, disk, self.onto, self.check)
-
-    def directory(self, disk: str) -> Directory:
-        return self.series.directory(self.point, disk, self.onto)
 
 
 class Salvaged(NamedTuple):
@@ -77,8 +73,8 @@ def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: 
     return Salvaged(found, lost)
 
 
-def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], whole: bool = True) -> list[str]:
-    """Raise Damaged if a file that the disks are made from, or one beside them, is not what was stored. Sizes and
+def prove(origin: Origin, images: Iterable[Image], beside: Iterable[FileEntry], whole: bool = True) -> list[str]:
+    """Raise Damaged if a file that the images are made from, or one beside them, is not what was stored. Sizes and
     digests are compared, starting from the manifest. Return warnings about files of the point that a restore does
     without.
 
@@ -86,12 +82,12 @@ def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], who
     each frame is proved before a byte of it is written, and proving the files, too, means reading the store twice.
     """
     entries, spare = list(beside), set[FileEntry]()
-    for disk in disks:
-        directory = origin.directory(disk)
+    for image in images:
+        directory = image.directory
         entries += [*_definitions(origin.point), *(directory.files if whole else directory.indexes)]
         spare.update(origin.point.manifest.files)
         if not whole:
-            _require_sizes(origin, directory.chunks)
+            _require_sizes(origin, image)
     _require_sound(origin, entries, _OF_A_DISK)
     unproved = sorted(spare - {*entries}, key=lambda each: each.path)
     return [f"{flaw}; {_OF_A_SPARE_FILE}" for flaw in _flaws(origin, unproved)]
@@ -102,9 +98,8 @@ def _definitions(point: Point) -> list[FileEntry]:
     return [entry for name in (layout.DOMAIN_XML, layout.LIVE_XML) if (entry := point.file(name))]
 
 
-def _require_sizes(origin: Origin, entries: Iterable[FileEntry]) -> None:
-    for entry in entries:
-        origin.check()
+def _require_sizes(origin: Origin, image: Image) -> None:
+    for entry in image.unopened_chunks():
         if flaw := origin.series.size_flaw(entry):
             raise errors.Damaged(f"{flaw}; {_OF_A_DISK}")
 

@@ -153,7 +153,7 @@ class DiskRestore:
         if not self._compare:
             return piece
         keep = [not self._held(extent, record) for extent, record in zip(piece.extents, piece.records)]
-        return Piece(piece.extents[keep], [record for record, kept in zip(piece.records, keep) if kept])
+        return Piece(piece.extents[keep], piece.records[keep])
 
     def _held(self, extent: Row, record: Row) -> bool:
         if int(extent["length"]) != int(record["raw"]):
