@@ -107,8 +107,8 @@ def test_the_steps_of_a_pull(pulled):
         "journal written",
         rf"backup job started: vda since {old}; checkpoint: {point['checkpoint']}",
         r"vda: map read, extents: 1, data: 1\.0 MiB",
-        r"vda: done: 1\.0 MiB read, \S+ \w+ stored, \d+\.\d s",
         "backup job ended",
+        r"vda: done: 1\.0 MiB read, \S+ \w+ stored, \d+\.\d s",
         rf"manifest of point {point['id']} published",
         f"superseded checkpoint {old} deleted",
     ]

@@ -270,3 +270,34 @@ def test_ahead_raises_where_the_item_would_be():
     assert next(taken) == 1
     with pytest.raises(errors.SourceError, match="lost"):
         next(taken)
+
+
+# -- meanwhile ---------------------------------------------------------------------------------------------------------
+
+
+def test_meanwhile_returns_the_result_of_work_that_goes_on_beside_the_block():
+    reached = threading.Event()
+    with pipeline.meanwhile(lambda: reached.wait(30)) as result:
+        reached.set()
+        assert result()
+
+
+def test_meanwhile_raises_where_the_result_is_wanted():
+    def work():
+        raise errors.OutputFull("full")
+
+    with pipeline.meanwhile(work) as result, pytest.raises(errors.OutputFull, match="full"):
+        result()
+
+
+def test_meanwhile_the_work_has_ended_when_the_block_fails():
+    left, ended = threading.Event(), []
+
+    def work():
+        assert left.wait(30)
+        ended.append(True)
+
+    with pytest.raises(OSError, match="first"), pipeline.meanwhile(work):
+        left.set()
+        raise OSError("first")
+    assert ended

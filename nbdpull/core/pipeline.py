@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import Callable, Optional, TypeVar
 
@@ -88,6 +88,14 @@ class Threads:
 
     def __exit__(self, *exc: object) -> None:
         self._pool.shutdown()
+
+
+@contextmanager
+def meanwhile(work: Callable[[], _Result]) -> Iterator[Callable[[], _Result]]:
+    """Do the work in a thread while the block goes on. What is yielded waits for the work, and returns its result or
+    raises its error. When the block ends, the work has ended, too."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(work).result
 
 
 def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:

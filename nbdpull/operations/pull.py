@@ -195,12 +195,14 @@ def _make(run: _Run, prepared: Prepared, how: How, lookout: Lookout) -> _Made:
         _log_job(prepared, job)
         run.warnings.extend(job.freeze.warnings)
         with making.journal.reading(job.freeze.consistency, job.freeze.reason):
-            copied = copying.copied(run.subject, run.series, prepared, making, job, how, lookout, run.report)
+            files = copying.copied(run.subject, run.series, prepared, making, job, how, lookout, run.report)
+            complete = begun.enter_context(files)
             laps.end("copy")
         active_job.finish(run.vm, job)
         log.info("backup job ended")
         laps.end("end")
         added = _add_belongings(run, prepared, making.point, job)
+        copied = complete()
         laps.end("files")
         members = _members(run, prepared, job, added, as_of)
         # An error here still removes the new checkpoint.

@@ -124,7 +124,7 @@ def _store_lost() -> Iterator[None]:
         raise errors.OutputError(f"{error} (it was there when the pull began)") from error
 
 
-def close_all(copies: Sequence[DiskCopy], check: Check) -> list[Stored]:
+def close_all(copies: Sequence[DiskCopy], check: Check = lambda: None) -> list[Stored]:
     """Close all copies at the same time: they mostly wait for the storage, which is faster if it gets all of the work
     at once."""
     closed = pipeline.ordered(
@@ -132,3 +132,10 @@ def close_all(copies: Sequence[DiskCopy], check: Check) -> list[Stored]:
     )
     with _store_lost():
         return list(closed)
+
+
+def logged(copies: Sequence[DiskCopy], stored: list[Stored]) -> list[Stored]:
+    """Log the end of each copy; return what `close_all` returned."""
+    for copy, each in zip(copies, stored):
+        copy.log_end(each)
+    return stored

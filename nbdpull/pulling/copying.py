@@ -6,11 +6,12 @@ a disk starts from which base, how the job is begun and ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
+from ..core import pipeline
 from ..core.errors import Report
 from ..core.throttle import Throttle
 from ..format.directory import Directory
@@ -45,6 +46,7 @@ class Copied(NamedTuple):
     healed: list[Healed]
 
 
+@contextmanager
 def copied(
     subject: Subject,
     series: Series,
@@ -54,25 +56,33 @@ def copied(
     how: How,
     lookout: Lookout,
     report: Report,
-) -> Copied:
-    """Read every disk. JobLost if the job ended before everything was read."""
-    with active_job.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
-        check, choice = lookout.check, prepared.choice
-        bases = {disk.target: copies.base_of(series, choice, disk.target, check) for disk in subject.disks}
-        kept = _kept(subject, series, prepared, making, bases, lookout)
-        made = []
-        for disk in subject.disks:
-            base = bases[disk.target]
-            known = live_disk.known(disk, choice, base, check)
-            source = open_disks.enter_context(live_disk.opened(disk, live, known, check))
-            into = choice.decisions[disk.target], series, making.point.id, how.storing, how.throttle
-            copy = DiskCopy(disk, source, *into, base, how.dedupe, kept.get(disk.target), making.journal.sealed)
-            made.append(open_disks.enter_context(copy))
-        copies.copy_all(made, how.reading.threads, how.cores, lookout.check, report)
-        entries = copies.close_all(made, lookout.check)
-        job.require_alive()
-    kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)
-    return Copied(entries, kept_bytes, copies.healed(bases.values()))
+) -> Iterator[Callable[[], Copied]]:
+    """Read every disk, and go on as soon as nothing more is read. The files are completed meanwhile: what is yielded
+    waits until they are durable. JobLost if the job ended before everything was read."""
+    check, choice = lookout.check, prepared.choice
+    with ExitStack() as open_files:
+        with active_job.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as sources:
+            bases = {disk.target: copies.base_of(series, choice, disk.target, check) for disk in subject.disks}
+            kept = _kept(subject, series, prepared, making, bases, lookout)
+            made = []
+            for disk in subject.disks:
+                base = bases[disk.target]
+                known = live_disk.known(disk, choice, base, check)
+                source = sources.enter_context(live_disk.opened(disk, live, known, check))
+                into = choice.decisions[disk.target], series, making.point.id, how.storing, how.throttle
+                copy = DiskCopy(disk, source, *into, base, how.dedupe, kept.get(disk.target), making.journal.sealed)
+                made.append(open_files.enter_context(copy))
+            copies.copy_all(made, how.reading.threads, how.cores, check, report)
+            # Without check: once the job has ended, to complete the point takes no longer than to give it up.
+            closed = open_files.enter_context(pipeline.meanwhile(lambda: copies.close_all(made)))
+            job.require_alive()
+        kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)
+
+        def completed() -> Copied:
+            stored = copies.logged(made, closed())  # here and not in the thread: the lines of a log have one order
+            return Copied(stored, kept_bytes, copies.healed(bases.values()))
+
+        yield completed
 
 
 def _kept(

@@ -171,8 +171,6 @@ class DiskCopy:
     def close(self) -> Stored:
         directory, files = self._writer.close()
         stored = directory.size + sum(entry.size for entry in files)
-        read, seconds = sizes.shown(self._read), self._ended - self._began
-        log.info("%s: done: %s read, %s stored, %.1f s", self.disk.target, read, sizes.shown(stored), seconds)
         entry = DiskEntry(
             name=self.disk.target,
             size=self.disk.size,
@@ -189,6 +187,12 @@ class DiskCopy:
             levels={str(level): count for level, count in sorted(self._levels.items())},
         )
         return Stored(entry, files)
+
+    def log_end(self, stored: Stored) -> None:
+        """Log what `close` returned."""
+        entry, seconds = stored.entry, self._ended - self._began
+        read, size = sizes.shown(entry.read_bytes), sizes.shown(entry.stored_bytes)
+        log.info("%s: done: %s read, %s stored, %.1f s", entry.name, read, size, seconds)
 
     def __enter__(self) -> DiskCopy:
         return self

@@ -178,4 +178,4 @@ def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list
             copy = DiskCopy(disk, volume, *into, base, wanted.dedupe, read_data=READ_DATA)
             made.append(opened.enter_context(copy))
         copies.copy_all(made, wanted.threads, cores, check, run.report)
-        return copies.close_all(made, check)
+        return copies.logged(made, copies.close_all(made, check))

@@ -13,6 +13,7 @@ from rig import Rig
 
 from nbdpull.core import errors
 from nbdpull.operations import pull
+from nbdpull.pulling import disk_copy
 from nbdpull.repository import new_point
 
 libvirt = pytest.importorskip("libvirt")
@@ -192,18 +193,22 @@ def test_the_store_is_full(rig, small, options, when):
     rig.assert_next_is_right()
 
 
-def test_a_failed_commit_removes_its_checkpoint(machine, tmp_path, monkeypatch):
-    """The job has ended successfully by then: only the new checkpoint has to be removed."""
+@pytest.mark.parametrize(
+    "last", [(disk_copy.DiskCopy, "close"), (new_point.NewPoint, "commit")], ids=["file", "commit"]
+)
+def test_a_failure_after_the_job_removes_its_checkpoint(machine, tmp_path, monkeypatch, last):
+    """The last files are synced while the job ends, so what fails may come after its success."""
     vm = machine({"vda": 4 * MIB})
     request = pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)
     pull.pull(request)
     before = vm.checkpoints()
 
     def full(*_):
+        wait_for(lambda: not vm.job_active(), "the end of the job")
         raise errors.OutputFull("no space left")
 
-    monkeypatch.setattr(new_point.NewPoint, "commit", full)
+    monkeypatch.setattr(*last, full)
     with pytest.raises(errors.OutputFull):
         pull.pull(request)
     assert vm.checkpoints() == before
-    assert not vm.job_active()
+    assert len([*tmp_path.glob("store/*/*/")]) == 1
