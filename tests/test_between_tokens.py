@@ -4,7 +4,7 @@ import pytest
 
 from nbdpull.core import errors
 from nbdpull.operations import between_tokens
-from nbdpull.operations.options.pulls import ExposeOptions, RunOptions
+from nbdpull.operations.options.exports import ExposeOptions, RunOptions
 from nbdpull.pulling import token_file
 from nbdpull.pulling.token import Token
 

@@ -16,7 +16,7 @@ from ..pulling import held_series, holder, journal_files, reclaim
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover
 from ..repository import marker, series_choice
-from .options.pulls import CleanupOptions as Options
+from .options.domains import CleanupOptions as Options
 
 
 @dataclass(frozen=True)

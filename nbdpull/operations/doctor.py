@@ -15,7 +15,7 @@ from ..core.errors import Check, Report
 from ..crypto import identity_files
 from ..readiness import machine, versions
 from ..readiness.finding import WARN, Finding, bad, good, guarded
-from .options.pulls import DoctorOptions as Options
+from .options.domains import DoctorOptions as Options
 
 if TYPE_CHECKING:
     from ..hypervisor.connection import Host

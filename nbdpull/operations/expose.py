@@ -22,7 +22,7 @@ from ..serving.http.app import App
 from ..serving.http.finish import Finish
 from ..serving.http.gate import Gate
 from .between_tokens import between, commit, wanted
-from .options.pulls import ExposeOptions as Options
+from .options.exports import ExposeOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds between checks of what may end the backup
 PROBE_INTERVAL = 1.0  # seconds between reads of our own, which fail if the job is gone

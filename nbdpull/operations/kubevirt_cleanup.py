@@ -17,7 +17,7 @@ from ..pulling import held_series
 from ..pulling.leftover import Leftover, removed
 from ..repository import marker
 from ..volumes import machine_run
-from .options.pulls import KubevirtCleanupOptions as Options
+from .options.domains import KubevirtCleanupOptions as Options
 
 
 @dataclass(frozen=True)

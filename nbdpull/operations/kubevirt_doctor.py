@@ -16,7 +16,7 @@ from ..kubevirt.cluster import Cluster
 from ..kubevirt.given import Machine
 from ..readiness import kubevirt
 from ..readiness.finding import Finding, bad
-from .options.pulls import KubevirtDoctorOptions as Options
+from .options.domains import KubevirtDoctorOptions as Options
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..repository.series import Series
 from ..volumes import machine_run, start
 from ..volumes.start import Start
 from . import unlocking
-from .options.pulls import KubevirtPlanOptions as Options
+from .options.domains import KubevirtPlanOptions as Options
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..core.errors import Check, Report
 from ..kubevirt import backup, given, remains
 from ..kubevirt.cluster import Cluster
 from ..pulling.leftover import Leftover, removed
-from .options.pulls import KubevirtReleaseOptions as Options
+from .options.domains import KubevirtReleaseOptions as Options
 
 
 @dataclass(frozen=True)

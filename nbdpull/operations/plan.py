@@ -26,7 +26,7 @@ from ..pulling.sampling import Sample
 from ..repository import foreign, marker, series_choice
 from ..repository.points import Points
 from . import unlocking
-from .options.pulls import PlanOptions as Options
+from .options.domains import PlanOptions as Options
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..core.errors import Check, Report
 from ..hypervisor import domain
 from ..pulling import holder, strays
 from ..pulling.leftover import Leftover, removed
-from .options.pulls import ReleaseOptions as Options
+from .options.domains import ReleaseOptions as Options
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..core.errors import Check, Report
 from ..pulling import token_file
 from ..pulling.token import Token
 from .between_tokens import between, commit, wanted
-from .options.pulls import RunOptions as Options
+from .options.exports import RunOptions as Options
 
 log = logging.getLogger("nbdpull.run")
 _LOOK = 1.0  # seconds between questions to libvirt whether the job still exists

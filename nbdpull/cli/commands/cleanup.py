@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ...core import errors
 from ...core.errors import Check, Report
-from ...operations.options.pulls import CleanupOptions as Options
-from ...operations.options.pulls import KubevirtCleanupOptions as Kubevirt
+from ...operations.options.domains import CleanupOptions as Options
+from ...operations.options.domains import KubevirtCleanupOptions as Kubevirt
 from .. import leftovers, machines, usage
 from ..output import Outcome
 from ..terminal import Leftover

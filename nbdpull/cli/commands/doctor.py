@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Union
 
 from ...core.errors import Check, Report
-from ...operations.options.pulls import DoctorOptions as Options
-from ...operations.options.pulls import KubevirtDoctorOptions as Kubevirt
+from ...operations.options.domains import DoctorOptions as Options
+from ...operations.options.domains import KubevirtDoctorOptions as Kubevirt
 from .. import machines, terminal, usage
 from ..output import Outcome
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.choices import Offline, OnLostBase, Quiesce
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options.pulls import ExposeOptions as Options
+from ...operations.options.exports import ExposeOptions as Options
 from .. import types, usage
 from ..output import Outcome, say
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options.pulls import KubevirtPlanOptions as Kubevirt
-from ...operations.options.pulls import PlanOptions as Options
+from ...operations.options.domains import KubevirtPlanOptions as Kubevirt
+from ...operations.options.domains import PlanOptions as Options
 from .. import machines, terminal, usage
 from ..output import Outcome
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ...core import errors
 from ...core.errors import Check, Report
-from ...operations.options.pulls import KubevirtReleaseOptions as Kubevirt
-from ...operations.options.pulls import ReleaseOptions as Options
+from ...operations.options.domains import KubevirtReleaseOptions as Kubevirt
+from ...operations.options.domains import ReleaseOptions as Options
 from .. import leftovers, machines, usage
 from ..output import Outcome
 from ..terminal import Leftover

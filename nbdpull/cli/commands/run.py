@@ -10,7 +10,7 @@ from typing import Any
 from ...core.choices import Offline, OnLostBase, Quiesce
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options.pulls import RunOptions as Options
+from ...operations.options.exports import RunOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
 
