@@ -24,7 +24,7 @@ TRIAL = "nbdpull-trial-"  # prefix of the names of definitions that exist only t
 _ABOUT_A_TRIAL = "made by nbdpull to have a definition judged, and of no other use"
 _ATTRIBUTES = {"file": "file", "block": "dev"}  # of <source>, by the disk's type
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
-_NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_XML = re.compile("[\0-\x1f\ud800-\udfff\ufffe\uffff]")  # to compile the complement takes 3 ms in each start
 
 
 @dataclass(frozen=True)
