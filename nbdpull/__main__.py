@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C before the work begins is no reason for a traceback
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    if sys.argv[1:] == ["--version"] and _printed_version():
-        sys.exit()
+    _fill_closed_streams()
     # A name that the terminal cannot show must end nothing.
     cast("io.TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
+    if sys.argv[1:] == ["--version"] and _printed_version():
+        sys.exit()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts a thread for each core, for sums never asked for
     from .cli.main import main as run
 
@@ -33,6 +32,19 @@ def main() -> NoReturn:
         sys.exit(run())
     finally:
         gc.freeze()  # else Python looks through all of it for cycles as it ends: a fifth of the CPU time of a short run
+
+
+def _fill_closed_streams() -> None:
+    """Open what is closed of descriptors 0 to 2, before a file of ours gets such a number: programs that we start would
+    write to it. A closed standard output can only be read then, so that printing fails, and nothing is lost silently.
+    """
+    for number, way in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, way), True)  # gets the lowest free number
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115 (None where it was closed)
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def _printed_version() -> bool:

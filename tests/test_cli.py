@@ -630,11 +630,21 @@ def test_standard_output_on_a_full_disk(vm, verb):
 @pytest.mark.e2e
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams(vm, tmp_path, closed):
-    code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out {closed}")
+    code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out --quiet {closed}")
     assert (code, err) == (0, "")
     assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2", "vdb.qcow2"]
     code, err = shell(f"$NBDPULL restore {tmp_path}/none -o {tmp_path}/out {closed}")
     assert code == 10 and "Traceback" not in err
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("words", ["list STORE", "restore STORE --disk vda -o -", "--version"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+def test_closed_standard_output_is_an_error_for_what_has_to_print(vm, words, closed):
+    """Otherwise a restore would write a disk to nowhere, or into the next file that is opened."""
+    code, err = shell(f"$NBDPULL {words.replace('STORE', str(vm.root))} {closed}")
+    assert code == 9
+    assert re.fullmatch("nbdpull: cannot write to (stdout|standard output): it is closed\n", err)
 
 
 SEVERAL = """

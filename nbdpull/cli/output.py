@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ..core import errors
+from ..core.os_error import unprintable
 from . import logs, terminal
 
 SCHEMA = 2  # of the JSON lines; increased when a member is removed, or changes its meaning
@@ -129,4 +130,4 @@ def _guarded() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail at Python's exit
         if isinstance(error, BrokenPipeError):
             raise
-        raise errors.OutputError(f"cannot write to standard output: {error.strerror}") from error
+        raise errors.OutputError(f"cannot write to standard output: {unprintable(error)}") from error

@@ -24,6 +24,11 @@ def reason(error: OSError) -> str:
     return f"{why}; free space or choose another directory" if error.errno in FULL else why
 
 
+def unprintable(error: OSError) -> str:
+    """Return why standard output cannot be written."""
+    return "it is closed" if error.errno == errno.EBADF else error.strerror or os.strerror(errno.EIO)
+
+
 @contextmanager
 def translated(doing: str, path: str) -> Iterator[None]:
     """Turn an OSError while `doing` something to `path` into the error whose class says who must act."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..core import errors
 from ..core.errors import Check
+from ..core.os_error import unprintable
 
 if TYPE_CHECKING:
     from ..core.extents import Buffer, Part
@@ -56,7 +57,7 @@ class Stream:
                 self._check()
                 select.select([], [self._descriptor], [], LOOK_INTERVAL)
             except OSError as error:
-                raise errors.OutputError(f"cannot write to stdout: {error.strerror}") from error
+                raise errors.OutputError(f"cannot write to stdout: {unprintable(error)}") from error
 
     def flush(self) -> None:
         self._fill(self.size)
