@@ -118,8 +118,9 @@ class MemoryStore:
         return errors.OutputExists(f"cannot {doing} {self.path(path)}: it exists already; nothing is ever overwritten")
 
     def _require_parent(self, doing, path):
-        if path.rpartition("/")[0] not in self._folders:
-            raise errors.OutputError(f"cannot {doing} {self.path(path)}: No such file or directory")
+        folder = path.rpartition("/")[0]
+        if folder not in self._folders:
+            raise errors.OutputError(f"cannot {doing} {self.path(path)}: there is no directory {self.path(folder)}")
 
     def create(self, path):
         if path in self._files or path in self._folders:

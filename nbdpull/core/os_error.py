@@ -24,6 +24,14 @@ def reason(error: OSError) -> str:
     return f"{why}; free space or choose another directory" if error.errno in FULL else why
 
 
+def _missing_folder(path: str) -> str:
+    """Return the highest directory of a path that does not exist, "" if all exist."""
+    folder, missing = os.path.dirname(os.path.abspath(path)), ""
+    while not os.path.lexists(folder):
+        folder, missing = os.path.dirname(folder), folder
+    return missing
+
+
 def unprintable(error: OSError) -> str:
     """Return why standard output cannot be written."""
     return "it is closed" if error.errno == errno.EBADF else error.strerror or os.strerror(errno.EIO)
@@ -36,6 +44,10 @@ def translated(doing: str, path: str) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise errors.OutputExists(f"cannot {doing} {path}: it exists already; nothing is ever overwritten") from error
+    except FileNotFoundError as error:
+        missing = _missing_folder(path)
+        why = f"there is no directory {missing}" if missing else reason(error)
+        raise errors.OutputError(f"cannot {doing} {path}: {why}") from error
     except OSError as error:
         kind = errors.OutputFull if error.errno in FULL else errors.OutputError
         raise kind(f"cannot {doing} {path}: {reason(error)}") from error

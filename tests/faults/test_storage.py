@@ -109,7 +109,7 @@ def test_the_store_is_removed(rig, phase):
     kept = pulled(rig)
     rig.start(phase=phase)
     shutil.rmtree(rig.store)
-    assert_failed_well(rig, rig.end(), "No such file or directory", kept=kept)
+    assert_failed_well(rig, rig.end(), f"there is no directory {rig.store}", kept=kept)
     assert not rig.store.exists()
     rig.assert_next_is_right(others=kept)
 
