@@ -64,6 +64,9 @@ def test_a_folder_with_other_things_does_not(tmp_path):
 
 def test_where_a_store_can_still_be_made(tmp_path, monkeypatch):
     assert is_new(str(tmp_path)) and is_new(str(tmp_path / "none"))
+    (tmp_path / "lost+found").mkdir()  # a file system of its own
+    (tmp_path / "nbdpull.json.0123abcd.draft").touch()  # of a run that was killed
+    assert is_new(str(tmp_path))
     open_or_create(str(tmp_path))
     assert not is_new(str(tmp_path))
     monkeypatch.setattr(os, "listdir", fails(errno.EACCES))

@@ -7,6 +7,7 @@ durable.
 from __future__ import annotations
 
 import grp
+import re
 import shlex
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ from ..crypto.seal import Locked, Sealed
 from ..format import layout
 from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
-from ..storage.base import Protection, Store
+from ..storage.base import DRAFT, Protection, Store
 from ..storage.probed import PREFIX as PROBE
 from ..storage.probed import Probed
 
@@ -84,9 +85,12 @@ def unlock(found: Store, keys: StoreKeys) -> None:
 
 
 def is_new(root: str, sealed: bool = False) -> bool:
-    """Return whether a place is empty, so that a pull would make a store there. A place for a sealed store may have the
-    key files of a run that died before it wrote the marker."""
-    return place.is_empty(root) or (sealed and place.opened(root).names("") == [layout.KEYS])
+    """Return whether a pull would make a store at a place; OutputError, StoreError if that cannot be determined. A
+    place for a sealed store may have the key files of a run that died before it wrote the marker."""
+    if place.is_url(root):
+        found = place.opened(root)
+        return not found.holds("") or (sealed and found.names("") == [layout.KEYS])
+    return not place.is_there(root) or not _strange(root, sealed)
 
 
 def create(
@@ -197,13 +201,19 @@ def put_keys(store: Store, files: list[tuple[str, bytes]]) -> None:
 
 
 def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
-    known = ["lost+found", *([layout.KEYS] if seal else [])]  # key files of a run that died before it wrote the marker
-    strange = [name for name in folders.entries(root) if name not in known and not name.startswith(layout.MARKER)]
-    if strange and not place.opened(root).holds(layout.MARKER):  # another run may have written it by now
+    if _strange(root, bool(seal)) and not place.opened(root).holds(layout.MARKER):  # another run may have written it
         raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory")
     if access.group != -1:  # the user may have made the folder
         folders.let_in(root, access)
     _publish_marker(place.opened(root), seal)
+
+
+def _strange(root: str, sealed: bool) -> list[str]:
+    """Return the names in a directory that are neither of a new file system, nor of a run that died before it wrote the
+    marker."""
+    known = ["lost+found", *([layout.KEYS] if sealed else [])]
+    draft = re.compile(f"{re.escape(layout.MARKER)}\\.[^.]+{re.escape(DRAFT)}")
+    return [name for name in folders.entries(root) if name not in known and not draft.fullmatch(name)]
 
 
 def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:

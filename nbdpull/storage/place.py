@@ -124,13 +124,6 @@ def is_there(word: str) -> bool:
     return is_url(word) or folders.is_there(word)
 
 
-def is_empty(word: str) -> bool:
-    """Return whether a place is empty or does not exist; OutputError, StoreError if that cannot be determined."""
-    if is_url(word):
-        return not opened(word).holds("")
-    return not folders.is_there(word) or not folders.entries(word)
-
-
 def are_apart(word: str, other: str) -> bool:
     """Return whether two places are different and neither contains the other. They need not exist."""
     if is_url(word) and is_url(other):
