@@ -309,6 +309,13 @@ def test_help(capsys):
     assert all(f"    {verb}  " in out for verb in commands.VERBS)
 
 
+def test_help_names_a_default_only_of_what_can_be_left_out(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["help", "key"])
+    assert "list, add, remove, rotate, test, export\n" in capsys.readouterr().out
+    assert "the following arguments are required: ACTION, DIR" in usage_error(capsys, "key")
+
+
 @pytest.mark.parametrize("verb", commands.VERBS)
 def test_help_of_a_verb_has_an_example_that_works(capsys, verb):
     for words in ([verb, "--help"], ["help", verb]):

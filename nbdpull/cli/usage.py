@@ -162,11 +162,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def add(group: argparse._ActionsContainer, of: type, *names: str, **how: Any) -> None:
-    """Add an option or argument that becomes a field of the Options class `of`; its help shows the default there."""
+    """Add an option or argument that becomes a field of the Options class `of`; its help shows the default there, if it
+    can be left out."""
     dest = how.get("dest") or names[-1].lstrip("-").replace("-", "_")
     [field] = [each for each in fields(of) if each.name == dest]
     default = field.default
-    if isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
+    is_optional = names[0].startswith("-") or how.get("nargs") == "?"
+    if is_optional and isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
         text = types.SHOWN.get(how.get("type", str), str)(default).replace("%", "%%")
         how["help"] = f"{how['help']} (default: {text})"
     group.add_argument(*names, **how)

@@ -19,7 +19,7 @@ from ..repository.key_files import KeyFile
 from ..storage.base import Store
 from .options.stores import KeyOptions as Options
 
-_NOBODY = "say what should open the store: --recipient age1…, --recipient 'ssh-ed25519 …', or --passphrase-file FILE"
+_NOBODY = "say what should open the {}: --recipient age1…, --recipient 'ssh-ed25519 …', or --passphrase-file FILE"
 _KEPT = (
     "the master key is the same as before: anyone who could open the store and kept a copy of it, or of the key files, "
     "can read whatever they get of it, including what is written from now on; to shut them out, start a new store"
@@ -99,7 +99,7 @@ def _require_fitting(options: Options) -> None:
     if flaw := members.flaw_of_text(options.label):
         raise errors.UsageError(f"--label {flaw}")
     if "recipients" in takes and not (options.recipients or options.passphrase_file):
-        raise errors.UsageError(_NOBODY)
+        raise errors.UsageError(_NOBODY.format("export" if options.action == KeyAction.EXPORT else "store"))
     if options.action == KeyAction.REMOVE and not options.key:
         raise errors.UsageError("name the key to remove: nbdpull key remove DIR KEY; see nbdpull key list")
     if options.action == KeyAction.EXPORT and options.recipients and options.passphrase_file:

@@ -134,12 +134,12 @@ def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]
     """
     with store.locked("", "try again"):
         sound = dict(key_files.sound(store))
-        if proof is not None:
-            _require_opened(store, proof, gone)
         if not sound.keys() - set(gone):
             raise errors.UsageError(
                 f"{store.root}: nobody could open it any more: add another key first (nbdpull key add)"
             )
+        if proof is not None:
+            _require_opened(store, proof, gone)
         for name in gone:
             store.delete(key_files.path_of(name))
         if not key_files.names(store):  # without locks, another run has removed the rest meanwhile
