@@ -78,10 +78,10 @@ def test_forged_files_do_no_harm(vm, seed):
     known, counted = named(vm, vm.points), CountedOn(vm.series, points)  # a removal can be undone
     for entry in [*asked, FileEntry(f"{vm.points[0].id}/new.zst", 5, "0" * 64)]:
         if not (vm.folder / entry.path).exists() or known[entry.path] == entry:
-            counted.require_free(entry)
+            counted.require_free(entry, lambda: None)
         else:
             with pytest.raises(errors.StoreError, match="differs from the one of that name"):
-                counted.require_free(entry)
+                counted.require_free(entry, lambda: None)
 
 
 def test_a_point_that_cannot_be_read_may_need_any_file(vm):
@@ -94,7 +94,7 @@ def test_a_point_that_cannot_be_read_may_need_any_file(vm):
     for entry in own.values():
         other = FileEntry(entry.path, entry.size, "0" * 64)
         with pytest.raises(errors.StoreError, match="is or may be needed there"):
-            counted.require_free(other)
+            counted.require_free(other, lambda: None)
 
 
 def test_what_was_just_committed_counts_and_what_was_removed_does_not(vm, monkeypatch):

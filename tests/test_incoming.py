@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 import shutil
+import signal
 from contextlib import suppress
 from unittest import mock
 
@@ -343,6 +344,19 @@ def test_no_file_of_a_point_that_cannot_be_read_is_replaced(vm, other):
     with half_points.writing(other.series), pytest.raises(errors.StoreError, match="or may be"):
         incoming.Incoming(vm.series, other.series, [], Throttle()).take(evil)
     assert (other.folder / path).read_bytes() == before
+
+
+def test_a_dry_run_ends_while_it_reads_a_file_of_the_destination(vm, other):
+    """A point there that cannot be read may need the file, so it matters whether it is the same one."""
+    take(vm, other)
+    for point in vm.points:
+        (other.folder / point.id / "manifest.json").write_bytes(b"?")
+
+    def check():
+        raise errors.Interrupted(signal.SIGINT)
+
+    with pytest.raises(errors.Interrupted):
+        incoming.Incoming(vm.series, other.series, [], Throttle()).foresee(vm.points[0], [], check)
 
 
 def test_no_file_appears_where_a_table_stands_for_another(vm, other):

@@ -137,7 +137,7 @@ def _look(
     source: Series, target: Series, known: soundness.Soundness, match: Matched, behind: _Behind, check: Check
 ) -> None:
     behind.problems += [_of(point, match.out_of_order(point, target.store.root)) for point in match.unordered]
-    find_lacking = resealed_point.lacking(source, target, match)
+    find_lacking = resealed_point.lacking(source, target, match, check)
     for point in match.newer:
         check()
         try:

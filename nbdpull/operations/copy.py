@@ -46,7 +46,7 @@ from ..storage.base import Store
 from . import policy, prune, store_choice, unlocking
 from .options.stores import CopyOptions as Options
 
-Foresee = Callable[[Point, list[FileEntry]], None]  # see incoming.Incoming.foresee
+Foresee = Callable[[Point, list[FileEntry], Check], None]  # see incoming.Incoming.foresee
 
 
 class Refused(NamedTuple):
@@ -293,13 +293,13 @@ def _planned(
     `foresee` raises an error."""
     seen: set[str] = set()
     planned = []
-    lacking = resealed_point.lacking(source, target, match)
+    lacking = resealed_point.lacking(source, target, match, check)
     for point in points:
         check()
         try:
             entries = lacking(point, seen)
             if foresee:
-                foresee(point, entries)
+                foresee(point, entries, check)
         except (errors.Damaged, errors.StoreError) as error:
             found.refused.append(Refused(point.id, _why(source, target, point, error)))
             continue

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Optional
 
 from ..core import errors
+from ..core.errors import Check
 from ..format import findings, moved
 from ..format.manifest import FileEntry
 from . import half_points, references, verdict
@@ -120,16 +121,16 @@ class CountedOn:
         self._points[point.id] = point
         self._named.update({entry.path: entry for entry in entries})
 
-    def require_free(self, entry: FileEntry) -> None:
+    def require_free(self, entry: FileEntry, check: Check) -> None:
         """Raise StoreError if making the file could harm another existing file to which points or removed points refer,
-        or may refer if some of them cannot be read."""
+        or may refer if some of them cannot be read. Then the existing file may have to be read as a whole."""
         paths = [f"{self._target.folder}/{path}" for path in (entry.path, moved.path_of(entry.path))]
         if not any(map(self._target.store.holds, paths)):
             return
         known = self._known(entry.path) or self._known_to_removed(entry.path)
         if known is None and not self._may_be_needed(entry.path):
             return
-        if known is None and is_there(self._target, entry) and not self._target.own_flaw(entry):
+        if known is None and is_there(self._target, entry) and not self._target.own_flaw(entry, check):
             return  # the file itself exists already
         if known != entry:
             raise errors.StoreError(

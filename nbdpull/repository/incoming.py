@@ -37,10 +37,12 @@ class Taken(NamedTuple):
     bytes: int
 
 
-def lacking(source: Series, target: Series, point: Point, but: Container[str] = ()) -> list[FileEntry]:
+def lacking(
+    source: Series, target: Series, point: Point, but: Container[str] = (), check: Check = lambda: None
+) -> list[FileEntry]:
     """Return the files of a point of the source that the target lacks, by name and size. but: paths to leave out, which
     are not looked for. Damaged if a directory of the point cannot be read."""
-    needed = _needed(source, target, point, partial(is_there, target), but)
+    needed = _needed(source, target, point, partial(is_there, target), check, but)
     left = [entry for entry in needed.files if entry.path not in but]
     with target.store.looking(target.folder):
         return [entry for entry in left if not is_there(target, entry)]
@@ -59,7 +61,12 @@ class _Needed(NamedTuple):
 
 
 def _needed(
-    source: Series, target: Series, point: Point, has: Callable[[FileEntry], bool], but: Container[str] = ()
+    source: Series,
+    target: Series,
+    point: Point,
+    has: Callable[[FileEntry], bool],
+    check: Check,
+    but: Container[str] = (),
 ) -> _Needed:
     """Return what the target needs for a point. If the target has a file that the source has moved, its table is not
     needed. Otherwise the table is, and may have to lead to what the target itself has moved, too.
@@ -70,7 +77,7 @@ def _needed(
     tables = []
     with source.store.looking(source.folder), target.store.looking(target.folder):
         entries = [entry for entry in references.of_point(source, point) if entry.path not in but]
-        led = _led(source, target, point, entries)
+        led = _led(source, target, point, entries, check)
         for entry in (each for each in entries if each not in led):
             is_at_hand = has(entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
             table = None if is_at_hand else moved.read(source.store, source.folder, entry)
@@ -81,7 +88,7 @@ def _needed(
     return _Needed([*files.values()], tables, led)
 
 
-def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEntry]) -> list[FileEntry]:
+def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEntry], check: Check) -> list[FileEntry]:
     """Return the files that a target without locks has moved, with tables that lead to all that a point shows.
 
     Such a table leads there until no point refers to the file, as no table is made anew. What the base of this point
@@ -98,7 +105,7 @@ def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEnt
     found: set[str] = set()
     with suppress(errors.Damaged, errors.KeyNeeded):
         left = [table for each in gone if each not in of_base and (table := moved.read(store, folder, each))]
-        found = live_frames.led(source, point, left, lambda: None) if left else found
+        found = live_frames.led(source, point, left, check) if left else found
     return [each for each in gone if each in of_base or each.path in found]
 
 
@@ -136,11 +143,11 @@ class Incoming:
             raise
         return Taken(point.id, len(making.copied), sum(making.copied.values()))
 
-    def foresee(self, point: Point, entries: Iterable[FileEntry]) -> None:
-        """Raise what `take` would raise, as far as that shows without reading whole files, and without a change.
+    def foresee(self, point: Point, entries: Iterable[FileEntry], check: Check = lambda: None) -> None:
+        """Raise what `take` would raise, as far as that shows without reading the source's files, and without a change.
         entries: the files of the source that it would copy."""
-        needed = self._needed(point)
-        doubtful, _ = self._doubtful(needed)
+        needed = self._needed(point, check)
+        doubtful, _ = self._doubtful(needed, check)
         with self._target.store.looking(self._target.folder):
             for name in _folders(point.id, [*doubtful, *(table.old for table in needed.tables)]):
                 lock_free.require_not_doomed(self._target, name)
@@ -149,22 +156,22 @@ class Incoming:
     def _take(self, point: Point, making: _Making, progress: Progress, check: Check) -> None:
         """Copy the point. Whenever frames have been moved to other files meanwhile, continue with those: all that
         exists counts."""
-        needed = self._needed(point)
+        needed = self._needed(point, check)
         while True:
             try:
                 return self._take_once(point, needed, making, progress, check)
             except errors.Damaged:
-                before, needed = needed, self._needed(point)
+                before, needed = needed, self._needed(point, check)
                 if needed.files == before.files:
                     raise
 
-    def _needed(self, point: Point) -> _Needed:
-        return _needed(self._source, self._target, point, self._counted_on.present)
+    def _needed(self, point: Point, check: Check) -> _Needed:
+        return _needed(self._source, self._target, point, self._counted_on.present, check)
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, progress: Progress, check: Check) -> None:
         entries, tables, _ = needed
         with self._target.store.looking(self._target.folder):
-            doubtful, there = self._doubtful(needed)
+            doubtful, there = self._doubtful(needed, check)
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
             self._make_sure(entry, entry in there, making, progress, check)
@@ -177,7 +184,7 @@ class Incoming:
         self._known.add(point.id)
         self._counted_on.add(point, entries)
 
-    def _doubtful(self, needed: _Needed) -> tuple[list[FileEntry], list[FileEntry]]:
+    def _doubtful(self, needed: _Needed, check: Check) -> tuple[list[FileEntry], list[FileEntry]]:
         """Return (files on which the copy cannot rely, those of them of which one of its size exists). StoreError if
         one of them must not be made; Busy if what the target itself has moved may go."""
         with self._target.store.looking(self._target.folder):
@@ -185,7 +192,7 @@ class Incoming:
             self._counted_on.require(needed.led)
             doubtful = [entry for entry in needed.files if not self._counted_on.has(entry)]
             for entry in [*doubtful, *(table.old for table in needed.tables)]:
-                self._counted_on.require_free(entry)
+                self._counted_on.require_free(entry, check)
             return doubtful, [entry for entry in doubtful if is_there(self._target, entry)]
 
     def _require_still(self, making: _Making, entries: Iterable[FileEntry]) -> None:

@@ -52,14 +52,14 @@ def is_needed(source: Series, target: Series, match: Matched) -> bool:
     return source.store.seal.id != target.store.seal.id or match.is_remade
 
 
-def lacking(source: Series, target: Series, match: Matched) -> Lacking:
+def lacking(source: Series, target: Series, match: Matched, check: Check = lambda: None) -> Lacking:
     """Return a function that lists the files of a point of the source that a copy takes, except some paths.
 
     The function raises Damaged if a directory of the point cannot be read. If files are sealed again, it lists the
     files that no point in both stores has, which is about what is copied.
     """
     if not is_needed(source, target, match):
-        return partial(incoming.lacking, source, target)
+        return partial(incoming.lacking, source, target, check=check)
     known: set[str] = set()
     for entries in source.store.several(partial(_files_known, source), match.same):
         known |= {entry.path for entry in entries}
@@ -118,7 +118,7 @@ class Resealing:
         self._pairs[point.id] = Pair(point, made)
         return Taken(point.id, len(making.made), sum(entry.size for entry in making.made))
 
-    def foresee(self, point: Point, entries: Iterable[FileEntry]) -> None:
+    def foresee(self, point: Point, entries: Iterable[FileEntry], check: Check = lambda: None) -> None:
         """Raise what `take` would raise, as far as that shows without reading whole files, and without a change.
         entries: the files of the source that hold what it would copy."""
         lock_free.require_not_doomed(self._target, point.id)
