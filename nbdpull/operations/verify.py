@@ -21,7 +21,7 @@ from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point
 from ..storage.base import Store
-from . import earlier, unlocking
+from . import earlier, unlocking, verify_keys
 from .options.restores import VerifyOptions as Options
 from .verify_heal import Healed, Healer
 from .verify_run import Outcome, Run, Tally, TimeIsUp, Verdict
@@ -67,7 +67,9 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     if options.as_of is not None:
         options = replace(earlier.seen(options), keep=False)
     copy = None if options.heal_from is None else marker.open_store(options.heal_from)
-    opened, one = unlocking.opened(options.store, options.identities), (options.domain, options.point) != (None, None)
+    opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
+    keys = verify_keys.looked_at(opened, copy)
+    unlocking.unlock(opened, options.identities)
     if copy is not None:
         _unlock(copy, opened, options)
     wanted = [series_choice.only_series(opened, options.domain)] if one else series_choice.folders(opened)
@@ -89,10 +91,16 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         frames=tally.frames,
         raw_bytes=tally.raw_bytes,
         damages=damages,
-        healed=[each for healer in healers for each in healer.healed],
+        healed=[*keys.healed, *(each for healer in healers for each in healer.healed)],
         too_new=tally.too_new,
         verdicts=verdicts,
-        warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none, *locked],
+        warnings=[
+            *opened.warnings(),
+            *keys.warnings,
+            *(each for outcome in outcomes for each in outcome.warnings),
+            *none,
+            *locked,
+        ],
         complete=all(outcome.complete for outcome in outcomes),
     )
 

@@ -24,7 +24,7 @@ from .verify_run import Run, Tally, TimeIsUp
 
 
 class Healed(NamedTuple):
-    """A damaged file that was replaced, and is what was stored again."""
+    """A damaged file that was replaced, and is what was stored again. domain: "" for a key file of the store."""
 
     domain: str
     path: str

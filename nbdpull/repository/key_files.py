@@ -111,15 +111,24 @@ def digest(data: bytes) -> str:
 def note(store: Store, name: str, wrapped: bytes, key: Optional[StoreKeys] = None) -> Optional[Note]:
     """Return the note about a key file with these bytes; None if there is none, or if it is about another file. key: if
     given, return only a note whose author had the master key."""
+    about, data = _noted(store, name)
+    if about is None or about.sha256 != digest(wrapped):
+        return None
+    return about if key is None or layout.has_mac(data, Sealed(key).mac) else None
+
+
+def described(store: Store, name: str) -> Optional[Note]:
+    """Return the note beside a key file, whichever file it is about; None if there is none that can be read."""
+    return _noted(store, name)[0]
+
+
+def _noted(store: Store, name: str) -> tuple[Optional[Note], bytes]:
     path = note_path(name)
     try:
         data = store.read(path, layout.MAX_NOTE)
-        about = members.build(Note, layout.unseal(data, store.path(path)))
+        return members.build(Note, layout.unseal(data, store.path(path))), data
     except (errors.Failure, ValueError):
-        return None
-    if about.sha256 != digest(wrapped):
-        return None
-    return about if key is None or layout.has_mac(data, Sealed(key).mac) else None
+        return None, b""
 
 
 def read(store: Store, name: str) -> tuple[bytes, str]:

@@ -89,7 +89,8 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
     for damage in damages:
         where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
         yield f"DAMAGE {where}: {damage['problem']}"
-    yield from (f"HEALED {each['path']} of {each['domain']}" for each in values["healed"])
+    for each in values["healed"]:
+        yield f"HEALED {each['path']} of {each['domain']}" if each["domain"] else f"HEALED {each['path']}"
     reported = {damage["point"] for damage in damages}
     for each in values["verdicts"]:
         if each["verdict"] == "damaged" and each["point"] not in reported:
