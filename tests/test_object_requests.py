@@ -12,7 +12,7 @@ from sealed import KEYS, MASTER, SECRET, contains_secret
 
 from nbdpull.core import errors
 from nbdpull.operations import copy, init, listing, prune, restore, show, status, usage, verify
-from nbdpull.repository import keyring, lookup, marker, series_choice
+from nbdpull.repository import keyring, lock_free, lookup, marker, series_choice
 from nbdpull.serving import nbd_server
 from nbdpull.storage import place, s3_client
 
@@ -66,6 +66,15 @@ def test_requests_of_the_verbs(vm, object_store, asked, tmp_path):
     pruned = asked(prune.prune, prune.Options(url, keep_last=6))
     assert "head_object" not in pruned and pruned["put_object"] == POINTS - 6
     assert pruned["list_objects_v2"] == 5 and pruned["get_object"] <= 6 * POINTS + 4
+    checked = asked(verify.verify, verify.Options(url))
+    assert checked["list_objects_v2"] == 6 + 3, "one for each point"
+
+
+def test_a_pull_looks_at_its_base_with_few_requests(vm, object_store, asked):
+    """Of the two that prove that the base stays, none lists anything."""
+    copy.copy(copy.Options(str(vm.root), object_store.url))
+    [target] = series_choice.folders(marker.open_store(object_store.url))
+    assert asked(lock_free.require_base, target, vm.points[-1].id) == {"head_object": 2}
 
 
 def test_manifests_are_read_concurrently_and_reported_in_order(vm, object_store, monkeypatch):

@@ -255,9 +255,13 @@ class Proof:
         """Return the Base with what is known of its files: a point laid over a lost file could not be restored."""
         if base.point is None:
             return base
+        with self._series.store.looking(self._series.folder):
+            return self._looked_through(base, base.point)
+
+    def _looked_through(self, base: Base, point: series.Point) -> Base:
         every = findings.load(self._series)
         self.warnings += findings.left_out(self._series, every)
-        point, known = base.point, verdict.Known([base.point], every)
+        known = verdict.Known([point], every)
         recorded = {disk: known.damaged_files(point, disk) for disk in point.disks}
         disks = {disk: self._stored(point, disk, paths or {}) for disk, paths in recorded.items()}
         found = replace(
@@ -293,15 +297,14 @@ class Proof:
         except errors.Failure as error:
             return _Stored(is_whole=False, flaw=str(error))
         bad = {}
-        with self._series.store.looking(self._series.folder):
-            for entry in found.files:
-                if entry.path in recorded:
-                    flaw: Optional[str] = f"{entry.path}: damage is recorded"
-                elif layout.CHUNK_PATH.match(entry.path):
-                    flaw = self._series.size_flaw(entry)
-                else:
-                    flaw = self._series.file_flaw(entry, self._check)
-                bad.update({entry.path: flaw} if flaw else {})
+        for entry in found.files:
+            if entry.path in recorded:
+                flaw: Optional[str] = f"{entry.path}: damage is recorded"
+            elif layout.CHUNK_PATH.match(entry.path):
+                flaw = self._series.size_flaw(entry)
+            else:
+                flaw = self._series.file_flaw(entry, self._check)
+            bad.update({entry.path: flaw} if flaw else {})
         return _Stored(is_whole=found.whole, bad=bad)
 
 

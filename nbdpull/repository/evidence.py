@@ -176,10 +176,11 @@ class Evidence:
 
     def __init__(self, target: Series, level: str, part: Part) -> None:
         self.target = target
-        self.points, self.refused = target.load()
         self._level, self._part = level, part
-        self._findings, self.ledgers = findings.load(target), ledger.load(target)
-        self.unreadable = findings.left_out(target, self._findings)  # messages
+        with target.store.looking(target.folder):
+            self.points, self.refused = target.load()
+            self._findings, self.ledgers = findings.load(target), ledger.load(target)
+            self.unreadable = findings.left_out(target, self._findings)  # messages
         self._looks: list[Look] = []
         self.known = self._known([])
 

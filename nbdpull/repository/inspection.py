@@ -7,6 +7,7 @@ know: which points are checked and for how long, what follows from damage (evide
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Union
 
@@ -133,7 +134,7 @@ class Inspector:
             read = entry.path in whole
             return self._flaws.of(entry) if read else self._target.size_flaw(entry)
 
-        with self._target.store.looking(self._target.folder):
+        with self._looking(entries):
             for entry, flaw in zip(entries, self._of_each(work, entries)):
                 if flaw:
                     self._report(look.found(_disk_of(directories, entry), flaw, path=entry.path))
@@ -142,6 +143,12 @@ class Inspector:
                     self._fitting.add((entry.path, entry.sha256))
                     self._sound |= {(entry.path, entry.sha256)} if entry.path in whole else set()
                 self._report(Seen(point.id, files=int(entry.path in whole)))
+
+    def _looking(self, entries: Iterable[FileEntry]) -> AbstractContextManager[None]:
+        """Look at the folder of some files. Usually the files left to check of a point are its own, and the folder of
+        a long series has thousands."""
+        folder, names = self._target.folder, {entry.path.partition("/")[0] for entry in entries}
+        return self._target.store.looking(f"{folder}/{names.pop()}" if len(names) == 1 else folder)
 
     def _of_each(
         self, work: Callable[[FileEntry], Optional[str]], entries: Sequence[FileEntry]

@@ -33,7 +33,7 @@ def age(series: Series, name: str) -> float:
 
 
 def is_there(series: Series, name: str) -> bool:
-    return not series.store.has_locks and series.store.holds(_path(series, name))
+    return not series.store.has_locks and series.store.size(_path(series, name)) is not None
 
 
 def drop(series: Series, name: str) -> None:
