@@ -79,6 +79,7 @@ def pytest_configure(config):
     # These are ignored if the suite was started in the background or by nohup; nbdpull would inherit that and comply.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def leave_out_other_versions(config, items):

@@ -700,7 +700,9 @@ def test_a_directory_whose_name_is_not_valid_text(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)]
+)
 def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, code, kind):
     reads, real = [], image.Image.read_piece
 

@@ -1,4 +1,4 @@
-"""INT, TERM and HUP at any time of a pull or a restore: an orderly end, and nothing left of what was begun.
+"""INT, TERM, HUP and QUIT at any time of a pull or a restore: an orderly end, and nothing left of what was begun.
 
 Must not know: how a signal is handled.
 """
@@ -16,7 +16,7 @@ from witness import SINCE, Before, Witness, assert_same, dirty, modes, stopped_i
 
 pytest.importorskip("libvirt")
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 SLOW = ("--threads", "1", "--max-rate", "1M")  # it does not end by itself in the time that its end may take
 
 
@@ -90,7 +90,7 @@ def test_many_signals_in_a_row(witness):
     """The first one counts, and no later one interrupts the clean-up."""
     before = Before(witness)
     with stopped_in_the_middle(witness) as process:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             process.send_signal(number)
     # Which one is the first is the kernel's choice, which gives them to any of the threads.
     messages = {128 + number: f"nbdpull: stopped by {number.name}" for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""Signals: INT, TERM and HUP set a flag that the work checks.
+"""Signals: INT, TERM, HUP and QUIT set a flag that the work checks.
 
 Must not know: what the work is, or what is printed at its end.
 """
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ..core import errors
 from ..core.errors import Check
 
-HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
