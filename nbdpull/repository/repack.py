@@ -335,9 +335,14 @@ class _Run:
         """Return the name of the folder of new files; make the folder for the first file."""
         if not self._folder:
             name = layout.new_point_id()
-            self._store.make_folder(f"{self._series.folder}/{name}", fresh=True)
+            folder = f"{self._series.folder}/{name}"
+            self._store.make_folder(folder, fresh=True)
             about = {"format": layout.FORMAT, "requires": [], **findings.now()}
-            self._store.publish(f"{self._series.folder}/{name}/{layout.REPACKED}", layout.seal(about))
+            try:
+                self._store.publish(f"{folder}/{layout.REPACKED}", layout.seal(about))
+            except errors.OutputError:
+                self._store.remove_folder(folder)  # else each prune of a full disk would leave one
+                raise
             self._folder = name
         return self._folder
 
