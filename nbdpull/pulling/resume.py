@@ -100,7 +100,8 @@ def _too_old(run: journal.Run) -> str:
     age = (datetime.now(timezone.utc) - datetime.fromisoformat(run.begun)).total_seconds()
     if 0 <= age <= SOON:
         return ""
-    return f"it began at {run.begun}, more than an hour ago (--resume resumes it nevertheless)"
+    when = "more than an hour ago" if age > 0 else "which is later than now: a clock was set"
+    return f"it began at {run.begun}, {when} (--resume resumes it nevertheless)"
 
 
 class Kept:

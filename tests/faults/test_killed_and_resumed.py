@@ -435,8 +435,9 @@ def test_an_old_run_is_resumed_only_on_request(rig):
     assert made["resumed"] is None and "more than an hour ago" in made["warnings"][0]
     change(rig)
     killed(rig)
-    _older(rig, f"{datetime.now(timezone.utc) + timedelta(days=1):%FT%T+00:00}")  # a clock was set back
-    assert rig.pull()["resumed"] is None
+    _older(rig, f"{datetime.now(timezone.utc) + timedelta(days=1):%FT%T+00:00}")
+    made = rig.pull()
+    assert made["resumed"] is None and "later than now: a clock was set" in made["warnings"][0]
     rig.assert_next_is_right()
 
 
