@@ -5,10 +5,11 @@ import random
 
 import dying
 import pytest
+import sealed
 import stores
 from stores import KIB, flipped
 
-from nbdpull.format import findings
+from nbdpull.format import findings, layout
 from nbdpull.operations.verify import Options, verify
 from nbdpull.repository import drafts, half_points, healing, mending, pins, removal, verdict
 from nbdpull.storage import directory
@@ -77,6 +78,19 @@ def test_killed_at_every_step_of_a_mending(damaged, tmp_path, how):
         assert not left(twin) and path.read_bytes() in (bad, whole)
         assert stores.verify_store(twin.root).damages == [] or path.read_bytes() == bad
     assert not died and died_with_one >= 3
+
+
+def test_of_the_store_itself(tmp_path):
+    """The draft of a key would open the store for whom it was meant, even after that key was removed."""
+    vm = sealed.filled(tmp_path / "store")
+    made = [f"{name}.00000000.draft" for name in ("nbdpull.json", "policy.json", f"{layout.KEYS}/12345678.age")]
+    for name in made:
+        (vm.root / name).write_bytes(b"12")
+    before = set(stores.files(vm.root))
+    assert drafts.remove_all(vm.series) == 0 and set(stores.files(vm.root)) == before
+    vm.store.seconds_since_change = lambda path: 90000.0
+    assert drafts.remove_all(vm.series) == 2 * len(made)
+    assert before - set(stores.files(vm.root)) == {vm.root / name for name in made}
 
 
 def test_what_may_be_written_stays(damaged, tmp_path):

@@ -18,8 +18,10 @@ from .series import Series
 
 
 def remove_all(series: Series) -> int:
-    """Remove all abandoned drafts of a series; return the number of bytes freed."""
-    return remove(series, series.store.folders(series.folder)) + _remove_own(series)
+    """Remove all abandoned drafts of a series, and of the store's marker, policies and keys; return the number of bytes
+    freed."""
+    freed = remove(series, series.store.folders(series.folder))
+    return freed + sum(_remove_old(series, folder) for folder in (series.folder, "", layout.KEYS))
 
 
 def remove(series: Series, names: Iterable[str]) -> int:
@@ -38,9 +40,12 @@ def _remove_in(series: Series, folder: str, name: str) -> int:
     return sum(_removed(series, path) for path in drafts if not _may_be_written(series, path, f"{name}/"))
 
 
-def _remove_own(series: Series) -> int:
-    """Remove drafts of findings, in the folder of the series itself. Findings are written without a lock."""
-    drafts = [f"{series.folder}/{file}" for file in series.store.files(series.folder) if file.endswith(DRAFT)]
+def _remove_old(series: Series, folder: str) -> int:
+    """Remove the drafts in a folder that is written without the lock of the series: as findings are, in its own
+    folder."""
+    if not series.store.has_locks:
+        return 0
+    drafts = [f"{folder}/{file}".lstrip("/") for file in series.store.files(folder) if file.endswith(DRAFT)]
     return sum(_removed(series, path) for path in drafts if _is_old(series, path))
 
 
