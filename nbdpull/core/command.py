@@ -10,14 +10,14 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Callable, Optional
 
-from . import child, errors
+from . import child, errors, temporary
 from .errors import Check
+from .os_error import translated
 
 GRACE = 10  # seconds from SIGTERM to SIGKILL
 _LOOK = 0.05  # seconds
@@ -71,10 +71,12 @@ def said(code: int) -> str:
 
 @contextmanager
 def handed(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the path of a file with these lines, which a command of ours can read. It disappears however we end."""
-    with tempfile.TemporaryFile("w", encoding="ascii") as file:
-        file.writelines(f"{line}\n" for line in lines)
-        file.flush()
+    """Yield the path of a file with these lines, which a command of ours can read. It disappears however we end.
+    OutputError."""
+    with temporary.file() as file:
+        with translated("write to", temporary.place()):
+            file.writelines(f"{line}\n".encode("ascii") for line in lines)
+            file.flush()
         yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
+
+from . import temporary
 
 PATH_MAX = 107  # bytes: sun_path, less its NUL
 
@@ -28,7 +29,7 @@ def nameless() -> tuple[socket.socket, int]:
 
     Nothing remains of it however we end.
     """
-    folder = tempfile.mkdtemp(prefix="nbdpull-")
+    folder = temporary.folder()
     inside = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -10,11 +10,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Callable, TypeVar
 
-from ..core import child, errors, software, unix_socket
+from ..core import child, errors, software, temporary, unix_socket
 
 END = 5.0  # seconds from its hang-up until it has ended
 
@@ -64,7 +63,7 @@ def serving(words: Sequence[str], end_with_us: int = signal.SIGKILL) -> Iterator
     """
     software.require("qemu-nbd")
     with contextlib.ExitStack() as opened:
-        log = opened.enter_context(tempfile.TemporaryFile())
+        log = opened.enter_context(temporary.file())
         listening, way = unix_socket.nameless()
         opened.callback(os.close, way)
         with listening:  # closed here, but not there: after qemu-nbd's end nobody listens

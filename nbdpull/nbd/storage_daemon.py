@@ -12,11 +12,10 @@ import json
 import os
 import select
 import subprocess
-import tempfile
 import time
 from typing import Any
 
-from ..core import child, errors, software, unix_socket
+from ..core import child, errors, software, temporary, unix_socket
 from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 
@@ -41,7 +40,7 @@ class StorageDaemon:
         self._check, self._stall_timeout = check, stall_timeout
         self._unread = b""
         with contextlib.ExitStack() as opened:
-            self._log = opened.enter_context(tempfile.TemporaryFile())
+            self._log = opened.enter_context(temporary.file())
             listening, way = unix_socket.nameless()
             opened.callback(os.close, way)
             self.socket = unix_socket.path_of(way)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Optional, Union
 
-from ..core import child, errors, unix_socket
+from ..core import child, errors, temporary, unix_socket
 from ..core.errors import Check
 from ..definitions.domain_xml import Listen
 from ..hypervisor import domain
@@ -114,8 +114,10 @@ def _forwarded(uri: str, socket: str, check: Check) -> Iterator[str]:
     more, so nothing is left of it however we end."""
     command = ssh_command(uri)
     with contextlib.ExitStack() as opened:
-        log = opened.enter_context(tempfile.TemporaryFile())
-        with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder:  # no other user may enter it
+        log = opened.enter_context(temporary.file())
+        with tempfile.TemporaryDirectory(
+            prefix="nbdpull-", dir=temporary.place()
+        ) as folder:  # no other user may enter it
             local = os.path.join(folder, "nbd")
             process = subprocess.Popen(
                 [*command[:-2], "-N", "-L", f"{local}:{socket}", *command[-2:]],

@@ -15,13 +15,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional, cast
 from urllib.parse import quote
 
-from ..core import child, errors, software, unix_socket
+from ..core import child, errors, software, temporary, unix_socket
 from ..core.choices import CACHE_BYTES, LATEST
 from ..core.errors import Check
 from ..storage import place
@@ -72,7 +71,7 @@ class Server:
         self._folder: Optional[str] = None
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._alive: Optional[int] = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log = temporary.file()
         self._log_read = 0
         try:
             self._socket = self._place()
@@ -89,7 +88,7 @@ class Server:
         if self._request.port is not None:
             return None
         if self._request.socket is None:
-            self._folder = tempfile.mkdtemp(prefix="nbdpull-")
+            self._folder = temporary.folder()
             return os.path.join(self._folder, "nbd.sock")
         path = os.path.abspath(self._request.socket)
         if not unix_socket.fits(path):

@@ -7,15 +7,13 @@ Must not know: who writes, what the image consists of.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Optional, Union
 
 import numpy
 
-from ..core import extents
-from ..core.os_error import translated
+from ..core import extents, temporary
 from ..repository.lookup import RandomImage
 from ..targets.file import File
 
@@ -34,9 +32,8 @@ class Overlay:
     def __init__(self, below: RandomImage) -> None:
         self._below = below
         self.disk, self.size = below.disk, below.size
-        where = tempfile.gettempdir()
-        with translated("create a file in", where), tempfile.TemporaryFile(prefix="nbdpull-") as file:
-            self._file = File(os.dup(file.fileno()), where, self.size)
+        with temporary.file() as file:
+            self._file = File(os.dup(file.fileno()), temporary.place(), self.size)
         self._written = numpy.zeros(-(-self.size // BLOCK), bool)
         self._lock = threading.Lock()  # of writers; a block is marked only when the file has all of it
 

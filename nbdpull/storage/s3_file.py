@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from typing import IO, Callable, Optional, Union
 
-from ..core import errors
+from ..core import errors, temporary
 from .base import Closing, Sealing
 from .s3_client import Body
 
@@ -75,7 +75,7 @@ class S3Writer(Sealing):
             body.write(data)
         except OSError as error:
             self.close()
-            where = tempfile.gettempdir()
+            where = temporary.place()
             raise errors.OutputError(
                 f"cannot write to {self._url}: {error.strerror} in {where}, where it waits to be uploaded; set "
                 "TMPDIR to another directory"
