@@ -10,6 +10,7 @@ import pytest
 
 from nbdpull.core import errors
 from nbdpull.pulling import journal, journal_files
+from nbdpull.storage.directory_file import DirectoryWriter
 
 RUN = journal.of_this_process(
     id="20261122T194500Z-7f3a9c04", domain="vm1", uuid="u", uri="qemu:///system", checkpoint="c",
@@ -17,6 +18,10 @@ RUN = journal.of_this_process(
     store="/store", folder="vm1/20261122T194500Z-7f3a9c04",
 )  # fmt: skip
 LATER = replace(RUN, id="20261123T194500Z-00000000")
+
+
+def no_space(_file):
+    raise errors.OutputFull("cannot write: No space left on device")
 
 
 @pytest.fixture
@@ -67,6 +72,14 @@ def test_where_none_can_be_kept_the_run_does_not_begin(state):
     state.parent.write_text("a file")
     with pytest.raises(errors.OutputError, match="no journal of this run can be kept: .*NBDPULL_STATE_DIR"):
         journal_files.begin(RUN)
+
+
+def test_a_journal_that_cannot_be_written_is_not_left(state, monkeypatch):
+    """Nobody would ever remove it: it names no run."""
+    monkeypatch.setattr(DirectoryWriter, "sync", no_space)
+    with pytest.raises(errors.OutputFull, match="no journal of this run can be kept: .*No space left"):
+        journal_files.begin(RUN)
+    assert os.listdir(state / "u") == []
 
 
 def test_a_line_that_cannot_be_written_fails_no_backup(state):

@@ -92,6 +92,7 @@ def begin(run: Run) -> Journal:
             found.sync_folder(run.uuid)
         except BaseException:
             file.close()
+            remove(run)  # nothing was begun: else each run with a full disk would leave a file
             raise
     return Journal(file, run)
 
