@@ -57,10 +57,11 @@ class Disk:
 
     def extents(self, full):
         """Return the extents that a server would report: all for a full pull, else the dirty ones."""
-        state = numpy.where(self.dirty | full, self.kind, 255).astype("u1")
-        first = numpy.flatnonzero(numpy.concatenate([[True], state[1:] != state[:-1]])) if len(state) else []
-        stops = [*first[1:], len(state)]
-        return extents.of([(a, b - a, state[a]) for a, b in zip(first, stops) if state[a] != 255])
+        clean = numpy.uint8(255)  # a plain 255 would make numbers of eight bytes
+        state = self.kind if full else numpy.where(self.dirty, self.kind, clean)
+        starts = [0, *(numpy.flatnonzero(state[1:] != state[:-1]) + 1).tolist()] if len(state) else []
+        stops = [*starts[1:], len(state)]
+        return extents.of([(a, b - a, state[a]) for a, b in zip(starts, stops) if state[a] != clean])
 
 
 class Blank(Disk):
