@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import http.client
 import http.server
+import itertools
 import random
 import socket
 import struct
@@ -103,6 +104,12 @@ def at_random(seed, share, kinds=KINDS):
         return chance.choice(kinds) if chance.random() < share else None
 
     return decide
+
+
+def in_turn(every, kinds=KINDS):
+    """Return a `decide` that gives each `every`th request a fault, of each kind in turn."""
+    counted, faults = itertools.count(1), itertools.cycle(kinds)
+    return lambda *_: None if next(counted) % every else next(faults)
 
 
 def once(fault, method, part, times=1):

@@ -5,7 +5,7 @@ import http.server
 import threading
 
 import pytest
-from faulty_proxy import KINDS, FaultyProxy, Request, at_random, once
+from faulty_proxy import KINDS, FaultyProxy, Request, at_random, in_turn, once
 
 pytestmark = pytest.mark.e2e  # servers
 
@@ -98,6 +98,11 @@ def test_a_server_that_is_not_there_resets(server):
     server.server_close()
     with proxy_before(server) as proxy, pytest.raises(ConnectionResetError):
         ask(proxy)
+
+
+def test_each_third_request_has_a_fault():
+    decide = in_turn(3, ("reset", "cut"))
+    assert [decide("GET", "/", 0) for _ in range(9)] == [None, None, "reset", None, None, "cut", None, None, "reset"]
 
 
 def test_a_seed_makes_the_same_faults_in_any_order():
