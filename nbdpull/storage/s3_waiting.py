@@ -40,9 +40,9 @@ def answer(ask: Callable[[], _T]) -> _T:
     if it does so from the start, Unanswered after LAST seconds."""
     if not ending.may_be_asked():
         return ask()
+    left = LAST if _is_to_end() else None  # before the request begins: a signal during it ends the wait at once
     asked = _Asked(ask)
     asked.start()
-    left = LAST if _is_to_end() else None
     while True:
         asked.join(_STEP)
         if not asked.is_alive():
