@@ -41,7 +41,7 @@ def test_it_agrees_with_a_plain_loop(seed):
     how = {"threads": rng.randint(1, 6), "budget": rng.choice([0, 1, 500, 10**9]), "weight": lambda item: item}
 
     def work(item):
-        time.sleep(random.random() / 500)
+        time.sleep(random.random() / 2000)
         return item, str(item)
 
     assert list(ordered(work, items, **how)) == list(synchronous(work, items, **how))
