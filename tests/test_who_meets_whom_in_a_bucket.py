@@ -175,6 +175,20 @@ def copy(bucket, at, rules, name):
     return withdrawn(bucket, COPIED)
 
 
+def copy_long(bucket, at, rules, name):
+    """The same, for longer than a directory stays that was set apart once: it is set apart again after the first file,
+    unless it is doomed, which is no rule: what was lost by then is noticed at the end."""
+    if at == ("write",):
+        return bucket._replace(files=bucket.files | {"1d"}), ("look",)
+    elif at == ("look",):
+        return bucket, END if is_doomed(bucket, "1") else ("renew again",)
+    elif at == ("renew again",):
+        return copy(bucket, ("renew",), rules, name)[0], ("write the rest",)
+    elif at == ("write the rest",):
+        return bucket._replace(files=bucket.files | {"1x"}), ("commit",)
+    return copy(bucket, at, rules, name)
+
+
 def copy_on(bucket, at, rules, name):
     """Bring a point that refers to a file of the first one, which existed when its turn came."""
     if at is None:
@@ -332,8 +346,8 @@ def loss(words, rules, bucket):
     return interleavings.loss(who, rules, bucket, Bucket.loss, TICKS)
 
 
-WHO = {"pull": pull, "copy": copy, "copy on": copy_on, "remove 1": remove("1"), "remove 2": remove("2"),
-       "sweep": sweep, "clean up": clean_up, "heal": heal}  # fmt: skip
+WHO = {"pull": pull, "copy": copy, "copy long": copy_long, "copy on": copy_on, "remove 1": remove("1"),
+       "remove 2": remove("2"), "sweep": sweep, "clean up": clean_up, "heal": heal}  # fmt: skip
 ALL = {**WHO, "repack": repack, "copy old": copy_old}
 
 

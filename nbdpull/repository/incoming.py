@@ -24,6 +24,7 @@ from ..format.manifest import FileEntry
 from ..storage.base import Protection, Writer
 from . import drafts, half_points, immutable, live_frames, lock_free, proved_copy, references, sweep_mark
 from .counted_on import CountedOn, is_there
+from .long_copy import LongCopy
 from .series import Point, Series
 
 Progress = Callable[[int], None]  # called with the number of bytes just copied
@@ -174,6 +175,7 @@ class Incoming:
             doubtful, there = self._doubtful(needed, check)
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
+            making.go_on()
             self._make_sure(entry, entry in there, making, progress, check)
         making.sync()
         manifest = self._manifest(point)
@@ -251,6 +253,7 @@ class _Making:
         self._files: list[FileEntry] = []
         self._found: list[FileEntry] = []
         self._was_swept = False
+        self._long = LongCopy(target, point)
         self.copied: dict[str, int] = {}
 
     def _path(self, name: str) -> str:
@@ -267,6 +270,10 @@ class _Making:
             else:
                 half_points.renew(self._target, name)
         drafts.remove(self._target, self._prepared)
+
+    def go_on(self) -> None:
+        """Keep the folders as long as the copy takes: for a call before each file. Busy."""
+        self._long.go_on(self._prepared)
 
     @contextmanager
     def file(self, entry: FileEntry) -> Iterator[Writer]:

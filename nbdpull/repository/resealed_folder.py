@@ -19,6 +19,7 @@ from ..format import layout, moved, reader
 from ..format.manifest import DiskEntry, FileEntry
 from . import drafts, half_points, immutable, lock_free, resealed_disk, sweep_mark
 from .counted_on import CountedOn, is_there
+from .long_copy import LongCopy
 from .resealed_disk import Left
 from .series import Point, Series
 
@@ -40,6 +41,7 @@ class Making:
         self._is_new = self._was_swept = self._may_be_point = False
         self._directories: dict[str, FileEntry] = {}  # existing ones, by their disks' encoded names
         self._apart: set[str] = set()  # other folders whose files are used
+        self._long = LongCopy(target, point)
         self._stays: Optional[set[str]] = None  # names of the files to keep; None: not known yet
 
     def _path(self, name: str) -> str:
@@ -194,6 +196,10 @@ class Making:
         if found and {*found.splitlines()} < {*data.splitlines()}:
             data = found  # an earlier copy used a small file of a point that is gone: its lines are right
         return self.put(layout.SUMS, data)
+
+    def go_on(self) -> None:
+        """Keep the folders as long as the copy takes: for a call before each part of it. Busy."""
+        self._long.go_on({*self._apart, self.point})
 
     def require_set_apart(self) -> None:
         """Raise Busy if files of the folders may soon be removed."""

@@ -170,6 +170,7 @@ class Resealing:
     ) -> DiskEntry:
         def begin(count: int) -> None:
             check()
+            making.go_on()
             self._throttle.take(count)
 
         here = self._source.directory(point, entry.name, partial=True)
