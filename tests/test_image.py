@@ -222,6 +222,23 @@ def test_each_frame_is_decompressed_once(tmp_path, monkeypatch):
     assert len(reads) == len(set(reads)) == 2 + 256
 
 
+@pytest.mark.parametrize("hidden, copied", [(256 * KIB, False), (768 * KIB, True)])
+def test_only_a_small_rest_of_a_frame_is_copied(tmp_path, hidden, copied):
+    """Otherwise a whole frame is kept for it. What is left may be in several parts."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(MIB))
+    vm.pull(frame_size=MIB)
+    vm.write("vda", 128 * KIB, b"y" * hidden)
+    vm.pull()
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        [piece] = opened.pieces()
+        parts = opened.read_piece(piece)
+    assert b"".join(parts) == vm.images[vm.points[-1].id]["vda"]
+    assert [isinstance(part, bytes) for part in (parts[0], parts[-1])] == [copied, copied]
+    assert copied or parts[0].obj is parts[-1].obj
+
+
 def test_many_threads_read_pieces(tmp_path):
     vm = chain(tmp_path, size=6 * MIB, points=4, **ROLLING)
     expected, wrong = vm.images[vm.points[-1].id]["vda"], []

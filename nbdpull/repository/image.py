@@ -6,7 +6,8 @@ of the disk. Must not know: where the bytes go, libvirt, NBD.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -125,23 +126,27 @@ class Image:
     def read_piece(self, piece: Piece) -> list[Buffer]:
         """Return the bytes of each data extent of a Piece. Each frame is decompressed and checked once, unless there is
         an absurd number of them."""
-        frames: dict[tuple[int, int, bytes], bytes] = {}
+        rows = [dict(zip(_MEMBERS, row)) for row in piece.records.tolist()]  # numpy's own rows are slower to read
+        keys = [(row["chunk"], row["position"], row["digest"]) for row in rows]
+        lengths = piece.extents["length"].tolist()
+        shown: defaultdict[Hashable, int] = defaultdict(int)
+        for key, length in zip(keys, lengths):
+            shown[key] += length
+        frames: dict[Hashable, bytes] = {}
         parts: list[Buffer] = []
         held = 0
-        for (offset, length, _), row in zip(piece.extents.tolist(), piece.records.tolist()):
-            record = dict(zip(_MEMBERS, row))  # whose members are read in a third of the time of those of numpy's
-            key = record["chunk"], record["position"], record["digest"]
+        for key, row, offset, length in zip(keys, rows, piece.extents["offset"].tolist(), lengths):
             frame = frames.get(key)
             if frame is None:
                 if held > HELD_BYTES:
                     frames.clear()
                     held = 0
-                frame = frames[key] = self._frames.read(record)
+                frame = frames[key] = self._frames.read(row)
                 held += len(frame)
-            begin = record["skip"] + offset - record["offset"]
+            begin = row["skip"] + offset - row["offset"]
             part = memoryview(frame)[begin : begin + length]
             # Copied, so that not a whole frame is kept for the smaller part of it.
-            parts.append(part if 2 * length >= len(frame) else bytes(part))
+            parts.append(part if 2 * shown[key] >= len(frame) else bytes(part))
         return parts
 
 

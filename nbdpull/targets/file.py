@@ -107,10 +107,11 @@ def _runs(parts: Iterable[Part]) -> Iterator[tuple[int, list[Buffer]]]:
 
 def _rest(buffers: list[Buffer], done: int) -> list[Buffer]:
     """Return what remains of buffers after their first `done` bytes."""
-    while buffers and done >= len(buffers[0]):
-        done -= len(buffers[0])
-        buffers = buffers[1:]
-    return [memoryview(buffers[0])[done:], *buffers[1:]] if done else buffers
+    for number, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [memoryview(buffer)[done:], *buffers[number + 1 :]]
+        done -= len(buffer)
+    return []
 
 
 _LIBC = ctypes.CDLL(None)
