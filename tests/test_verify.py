@@ -135,6 +135,25 @@ def test_a_bad_frame_that_points_share_is_reported_once(forged):
     assert damaged_ranges(problems(vm, point=later.id)) == ranges
 
 
+def test_a_bad_frame_is_read_once_however_many_points_show_it(forged, monkeypatch):
+    """With 1,000 points and ten bad frames, 18,000 frames were read instead of ten."""
+    vm, first = forged
+    vm.points = [first]
+    for number in range(3):
+        vm.write("vda", (40 + number) * 64 * KIB + 1000, b"in the midst")
+        vm.pull()
+    reads, real = [], reader.FrameReader.read
+
+    def read(self, record):
+        reads.append((self._entries[int(record["chunk"])].path, int(record["position"])))
+        return real(self, record)
+
+    monkeypatch.setattr(reader.FrameReader, "read", read)
+    found = verify_store(vm.root)
+    assert [each.verdict for each in found.verdicts] == ["damaged"] * 4
+    assert len(reads) == len(set(reads)) == 48 + 3
+
+
 def test_checked_frames_take_little_memory():
     frames = numpy.zeros(100_000, layout.RECORD)
     frames["position"], frames["raw"] = numpy.arange(100_000) * 30_000, 64 * KIB

@@ -221,6 +221,14 @@ class FrameReader:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
         return self._store.proved(lambda: self._proved(record))[1]
 
+    def flaw(self, record: layout.Record) -> Optional[str]:
+        """Return why the frame of a record is not what was stored, without the range of the record; None if it is."""
+        try:
+            self.read(record)
+        except errors.Damaged as error:
+            return str(error)[: -len(range_of(record))]
+        return None
+
     def stored(self, record: layout.Record) -> bytes:
         """Return the frame as stored in the file, proved as `read` does."""
         return self._store.proved(lambda: self._proved(record))[0]
@@ -331,5 +339,10 @@ class FrameReader:
 
 
 def _damaged(record: layout.Record, what: str) -> errors.Damaged:
+    return errors.Damaged(f"{what}{range_of(record)}")
+
+
+def range_of(record: layout.Record) -> str:
+    """Return the end of a message about the frame of a record: which bytes of the disk are concerned."""
     offset, length = int(record["offset"]), int(record["length"])
-    return errors.Damaged(f"{what} (bytes {offset} to {offset + length} of the disk)")
+    return f" (bytes {offset} to {offset + length} of the disk)"

@@ -23,7 +23,7 @@ from .evidence import Damage, Look
 from .file_flaws import FileFlaws
 from .good_windows import GoodWindows
 from .part import Part
-from .seen_frames import SeenFrames, equal_frames, one_of_each
+from .seen_frames import FRAME, SeenFrames, equal_frames, one_of_each
 from .series import Series
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class Inspector:
         self._unsound: dict[tuple[str, str], str] = {}  # (path, SHA-256): why the file is not what was stored
         self._read_page = PageReader()
         self._flaws = FileFlaws(target, depth.check)
-        self._good, self._bad = SeenFrames(), SeenFrames()
+        self._good = SeenFrames()
+        self._bad: dict[tuple[str, bytes], str] = {}  # (path, the rest of what identifies a frame): its flaw
         self._bad_pages: set[tuple[int, str]] = set()  # (offset of the window, problem)
         self._good_windows = GoodWindows()
 
@@ -191,7 +192,7 @@ class Inspector:
         with reader.FrameReader(self._target.store, self._target.folder, disk.files) as frames:
 
             def work(part: _Part) -> tuple[_Part, list[Optional[str]]]:
-                return part, [frame_flaw(frames, record) for record in part.chosen]
+                return part, [self._bad.get(_frame(disk, record)) or frames.flaw(record) for record in part.chosen]
 
             for part, flaws in self._threads.ordered(
                 work,
@@ -203,22 +204,20 @@ class Inspector:
                 is_good = numpy.array([flaw is None for flaw in flaws], bool)
                 for path, records in _by_path(disk, part.chosen[is_good]):
                     self._good.add(path, records)
-                bad = part.chosen[~is_good]
-                for number in range(len(bad)):
-                    self._bad_frame(frames, disk, bad[number : number + 1], part.window, ranges)
+                for number, flaw in enumerate(flaws):
+                    if flaw:
+                        self._bad_frame(flaw, disk, part.chosen[number : number + 1], part.window, ranges)
                 self._report(Seen(look.point.id, frames=len(flaws), raw_bytes=int(part.chosen["raw"].sum())))
 
-    def _bad_frame(
-        self, frames: reader.FrameReader, disk: Directory, one: Records, window: Records, ranges: _Ranges
-    ) -> None:
+    def _bad_frame(self, flaw: str, disk: Directory, one: Records, window: Records, ranges: _Ranges) -> None:
         """Note every range whose data are in the bad frame of a record. one: an array of that record alone. Another
-        point may have reported the frame already."""
-        path = disk.files[int(one["chunk"][0])].path
-        is_new = not self._bad.known(path, one).any()
+        point may have reported the frame already: it is read once, however many points show it."""
+        path, key = disk.files[int(one["chunk"][0])].path, _frame(disk, one[0])
+        is_new = key not in self._bad
+        self._bad.setdefault(key, flaw)
         for each in window[(window["chunk"] == one["chunk"]) & equal_frames(window, one)]:
-            flaw = frame_flaw(frames, each) or f"{path}: a frame was not what was stored when it was first read"
-            ranges.damaged(flaw, int(each["offset"]), int(each["length"]), path, is_new)
-        self._bad.add(path, one)
+            about = f"{flaw}{reader.range_of(each)}"
+            ranges.damaged(about, int(each["offset"]), int(each["length"]), path, is_new)
 
     def _chosen(self, look: Look, disk: Directory, ranges: _Ranges) -> Iterator[_Part]:
         """Yield in small parts the data records whose frames are to be checked. Every page is checked on the way."""
@@ -286,6 +285,11 @@ class _Ranges:
         self._left -= 1
         if self._left <= 0:
             raise _Enough
+
+
+def _frame(disk: Directory, record: Record) -> tuple[str, bytes]:
+    """Return what identifies the frame of a record, whichever point shows it."""
+    return disk.files[int(record["chunk"])].path, b"".join(record[name].tobytes() for name in FRAME)
 
 
 def _disk_of(directories: Iterable[Directory], entry: FileEntry) -> Optional[str]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..core.extents import Indexes, Mask
     from ..format.layout import Records
 
-_FIELDS = ("position", "stored", "raw", "digest")  # where a frame is in its file, and what it must contain
-_KEY = numpy.dtype([(name, layout.RECORD[name]) for name in _FIELDS])
+FRAME = ("position", "stored", "raw", "digest")  # where a frame is in its file, and what it must contain
+_KEY = numpy.dtype([(name, layout.RECORD[name]) for name in FRAME])
 _NONE = numpy.empty(0, _KEY)
 
 
@@ -30,7 +30,7 @@ class SeenFrames:
     def add(self, path: str, records: Records) -> None:
         """Add the frames of some records of a file."""
         keys = numpy.empty(len(records), _KEY)
-        for name in _FIELDS:
+        for name in FRAME:
             keys[name] = records[name]
         self._new.setdefault(path, []).append(keys)
 
@@ -51,7 +51,7 @@ class SeenFrames:
 
 def equal_frames(one: Records, other: Records) -> Mask:
     """Return whether each record belongs to the same frame as its counterpart; both are records of one file."""
-    mask: Mask = numpy.logical_and.reduce([one[name] == other[name] for name in _FIELDS])
+    mask: Mask = numpy.logical_and.reduce([one[name] == other[name] for name in FRAME])
     return mask
 
 
