@@ -19,7 +19,7 @@ def test_hostile_stores(seed):
 
 def opened(root, path, flags, mode=0, held=None):
     """Open whatever is there, as beneath.open_known opens regular files."""
-    descriptor = os.open(f"{root}/{path}" if held is None else path, flags, mode, dir_fd=held)
+    descriptor = os.open(f"{root}/{path}" if held is None else path, flags, mode, dir_fd=held and held.descriptor)
     return descriptor, os.fstat(descriptor)
 
 
