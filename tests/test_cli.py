@@ -279,6 +279,14 @@ def test_a_domain_or_a_command_is_missing(capsys, words):
     assert "see nbdpull help run" in usage_error(capsys, "run", *words)
 
 
+@pytest.mark.parametrize(
+    "words", [["prune", "d", "--keep-within"], ["policy", "d", "--immutable-for"], ["init", "d", "--immutable-for"]]
+)
+def test_how_long_points_are_kept_needs_a_unit(capsys, words):
+    """14 was 14 seconds: a policy that removes nearly everything, or a lock that protects from nothing."""
+    assert f"argument {words[-1]}: '14' has no unit; write 14d for days, or " in usage_error(capsys, *words, "14")
+
+
 # -- help -------------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ class Immutability(Protocol):
 
 
 def add(parser: usage.Parser, of: type) -> None:
-    usage.add(parser, of, "--immutable-for", metavar="T", type=types.duration_or_none,
+    usage.add(parser, of, "--immutable-for", metavar="T", type=types.time_with_unit_or_none,
               help="in a bucket with object lock: nobody can remove a point for this long after its pull began: 30d; "
               "0: not at all")  # fmt: skip
     usage.add(parser, of, "--lock-mode", choices=LockMode.WORDS,

@@ -21,6 +21,6 @@ def add(parser: usage.Parser, of: type, what: str = "what is kept") -> None:
     rules = parser.add_argument_group(f"{what}; with several rules, what any of them keeps")
     for rule, text in _RULES.items():
         usage.add(rules, of, f"--keep-{rule}", metavar="N", type=types.in_range(0, 1_000_000), help=text)
-    usage.add(rules, of, "--keep-within", metavar="T", type=types.duration,
+    usage.add(rules, of, "--keep-within", metavar="T", type=types.time_with_unit,
               help="all points that are at most this much older than the newest: 14d")  # fmt: skip
     usage.add(rules, of, "--time-zone", metavar="ZONE", help="for hours and days, such as Europe/Berlin (default: UTC)")

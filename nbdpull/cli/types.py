@@ -36,6 +36,13 @@ def duration(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def time_with_unit(text: str) -> float:
+    """Return a duration that points are kept for: a number alone is refused, as it was probably meant in days."""
+    if text.replace(".", "", 1).isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} has no unit; write {text}d for days, or 90s, 5m, 2h")
+    return duration(text)
+
+
 def duration_text(seconds: float) -> str:
     """Format a duration as on the command line: 60s, 5m, 2h, 30d."""
     if seconds > 86400 and seconds % 86400 == 0:
@@ -120,7 +127,7 @@ def _or(parse: Callable[[str], Value], word: str, value: Other, *alike: str) -> 
 
 
 zstd_level = _or(in_range(1, 19), "auto", None)  # None: the pull chooses it
-duration_or_none = _or(duration, "0", 0.0)
+time_with_unit_or_none = _or(time_with_unit, "0", 0.0)
 share_or_none = _or(share, "0", 0.0, "0%")
 
 SHOWN: dict[Callable[[str], object], Callable[..., str]] = {
