@@ -242,7 +242,7 @@ def test_the_guest_itself_shuts_down(guest, tmp_path):
     rig = Rig(guest, tmp_path)
     guest.run("dd if=/dev/urandom of=/mnt/big bs=1M count=20 conv=fsync")
     rig.start("--quiesce=never", phase="copying")
-    guest.domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+    guest.ask_to_shut_down()
     if libvirt.getVersion() >= 11_010_000:
         wait_for(lambda: guest.domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED, "end of the guest, not of QEMU")
         assert rig.end()[0] == 0
