@@ -73,7 +73,8 @@ def copied(
                 copy = DiskCopy(disk, source, *into, base, how.dedupe, kept.get(disk.target), making.journal.sealed)
                 made.append(open_files.enter_context(copy))
             copies.copy_all(made, how.reading.threads, how.cores, check, report)
-            # Without check: once the job has ended, to complete the point takes no longer than to give it up.
+            # Without check: once the job has ended, to complete the point takes no longer than to give it up. What may
+            # take longer, requests to a bucket, heeds signals by itself.
             closed = open_files.enter_context(pipeline.meanwhile(lambda: copies.close_all(made)))
             job.require_alive()
         kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)

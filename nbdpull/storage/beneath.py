@@ -114,7 +114,7 @@ def open_known(
 ) -> tuple[int, os.stat_result]:
     """Return what `open_file` does, and the file's status."""
     inside, _, name = path.rpartition("/")
-    folder = reached(root, inside, held)
+    folder = reached(root, inside, held)  # not by `parent`, as this is done for each of thousands of files
     try:
         if not flags & os.O_CREAT:
             require_file(status(folder, name))
