@@ -142,13 +142,13 @@ def test_a_bad_frame_is_read_once_however_many_points_show_it(forged, monkeypatc
     for number in range(3):
         vm.write("vda", (40 + number) * 64 * KIB + 1000, b"in the midst")
         vm.pull()
-    reads, real = [], reader.FrameReader.read
+    reads, real = [], reader.FrameReader._proved
 
     def read(self, record):
         reads.append((self._entries[int(record["chunk"])].path, int(record["position"])))
         return real(self, record)
 
-    monkeypatch.setattr(reader.FrameReader, "read", read)
+    monkeypatch.setattr(reader.FrameReader, "_proved", read)
     found = verify_store(vm.root)
     assert [each.verdict for each in found.verdicts] == ["damaged"] * 4
     assert len(reads) == len(set(reads)) == 48 + 3

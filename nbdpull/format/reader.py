@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Optional
+from typing import Callable, Optional, TypeVar
 
 import numpy
 import zstandard
@@ -28,6 +28,8 @@ MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; nbdpull never writes more in one chun
 MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
 MAX_OPEN = 1024  # chunk files in a process: an image that grew for years needs a few frames from that many
 SHARE = 4  # and at most one in this many of the files that the process may have open
+
+_T = TypeVar("_T")
 
 
 def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
@@ -138,8 +140,10 @@ class OpenFiles:
             return False
         with suppress(errors.Damaged):
             file = self._used(path, through)
-            self._unused(file)
-            return file.reader.size == size
+            try:
+                return file.reader.size == size
+            finally:
+                self._unused(file)
         return False
 
     def _used(self, path: str, through: bool) -> _OpenFile:
@@ -219,19 +223,19 @@ class FrameReader:
 
     def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
-        return self._store.proved(lambda: self._proved(record))[1]
+        return self._done(record, self._proved)[1]
 
     def flaw(self, record: layout.Record) -> Optional[str]:
         """Return why the frame of a record is not what was stored, without the range of the record; None if it is."""
         try:
-            self.read(record)
+            self._store.proved(lambda: self._proved(record))
         except errors.Damaged as error:
-            return str(error)[: -len(range_of(record))]
+            return str(error)
         return None
 
     def stored(self, record: layout.Record) -> bytes:
         """Return the frame as stored in the file, proved as `read` does."""
-        return self._store.proved(lambda: self._proved(record))[0]
+        return self._done(record, self._proved)[0]
 
     def unsealed(self, record: layout.Record) -> bytes:
         """Return the frame without its seal. Damaged.
@@ -240,28 +244,32 @@ class FrameReader:
         """
         if self._store.seal.id is None:
             return self.stored(record)
-        return self._store.proved(lambda: self._unsealed(record))
+        return self._done(record, self._unsealed)
+
+    def _done(self, record: layout.Record, work: Callable[[layout.Record], _T]) -> _T:
+        """Return what the work returns, as proved; Damaged with the range of the record."""
+        try:
+            return self._store.proved(lambda: work(record))
+        except errors.Damaged as error:
+            raise errors.Damaged(f"{error}{range_of(record)}") from error
 
     def _unsealed(self, record: layout.Record) -> bytes:
         path, data = self._at(record)
         try:
             return self._store.seal.opened_frame(data, bytes(record["digest"]))
         except ValueError as error:
-            raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored: {error}") from None
+            raise errors.Damaged(f"{self._store.path(path)}: a frame is not what was stored: {error}") from None
 
     def _at(self, record: layout.Record) -> tuple[str, bytes]:
         """Return (path, bytes) of the frame as stored in the file."""
-        try:
-            return self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
-        except errors.Damaged as error:
-            raise _damaged(record, str(error)) from error
+        return self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
 
     def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
         path, data = self._at(record)
         wanted = bytes(record["digest"])
         raw = self._opened(data, wanted, int(record["raw"]))
         if raw is None or digest(raw) != wanted:
-            raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored")
+            raise errors.Damaged(f"{self._store.path(path)}: a frame is not what was stored")
         return data, raw
 
     def _found(self, number: int, position: int, stored: int) -> tuple[str, bytes]:
@@ -336,10 +344,6 @@ class FrameReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _damaged(record: layout.Record, what: str) -> errors.Damaged:
-    return errors.Damaged(f"{what}{range_of(record)}")
 
 
 def range_of(record: layout.Record) -> str:

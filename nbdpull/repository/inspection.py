@@ -192,7 +192,8 @@ class Inspector:
         with reader.FrameReader(self._target.store, self._target.folder, disk.files) as frames:
 
             def work(part: _Part) -> tuple[_Part, list[Optional[str]]]:
-                return part, [self._bad.get(_frame(disk, record)) or frames.flaw(record) for record in part.chosen]
+                known = [self._bad.get(_frame(disk, record)) if self._bad else None for record in part.chosen]
+                return part, [bad or frames.flaw(record) for bad, record in zip(known, part.chosen)]
 
             for part, flaws in self._threads.ordered(
                 work,
@@ -310,13 +311,4 @@ def _path_of_bad_page(disk: Directory, start: int) -> Optional[str]:
             disk.records(ref)
         except errors.Damaged:
             return disk.files[int(ref["file"])].path
-    return None
-
-
-def frame_flaw(frames: reader.FrameReader, record: Record) -> Optional[str]:
-    """Return why the frame of a record is not what was stored, or None."""
-    try:
-        frames.read(record)
-    except errors.Damaged as error:
-        return str(error)
     return None

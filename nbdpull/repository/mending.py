@@ -24,7 +24,6 @@ from ..format import layout, reader, stack, writer
 from ..format.manifest import FileEntry
 from ..storage.base import Reader, Store, Writer
 from . import drafts
-from .inspection import frame_flaw
 from .series import Point, Series
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
         bad = []
         for record in found:
             check()
-            bad.append(frame_flaw(frames, record) is not None)
+            bad.append(frames.flaw(record) is not None)
     damaged: Records = found[numpy.array(bad, bool)]
     return damaged[numpy.argsort(damaged["position"])]
 

@@ -31,7 +31,7 @@ from . import verdict
 from .catalog import Catalog, Page
 from .evidence import Damage, Evidence, Look
 from .file_flaws import FileFlaws
-from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Report, Seen, TooNew, frame_flaw
+from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Report, Seen, TooNew
 from .part import Part
 from .seen_frames import SeenFrames, one_of_each
 from .series import Point
@@ -199,7 +199,7 @@ class Rolling:
         depth, files = self._depth, reader.OpenFiles(self._target.store)
 
         def work(part: _Part) -> tuple[_Part, list[bool]]:
-            return part, [frame_flaw(part.frames, record) is None for record in part.records]
+            return part, [part.frames.flaw(record) is None for record in part.records]
 
         try:
             for part, good in pipeline.ordered(
