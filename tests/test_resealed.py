@@ -1,6 +1,7 @@
 """Points on their way into a store with another seal: the result is a store like any other."""
 
 import contextlib
+import os
 import random
 import shutil
 from unittest import mock
@@ -18,7 +19,16 @@ from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import findings, layout, reader
 from nbdpull.operations import compare, copy, rebuild
-from nbdpull.repository import half_points, matching, references, removal, repack, resealed_disk, resealed_point
+from nbdpull.repository import (
+    half_points,
+    matching,
+    references,
+    removal,
+    repack,
+    resealed_disk,
+    resealed_folder,
+    resealed_point,
+)
 from nbdpull.storage.directory import DirectoryStore
 
 
@@ -250,6 +260,29 @@ def test_killed_at_every_step_and_ended_by_the_next_copy(tmp_path):
         raise AssertionError("it never ends")
     assert count > 20 and again > 5, "whole chunk files are not copied again"
     assert_restores(other, tmp_path)
+
+
+def test_killed_while_it_removes_what_it_made(tmp_path, monkeypatch):
+    """A prune removes the rest only while the file is there that states what the directory is."""
+    vm, listdir = of_one_disk(tmp_path / "store"), os.listdir
+    monkeypatch.setattr("os.listdir", lambda *args: sorted(listdir(*args)))
+    for count in range(30):
+        other, unlink, left = made_for(vm, tmp_path / f"other{count}", KEYS), os.unlink, [count]
+
+        def counted(*args, unlink=unlink, left=left, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise dying.Killed
+            return unlink(*args, **options)
+
+        is_full = mock.patch.object(resealed_folder.Making, "publish", side_effect=errors.OutputFull("full"))
+        with is_full, mock.patch("os.unlink", counted), pytest.raises((dying.Killed, errors.OutputFull)) as ended:
+            reseal(vm, other, vm.points[1])
+        names = {each.name for each in stores.files(other.folder)}
+        assert not names or half_points.REMOVED in names
+        if ended.type is errors.OutputFull:
+            break
+    assert count > 5 and not names
 
 
 def test_what_is_damaged_in_the_destination_is_not_counted_on(vm, tmp_path):

@@ -209,15 +209,21 @@ def remove(series: Series, point_id: str) -> None:
     """Remove a half point of this machine with all its files; if its manifest cannot be removed, remove nothing.
     Without locks, the files of a half point whose manifest was visible for a moment are left to a sweep: another run
     may build on it."""
-    folder = f"{series.folder}/{point_id}"
     if not series.store.has_locks and _showed(series, point_id):
         return
     if withdrawn(series, point_id):
-        with suppress(errors.NbdpullError):  # the announcement goes last
-            for name in [] if series.store.has_locks else series.store.files(folder):
-                if name != ANNOUNCED:
-                    series.store.delete(f"{folder}/{name}")
-            series.store.remove_folder(folder)
+        discard(series, point_id)
+
+
+def discard(series: Series, name: str) -> None:
+    """Remove a directory without a manifest as far as possible. The file that states what it is goes last: if this is
+    interrupted, only that shows who may remove the rest, and when."""
+    folder = f"{series.folder}/{name}"
+    with suppress(errors.NbdpullError):
+        for file in series.store.files(folder):
+            if file not in (ANNOUNCED, REMOVED):
+                series.store.delete(f"{folder}/{file}")
+        series.store.remove_folder(folder)
 
 
 def give_to_sweep(series: Series, point_id: str) -> None:

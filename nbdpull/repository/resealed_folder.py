@@ -228,10 +228,10 @@ class Making:
         prune removes it."""
         if self._may_be_point or not self._store.has_locks:
             return
-        if self.beside in self._apart:
-            self._store.remove_folder(f"{self._target.folder}/{self.beside}")
+        if self.beside and self.beside in self._apart:
+            half_points.discard(self._target, self.beside)
         if self._is_new:
-            self._store.remove_folder(f"{self._target.folder}/{self.point}")
+            half_points.discard(self._target, self.point)
             return
         if self._stays is not None:
             for name in {*self._store.files(f"{self._target.folder}/{self.point}")} - self._stays:
