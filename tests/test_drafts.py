@@ -2,16 +2,32 @@
 
 import os
 import random
+import shutil
+from unittest import mock
 
 import dying
 import pytest
 import sealed
 import stores
+from key_store import AGE1, SSH, key_path, made, replaced
 from stores import KIB, flipped
 
 from nbdpull.format import findings, layout
 from nbdpull.operations.verify import Options, verify
-from nbdpull.repository import drafts, half_points, healing, mending, pins, removal, verdict
+from nbdpull.repository import (
+    drafts,
+    half_points,
+    healing,
+    key_changes,
+    key_files,
+    key_healing,
+    marker,
+    mending,
+    pins,
+    removal,
+    repack,
+    verdict,
+)
 from nbdpull.storage import directory
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
@@ -93,11 +109,57 @@ def test_of_the_store_itself(tmp_path):
     assert before - set(stores.files(vm.root)) == {vm.root / name for name in made}
 
 
+def test_of_a_key_file(tmp_path):
+    """Who heals the file again, or removes the key, removes at once what a killed healing left of it."""
+    copy, died_with_one = made(tmp_path / "copy", AGE1, SSH), 0
+    for count in range(30):
+        store = marker.open_store(str(shutil.copytree(copy.root, tmp_path / str(count))))
+        where = key_path(store)
+        replaced(store, where, b"?")
+        died = dying.killed_at(count, lambda store=store, where=where: key_healing.heal(store, copy, [where]), CHANGES)
+        died_with_one += has_draft(store)
+        if not died:
+            break
+        if store.read(where) == b"?" and count % 2:
+            assert key_healing.heal(store, copy, [where]) == [where]
+        else:
+            key_changes.remove(store, [where.rpartition("/")[2][: -len(key_files.WRAPPED)]])
+        assert not has_draft(store)
+    assert not died and died_with_one >= 3
+
+
+def has_draft(store):
+    return any(name.endswith(".draft") for name in store.files(layout.KEYS))
+
+
+NEW = "20300101T000000Z-aaaaaa"
+
+
+@pytest.mark.parametrize("make", [
+    lambda series: repack._Run(series, None, ())._new_folder(),
+    lambda series: half_points.set_apart(series, NEW),
+])  # fmt: skip
+@pytest.mark.parametrize("made", [{DirectoryStore: ("publish",)}, {directory: ("_link_or_rename",)}])
+def test_directories_whose_maker_was_killed_before_it_said_what_they_are(tmp_path, make, made):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 4096)
+    vm.pull()
+    with mock.patch.object(DirectoryStore, "remove_file"):
+        assert dying.killed_at(0, lambda: make(vm.series), made)
+    [left] = half_points.names(vm.series)
+    removal.sweep(vm.series)
+    assert half_points.names(vm.series) == [left], "on a network file system, another run may have made it just now"
+    vm.store.seconds_since_change = lambda path: 90000.0
+    removal.sweep(vm.series)
+    assert not (vm.folder / left).exists() and len(vm.series.points()) == 1
+
+
 def test_what_may_be_written_stays(damaged, tmp_path):
     """Drafts of pins and findings for a day; and those in a half point."""
     vm = damaged[0].copy(tmp_path / "store")
     point, half = vm.points[0].id, "20300101T000000Z-aaaaaa"
     (vm.folder / half).mkdir()
+    (vm.folder / half / half_points.ANNOUNCED).write_bytes(b"?")
     young = [f"{point}/{pins.NAME}.00000000.draft", "20300101T000000Z-bbbbbb.verify.json.00000000.draft"]
     stay = [*young, f"{half}/vda.0000.zst.00000000.draft"]
     gone = [f"{point}/manifest.json.00000000.draft", f"{point}/x.zst.00000000.draft"]

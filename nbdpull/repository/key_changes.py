@@ -17,7 +17,7 @@ from ..crypto.recipients import MASTER, Identity
 from ..crypto.seal import Sealed
 from ..format import findings, layout
 from ..storage.base import Store
-from . import immutable, key_files, keyring, marker
+from . import drafts, immutable, key_files, keyring, marker
 from .key_files import KeyFile
 from .keyring import Opened
 from .marker import NewSeal
@@ -147,6 +147,7 @@ def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]
             raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile, so these remain")
         for name in gone:
             store.delete(key_files.note_path(name))
+        drafts.remove_of_store(store, [*map(key_files.path_of, gone), *map(key_files.note_path, gone)])
 
 
 def _require_opened(store: Store, proof: Sequence[Identity], gone: Sequence[str]) -> None:

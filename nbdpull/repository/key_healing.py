@@ -17,7 +17,7 @@ from ..core import errors
 from ..crypto import age
 from ..format import layout
 from ..storage.base import Store
-from . import immutable, key_files
+from . import drafts, immutable, key_files
 
 
 def damaged(store: Store) -> list[str]:
@@ -44,11 +44,12 @@ def _is_intact(store: Store, name: str) -> bool:
 
 def heal(store: Store, copy: Store, paths: Iterable[str]) -> list[str]:
     """Replace the damaged files of which the copy has the right ones; return their paths. Busy, OutputError."""
-    healed: list[str] = []
+    healed, paths = list[str](), [*paths]
     if copy.seal.id != store.seal.id:
         return healed
     immutable.begin(store)
     with store.locked("", "heal its key files"):
+        drafts.remove_of_store(store, paths)  # of a healing that was killed
         for path in paths:
             if _has_right(copy, store, path):
                 data = copy.read(path, age.MAX_FILE)
