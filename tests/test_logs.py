@@ -10,8 +10,10 @@ import sys
 
 import pytest
 from bed.machine import MIB
-from command import last_event, nbdpull
+from command import answered, last_event, nbdpull
+from stores import chain, flipped, ids
 
+from nbdpull import __version__
 from nbdpull.cli import logs
 from nbdpull.core import errors
 
@@ -101,7 +103,6 @@ def test_the_steps_of_a_pull(pulled):
     done = nbdpull(*witness.words("-v"))
     point, old = last_event(done.stdout)["details"], before["checkpoint"]
     patterns = [
-        r"series /\S+, points: 1",
         r"vda: incremental \(checkpoint\), 4\.0 MiB",
         rf"start domain=\S+ point={point['id']} resumed=False since={old} parent={before['id']}",
         "journal written",
@@ -109,14 +110,66 @@ def test_the_steps_of_a_pull(pulled):
         r"vda: map read, extents: 1, data: 1\.0 MiB",
         "backup job ended",
         r"vda: done: 1\.0 MiB read, \S+ \w+ stored, \d+\.\d s",
-        rf"manifest of point {point['id']} published",
         f"superseded checkpoint {old} deleted",
     ]
     lines = [TERMINAL_LINE.fullmatch(line).groups() for line in done.stderr.splitlines()]
     steps = [text for topic, text in lines if topic == "pull"]
     assert len(steps) == len(patterns)
     assert all(re.fullmatch(*pair) for pair in zip(patterns, steps)), steps
-    assert {topic for topic, _ in lines} == {"libvirt", "nbd", "guest", "pull"}
+    assert {topic for topic, _ in lines} == {"nbdpull", "libvirt", "nbd", "guest", "store", "pull"}
+    assert ("store", f"point {point['id']} of {witness.vm.name} committed") in lines
+
+
+def steps(errors):
+    """Return the lines of -v as "topic: text"."""
+    found = [TERMINAL_LINE.fullmatch(line) for line in errors.splitlines()]
+    return [f"{line[1]}: {line[2]}" for line in found if line]
+
+
+def assert_in_order(patterns, lines):
+    left = iter(lines)
+    assert [each for each in patterns if not any(re.fullmatch(each, line) for line in left)] == [], "\n".join(lines)
+
+
+def test_the_steps_of_verbs_of_a_store(tmp_path, capsys, monkeypatch):
+    """Each says what it began with, what it found, what it changed, and how it ended."""
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
+    vm = chain(tmp_path / "s", points=2)
+    first, second = ids(vm)
+    copy, out = tmp_path / "d", tmp_path / "out"
+    opened = rf"store: opened {vm.root}, which is not sealed"
+    found = rf"store: points in {vm.folder}: 2; unreadable: 0"
+
+    def assert_steps(words, patterns, code=0):
+        done, _, said = answered(capsys, *words)
+        assert done == code, said
+        last = rf"nbdpull: ended with exit code {code} after \d+\.\d s"
+        assert_in_order([rf"nbdpull: {words[0]} begins, version {__version__}", *patterns, last], steps(said))
+
+    seen = r"\d+ files, \d+ frames \(.* KiB\), damages: 0, \d+\.\d s"
+    record = rf"store: result recorded in {vm.folder}/\S+\.verify\.json"
+    checked = [f"verify: point {each}: {seen}" for each in (first, second)]
+    assert_steps(["verify", vm.root, "-v"], [opened, found, *checked, record])
+    rolling = [r"verify: vm1: \d+ files to check, unchecked since 2\S+",
+               r"verify: vm1: \d+ files \(.* KiB\) checked, damaged: 0"]  # fmt: skip
+    assert_steps(["verify", vm.root, "--oldest", "-v"], [opened, found, *rolling])
+    chosen = [rf"restore: point {second} of vm1: vda, vdb", rf"restore: vda, 2\.1 MiB: to the new image {out}/vda\.raw",
+              r"restore: vda: done: .* written, \d+\.\d s"]  # fmt: skip
+    assert_steps(["restore", vm.root, "-o", out, "--format", "raw", "-v"], [opened, found, *chosen])
+    assert_steps(["digest", vm.root, "-v"], [opened, found, rf"digest: point {second}, vda: 2\.1 MiB, .* s"])
+    copied = [rf"copy: copied domain=vm1 point={each} files=8 copied_bytes=\d+" for each in (first, second)]
+    made = [f"store: made {copy} a store", f"store: opened {copy}, .*", f"store: locked {copy}/vm1"]
+    assert_steps(["copy", vm.root, copy, "-v"], [opened, *made, *copied])
+    bad = copy / "vm1" / second / "vda.0000.zst"
+    bad.write_bytes(flipped(bad.read_bytes(), 90))
+    healed = [r"verify: damage domain=vm1 .*", rf"store: locked {copy}/vm1",
+              rf"store: {second}/vda\.0000\.zst of vm1: healed"]  # fmt: skip
+    assert_steps(["verify", copy, "--heal-from", vm.root, "-v"], healed)
+    gone = [f"store: {copy}/vm1/{first}/manifest.json renamed to manifest.removed",
+            f"store: point {first} of vm1 removed", f"store: {copy}/vm1/{first}/\\S+ removed",
+            r"store: files of removed points of vm1: .* KiB freed, 0 B waiting"]  # fmt: skip
+    assert_steps(["remove", copy, first, "--now", "-vv"], gone)
+    assert_steps(["show", tmp_path / "nothing", first, "-v"], [], code=10)
 
 
 def test_programs_are_named_at_the_second_v(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import random
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from bed.address import free_port
 from faulty_proxy import KINDS, FaultyProxy
 
+from nbdpull.cli import logs
 from nbdpull.core import ending, errors
 from nbdpull.storage import s3_library, s3_waiting
 from nbdpull.storage.s3_client import Bucket
@@ -48,10 +50,13 @@ def put(bucket, key, data, fresh=True):
 
 
 @pytest.mark.parametrize("fault", KINDS)
-def test_a_fault_is_survived(through, key, fault):
-    """Even if the server had done it, and its answer was lost: the existing object is our own."""
+def test_a_fault_is_survived(through, key, fault, tmp_path):
+    """Even if the server had done it, and its answer was lost: the existing object is our own. The retry is logged."""
     proxy, bucket = through(lambda method, path, before: fault if before == 0 else None)
-    put(bucket, key, b"data")
+    with logs.kept(1, str(tmp_path / "log"), pytest.fail):
+        put(bucket, key, b"data")
+    again = re.search(rf"s3: put_object {key}: \w+; trying again in 0\.1 s", (tmp_path / "log").read_text())
+    assert bool(again) == (fault != "delay")
     assert bucket.get(key) == b"data"
     assert bucket.head(key).size == 4
     assert [each.size for each in bucket.objects(key)] == [4]

@@ -1,9 +1,9 @@
 """Where log lines go: standard error with -v, the file of --log-file, and the journal under systemd.
 
 Owns: levels, formats and handlers of one run of the command line. Must not know: what is logged. A logger is named
-after something that a user knows, not after its module: nbdpull.libvirt, nbdpull.nbd, nbdpull.guest, or a verb, such as
-nbdpull.pull. Its lines start with that name. INFO is what -v shows (steps, libvirt calls, connections, retries), DEBUG
-what -vv adds.
+after something that a user knows, not after its module: nbdpull.libvirt, nbdpull.nbd, nbdpull.store, nbdpull.guest, or
+a verb, such as nbdpull.pull. Its lines start with that name. INFO is what -v shows (steps, libvirt calls, connections,
+retries), DEBUG what -vv adds (programs, files, requests).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from . import terminal
 
 SAID = "nbdpull.said"  # already printed on standard error: for the log file only
 
-_said = logging.getLogger(SAID)
+_run, _said = logging.getLogger("nbdpull"), logging.getLogger(SAID)
 _programs = logging.getLogger("nbdpull.program")
-logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what is logged before `kept`
+_run.addHandler(logging.NullHandler())  # else Python prints what is logged before `kept`
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}  # of syslog(3)
 _LOCAL_TIME, _UTC = "%H:%M:%S", "%Y-%m-%dT%H:%M:%S"
 
@@ -39,25 +39,34 @@ def kept(verbosity: int, path: Optional[str], warn: Callable[[str], None]) -> It
     and hosts.
     """
     handlers = [*([_on_standard_error()] if verbosity else []), *([_in_file(path, warn)] if path else [])]
-    logger = logging.getLogger("nbdpull")
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if handlers else logging.CRITICAL)
+    _run.propagate = False
+    _run.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if handlers else logging.CRITICAL)
     for handler in handlers:
-        logger.addHandler(handler)
+        _run.addHandler(handler)
     if verbosity > 1:
         sys.addaudithook(_hear_of_programs)  # Python cannot remove it again
     try:
         yield
     finally:
         for handler in handlers:
-            logger.removeHandler(handler)
+            _run.removeHandler(handler)
             handler.close()
-        logger.setLevel(logging.CRITICAL)
+        _run.setLevel(logging.CRITICAL)
 
 
 def said(level: int, line: str) -> None:
     """Write what was printed on standard error to the log file."""
     _said.log(level, "%s", line)
+
+
+def began(verb: str, version: str) -> None:
+    """Log the begin of a verb, so that a file with the lines of many runs shows which is which."""
+    _run.info("%s begins, version %s", verb, version)
+
+
+def ended(exit_code: int, seconds: float) -> None:
+    """Log the end of a verb; nothing outside `kept`."""
+    _run.info("ended with exit code %d after %.1f s", exit_code, seconds)
 
 
 def priority(level: int) -> str:

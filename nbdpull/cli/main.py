@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from argparse import Namespace
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -51,8 +52,11 @@ class Line:
 def main(argv: Optional[list[str]] = None) -> int:
     """Run one command line; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    began = time.monotonic()
     with ExitStack() as logged:  # until an error has been printed
-        return _main(words, logged)
+        code = _main(words, logged)
+        logs.ended(code, time.monotonic() - began)
+        return code
 
 
 def _main(words: list[str], logged: ExitStack) -> int:
@@ -65,6 +69,7 @@ def _main(words: list[str], logged: ExitStack) -> int:
         logged.enter_context(
             logs.kept(getattr(line.args, "verbose", 0), getattr(line.args, "log_file", None), output.warn)
         )
+        logs.began(line.verb, __version__)
         with signals.stopping() as check, ending.asked_by(check):
             code = _run(line, check)
         output.flush()

@@ -339,7 +339,7 @@ def _set(variables: Mapping[str, Optional[str]]) -> None:
 def _add_logging(parser: Parser) -> None:
     group = parser.add_argument_group("logging")
     group.add_argument("-v", "--verbose", action="count",
-                       help="show each step, libvirt call and connection on stderr; -vv: more")  # fmt: skip
+                       help="show each step, libvirt call, connection and retry on stderr; -vv: more")  # fmt: skip
     group.add_argument("--log-file", metavar="FILE", help="append these lines, and all messages, to FILE")
 
 

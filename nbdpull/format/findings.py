@@ -9,6 +9,7 @@ booted.
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ from ..storage.base import Store
 from . import layout
 from .layout import Document
 
+log = logging.getLogger("nbdpull.store")
 VERIFY, DRILL, DIGEST = "verify", "drill", "digest"
 
 _NAME = re.compile(r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{6,16})\.(?P<kind>verify|drill|digest)\.json\Z", re.ASCII)
@@ -64,6 +66,7 @@ def record(target: SeriesLike, kind: str, **about: Any) -> str:
     document = {"format": layout.FORMAT, "requires": [], "kind": kind, **now(), **about}
     where = path(target, layout.new_point_id(), kind)
     target.store.publish(where, layout.seal(document))
+    log.info("result recorded in %s", target.store.path(where))
     return where
 
 

@@ -6,6 +6,7 @@ digests in its index cannot decide. Must not know: libvirt, what is printed.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ..repository.part import Part
 from . import earlier, unlocking
 from .options.restores import AgainstOptions as Options
 
+log = logging.getLogger("nbdpull.verify")
 BLOCK = layout.MAX_FRAME
 SECTOR = 512
 _Range = tuple[int, int]  # (offset, length) in bytes
@@ -62,6 +64,7 @@ def against(options: Options, report: Report = lambda **event: None, check: Chec
     store, image = unlocking.opened(options.store, options.identities), options.image
     target, found = series_choice.only_point(store, options.domain, options.point)
     disk = _chosen(found, options.disk)
+    log.info("%s is compared with %s of point %s", image, disk, found.id)
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")

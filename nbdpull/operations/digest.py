@@ -7,12 +7,14 @@ frame come from the index; only the other blocks are read. Must not know: libvir
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
-from ..core import pipeline
+from ..core import pipeline, sizes
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..format import findings, layout, reader
@@ -20,6 +22,7 @@ from ..repository import lookup, series, series_choice
 from . import unlocking
 from .options.restores import DigestOptions as Options
 
+log = logging.getLogger("nbdpull.digest")
 BLOCK = layout.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16
 _Record = tuple[int, int, Optional[bytes]]  # as RandomImage.records yields it
@@ -68,7 +71,9 @@ def _of_point(
                     event="progress", point=point.id, disk=name, position=position, size=size, written_bytes=position
                 )
 
+            began = time.monotonic()
             result[name] = image_digest(opened, threads, progress, check)
+            log.info("point %s, %s: %s, %.1f s", point.id, name, sizes.shown(opened.size), time.monotonic() - began)
     return result
 
 

@@ -109,7 +109,6 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
         target = series_choice.of_domain(store, vm.name, vm.uuid)
         held = entered.enter_context(held_series.for_new_point(target))
-        log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
         subject = replace(subject, series=target, points=held.points)
         warnings += held.warnings
         made = _pull(_Run(options, subject, held, way, partial(report, domain=vm.name), bounded, warnings))
@@ -207,7 +206,6 @@ def _make(run: _Run, prepared: Prepared, how: How, lookout: Lookout) -> _Made:
         members = _members(run, prepared, job, added, as_of)
         # An error here still removes the new checkpoint.
         point = making.point.commit(members, copied.disks, run.held.points.ids)
-        log.info("manifest of point %s published", point.id)
     return _Made(point, as_of, copied, lookout)
 
 

@@ -7,6 +7,7 @@ everything is proved before anything is overwritten, or a new image gets its nam
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
@@ -30,6 +31,8 @@ from ..targets import places
 from ..targets.places import Place
 from . import earlier, unlocking
 from .options.restores import RestoreOptions as Options
+
+log = logging.getLogger("nbdpull.restore")
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ def restore(options: Options, report: Report = lambda **event: None, check: Chec
 def _restored(options: Options, opened: Series, point: Point, report: Report, check: Check) -> Result:
     started = time.monotonic()
     subject = _subject(options, opened, point, check)
+    log.info("point %s of %s: %s", point.id, opened.domain, ", ".join(subject.places))
     report = partial(report, domain=subject.name)
     with ExitStack() as images:
         prepared = _prepare(options, subject, images, report)
+        log.info("everything is checked that can be before the first write")
         done = _write(options, subject, prepared, report)
         sizes = {disk: image.size for disk, image in prepared.images.items()}
     defined = _define(options, subject, prepared.planned, done.beside)

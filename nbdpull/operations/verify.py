@@ -8,11 +8,14 @@ know: how a point is checked (see inspection.py), which file is next (rolling.py
 
 from __future__ import annotations
 
+import logging
+import operator
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from ..core import deadline, errors
+from ..core import deadline, errors, sizes
 from ..core.errors import Check, Report
 from ..repository import immutable, marker, series_choice
 from ..repository.evidence import Damage, Evidence
@@ -26,6 +29,7 @@ from .options.restores import VerifyOptions as Options
 from .verify_heal import Healed, Healer
 from .verify_run import Outcome, Run, Tally, TimeIsUp, Verdict
 
+log = logging.getLogger("nbdpull.verify")
 _UNPROVED = (
     "{} is sealed, and there is no identity: it was not proved that its manifests were made with its key, only that "
     "the files are those that they name"
@@ -188,4 +192,10 @@ def _look(points: list[Point], evidence: Evidence, inspector: Inspector, depth: 
     for point in points:
         depth.check()
         tally.points += 1
+        before, began = tally.counts, time.monotonic()
         inspector.inspect(evidence.look(point))
+        files, frames, size, damages = map(operator.sub, tally.counts, before)
+        log.info(
+            "point %s: %d files, %d frames (%s), damages: %d, %.1f s",
+            point.id, files, frames, sizes.shown(size), damages, time.monotonic() - began,
+        )  # fmt: skip

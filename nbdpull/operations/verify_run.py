@@ -59,6 +59,11 @@ class Tally:
         self.damages: list[Damage] = []
         self.too_new: list[TooNew] = []
 
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many files, frames, bytes of data and damages were seen."""
+        return self.files, self.frames, self.raw_bytes, len(self.damages)
+
     def take(self, domain: str, found: Union[Damage, TooNew, Seen]) -> None:
         if isinstance(found, Damage):
             self.damages.append(found)

@@ -7,6 +7,7 @@ point, and the removal of a half point. Must not know: how a point is made, or w
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from . import announcement, grace, sweep_mark
 from .announcement import Announcement
 from .series import Point, Series
 
+log = logging.getLogger("nbdpull.store")
 ANNOUNCED = announcement.NAME
 REMOVED = "manifest.removed"  # name of the manifest of a removed point
 _APART = b"This directory was made by a copy. Points of other directories refer to its files.\n"
@@ -37,6 +39,8 @@ def writing(series: Series, doing: str = "pull") -> Iterator[None]:
 
     series.store.make_folder(series.folder)
     with series.store.locked(series.folder, f"{doing} {series.domain}", holder):
+        if series.store.has_locks:
+            log.info("locked %s", series.store.path(series.folder))
         yield
 
 

@@ -10,6 +10,7 @@ Owns: which files are healed. The caller holds the series. Must not know: how da
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from ..format.manifest import FileEntry
 from . import drafts, half_points, immutable, proved_copy, references, remaking
 from .series import Point, Series
 from .verdict import Known
+
+log = logging.getLogger("nbdpull.store")
 
 
 class _Other(Exception):
@@ -77,6 +80,7 @@ def heal(
         if found.outcome is not Outcome.SOUND:
             tried.add(entry)
         if is_listed or found.outcome is not Outcome.SOUND:
+            log.info("%s of %s: %s", entry.path, target.domain, found.outcome.value)
             yield found
 
 

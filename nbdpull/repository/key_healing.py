@@ -10,6 +10,7 @@ for it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -18,6 +19,8 @@ from ..crypto import age
 from ..format import layout
 from ..storage.base import Store
 from . import drafts, immutable, key_files
+
+log = logging.getLogger("nbdpull.store")
 
 
 def damaged(store: Store) -> list[str]:
@@ -56,6 +59,7 @@ def heal(store: Store, copy: Store, paths: Iterable[str]) -> list[str]:
                 with store.replacing(path) as file:
                     file.write(data)
                 healed.append(path)
+                log.info("%s healed", store.path(path))
     return healed
 
 

@@ -7,6 +7,7 @@ durable.
 from __future__ import annotations
 
 import grp
+import logging
 import re
 import shlex
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from ..storage.base import DRAFT, Protection, Store
 from ..storage.probed import PREFIX as PROBE
 from ..storage.probed import Probed
 
+log = logging.getLogger("nbdpull.store")
 CIPHER = "XAES-256-GCM"
 
 
@@ -73,6 +75,7 @@ def _known(found: Store, data: Optional[bytes] = None) -> Store:
     found.protects = bool(content.object_store and content.object_store.object_lock)
     if content.master is not None:
         found.seal = Locked(content.master, found.root)
+    log.info("opened %s, which %s", found.root, _sealed(found))
     return found
 
 
@@ -82,6 +85,7 @@ def unlock(found: Store, keys: StoreKeys) -> None:
         raise errors.KeyNeeded(f"{found.root} {_sealed(found)}, this is key {keys.id}")
     secrecy.begin()
     found.seal = Sealed(keys)
+    log.info("unlocked %s", found.root)
 
 
 def is_new(root: str, sealed: bool = False) -> bool:
@@ -231,6 +235,7 @@ def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:
     data, is_ours = layout.seal(document), True
     try:
         found.publish(layout.MARKER, data, found.protection)
+        log.info("made %s a store", found.root)
     except errors.OutputExists:
         is_ours = False
     if seal:

@@ -11,6 +11,7 @@ damage was found, or how it is recorded as repaired.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice, product
@@ -29,6 +30,7 @@ from .series import Point, Series
 if TYPE_CHECKING:
     from ..format.layout import Record, Records
 
+log = logging.getLogger("nbdpull.store")
 BLOCK = 1 << 20  # bytes that are copied at once
 _TRIES = 16  # for one file, if frames of several levels have the same size
 _LEVELS = {str(level): level for level in range(-1, 20)}  # those that a pull may use; a manifest can name any
@@ -204,6 +206,7 @@ def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], ch
                     continue
                 if mended(now, entry, list(dict.fromkeys([*_recorded_levels(now, entry), *levels])), check):
                     done.append(entry.path)
+                    log.info("%s of %s made again", entry.path, now.series.domain)
     except errors.NbdpullError as error:
         return done, str(error)
     return done, ""

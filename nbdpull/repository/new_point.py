@@ -7,6 +7,7 @@ know: how chunk files are made, libvirt, NBD.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,8 @@ from ..format.manifest import DiskEntry, FileEntry, Manifest
 from . import announcement, half_points, immutable, lock_free
 from .announcement import Announcement
 from .series import Point, Series
+
+log = logging.getLogger("nbdpull.store")
 
 
 @contextmanager
@@ -108,6 +111,7 @@ class NewPoint:
         store.publish(f"{self._folder}/{layout.MANIFEST}", data, protection)
         lock_free.prove(self.series, made, known, lambda: self._require_still(made))
         self.committed = True
+        log.info("point %s of %s committed", made.id, decoded.domain)
         return made
 
     def _require_still(self, made: Point) -> None:

@@ -11,6 +11,7 @@ series. Must not know: which points are removed, and why.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Callable, NamedTuple, Optional
 
-from ..core import errors
+from ..core import errors, sizes
 from ..core.errors import Check
 from ..format import layout
 from ..format.manifest import FileEntry
@@ -27,6 +28,7 @@ from . import drafts, half_points, immutable, lock_free, pins, references, sweep
 from . import grace as graces
 from .series import Point, Series
 
+log = logging.getLogger("nbdpull.store")
 _TELLING = {half_points.REMOVED, layout.REPACKED, sweep_mark.NAME}  # files that state what their directory is
 
 
@@ -80,6 +82,7 @@ def remove(series: Series, point: Point) -> None:
     except errors.UsageError:
         _take_back(series.store, folder)
         raise
+    log.info("point %s of %s removed", point.id, series.domain)
     half_points.end_announcement(series, point.id)
 
 
@@ -146,8 +149,13 @@ def sweep(
         points = frozenset(lock_free.points(series) if moved else ())
         late = _late(series, grace, check) - moved
         how = _How(grace, late, _last_of_all(series), _Locks(series.store), moved, points)
-        swept = (_swept(series, left, how) for left in _left(series, frozenset(), check, moved))
-        return sum(swept, Swept(freed=drafts_freed, has_locks=series.store.has_locks))
+        each = (_swept(series, left, how) for left in _left(series, frozenset(), check, moved))
+        swept = sum(each, Swept(freed=drafts_freed, has_locks=series.store.has_locks))
+    log.info(
+        "files of removed points of %s: %s freed, %s waiting",
+        series.domain, sizes.shown(swept.freed), sizes.shown(swept.waiting),
+    )  # fmt: skip
+    return swept
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:

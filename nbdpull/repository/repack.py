@@ -18,6 +18,7 @@ layout of any file, which points are removed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from .series import Point, Series
 if TYPE_CHECKING:
     from ..format.layout import Records
 
+log = logging.getLogger("nbdpull.store")
 STEP = 64  # frames that are copied between two calls of check()
 
 
@@ -257,6 +259,7 @@ class _Run:
         while batch:
             try:
                 self._empty(disk, batch)
+                log.info("%s of %s: live frames of %d files moved", disk, self._series.domain, len(batch))
                 return
             except _Bad as bad:
                 self.problems.append(f"{bad}: the rest of the file is not moved")

@@ -15,13 +15,14 @@ reported (inspection.py inspects the points of a damaged file), how long the ver
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 import numpy
 
-from ..core import errors, pipeline
+from ..core import errors, pipeline, sizes
 from ..format import findings, layout, ledger, pages, reader, stack
 from ..format.directory import read_page
 from ..format.layout import Document
@@ -39,6 +40,7 @@ from .series import Point
 if TYPE_CHECKING:
     from ..format.layout import Records
 
+log = logging.getLogger("nbdpull.verify")
 BATCH = 1 << 28  # bytes of files that are verified together, or one larger file
 BATCH_FILES = 1000
 
@@ -94,6 +96,9 @@ class Rolling:
         for key, proof in evidence.proved_by_runs(self._catalog.of_point).items():
             self._proved[key] = proof.or_later(self._proved.get(key, NEVER))
         self._queue = sorted(self._catalog.entries, key=lambda key: (self._when(key), key), reverse=True)
+        log.info(
+            "%s: %d files to check, unchecked since %s", self._target.domain, len(self._queue), self.next or "ever"
+        )
         known = [each for each in points if evidence.known.recorded(each) or each.id in self._catalog.unread]
         self._inspect(self._windows, known)
 
@@ -120,6 +125,8 @@ class Rolling:
             self._proved.pop((entry.path, entry.sha256), None)
         bad |= {entry.path for entry in chunks if _own_index(entry.path) in bad}  # their frames were not checked
         self._note((entry for entry in sound if entry.path not in bad), self._depth.level)
+        size = sizes.shown(sum(entry.size for entry in batch))
+        log.info("%s: %d files (%s) checked, damaged: %d", self._target.domain, len(batch), size, len(bad))
 
     def _note(self, entries: Iterable[FileEntry], level: str = verdict.FILES) -> None:
         for entry in entries:

@@ -7,6 +7,7 @@ made (new_point.py), what an uncommitted point contains (half_points.py), libvir
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..format.manifest import DiskEntry, FileEntry, Head, Manifest
 from ..storage.base import Store
 from . import point_choice
 
+log = logging.getLogger("nbdpull.store")
 _REFUSED = errors.Damaged, errors.FormatTooNew, errors.FormatTooOld
 Refused = dict[str, errors.NbdpullError]  # by the folder of the point
 _T = TypeVar("_T")
@@ -174,6 +176,7 @@ class Series:
                 found.append(seen)
             if flaw:
                 refused[name] = flaw
+        log.info("points in %s: %d; unreadable: %d", self.store.path(self.folder), len(found), len(refused))
         return found, refused
 
     def _looked_at(self, look: Callable[[str], _T], name: str) -> tuple[Optional[_T], Optional[errors.NbdpullError]]:

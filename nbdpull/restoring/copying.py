@@ -7,12 +7,13 @@ the disks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from ..core import pipeline
+from ..core import pipeline, sizes
 from ..core.errors import Check, Report
 from ..repository.image import Image
 from ..targets import opening
@@ -21,6 +22,7 @@ from ..targets.places import Place
 from . import loss
 from .loss import Loss
 
+log = logging.getLogger("nbdpull.restore")
 AHEAD_PER_THREAD = 8 << 20  # bytes of guest data in progress for each thread
 
 _Item = TypeVar("_Item")
@@ -51,11 +53,14 @@ def copied(
     with one, they are removed."""
     copies = []
     for disk, image in images.items():
-        output = opening.open_target(places[disk], image.size, how.threads, how.force, check)
+        place = places[disk]
+        log.info("%s, %s: to the %s %s", disk, sizes.shown(image.size), place.kind, place.path)
+        output = opening.open_target(place, image.size, how.threads, how.force, check)
         copies.append(DiskRestore(image, outputs.enter_context(output), how.delta, how.salvage))
     lost = _copy_all(copies, how.threads, report, check)
     for copy in copies:
         copy.flush()
+        log.info("%s: done: %s written, %.1f s", copy.disk, sizes.shown(copy.written), copy.seconds)
         report(event="progress", **copy.progress(finished=True))
     return Copied({copy.disk: copy.written for copy in copies}, lost)
 

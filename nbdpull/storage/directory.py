@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shlex
@@ -26,6 +27,7 @@ from . import access, beneath, folders
 from .base import DRAFT, MAX_READ, Protection
 from .directory_file import DirectoryReader, DirectoryWriter, unreadable
 
+log = logging.getLogger("nbdpull.store")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -146,7 +148,13 @@ class DirectoryStore:
             self.sync_folder(os.path.dirname(path))
 
     def create(self, path: str) -> DirectoryWriter:
-        return DirectoryWriter(self.root, path, self.access)
+        file = DirectoryWriter(self.root, path, self.access)
+        self._log(path, "created")
+        return file
+
+    def _log(self, path: str, what: str) -> None:
+        if not path.endswith(DRAFT):
+            log.debug("%s %s", self.path(path), what)
 
     def publish(self, path: str, data: bytes, protection: Optional[Protection] = None) -> None:
         self._put(path, data, _link_or_rename)
@@ -174,15 +182,23 @@ class DirectoryStore:
                 with beneath.parent(self.root, path) as (folder, name):
                     name_it(folder, os.path.basename(draft), name)
                 self.sync_folder(os.path.dirname(path))
+            self._log(path, "written")
         finally:
             self.remove_file(draft)
 
     def remove_file(self, path: str) -> None:
-        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
-            os.unlink(name, dir_fd=folder)
+        try:
+            with beneath.parent(self.root, path) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+            self._log(path, "removed")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._log(path, f"cannot be removed: {reason(error)}")
 
     def remove_folder(self, path: str) -> None:
         beneath.remove(self.root, path)
+        self._log(path, "removed, as far as possible")
 
     def replace(self, path: str, data: bytes, was: Optional[bytes] = None) -> None:
         self._put(path, data, _rename)
@@ -201,12 +217,14 @@ class DirectoryStore:
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=folder)
             self.sync_folder(os.path.dirname(path))
+        self._log(path, f"renamed to {os.path.basename(new)}")
 
     def delete(self, path: str) -> None:
         opened = beneath.parent(self.root, path)
         with translated("remove", self.path(path)), opened as (folder, name), suppress(FileNotFoundError):
             beneath.status(folder, name)  # a missing file is no error, even on a read-only file system
             os.unlink(name, dir_fd=folder)
+            self._log(path, "removed")
 
     def seconds_since_change(self, path: str, anew: bool = False) -> float:
         with translated("look at", self.path(path)), beneath.parent(self.root, path) as (folder, name):

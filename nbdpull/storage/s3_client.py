@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,7 @@ from ..core import ending, errors
 from . import s3_failure, s3_library, s3_waiting
 from .s3_failure import Absent, Exists, Failure
 
+log = logging.getLogger("nbdpull.s3")
 PATIENCE = 60.0  # seconds that a server may be unreachable
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
 _MAY_BE_LEFT = 8 << 20  # bytes from which on an object may be left half sent when the process has to end
@@ -70,8 +72,9 @@ class _Tries:
     """The schedule of retries: pauses of increasing length until the patience is exhausted, counted from the first
     failure; if that was a timeout, from the beginning of the silence."""
 
-    def __init__(self, patience: float) -> None:
-        self._patience, self._pause = patience, _PAUSES[0]
+    def __init__(self, patience: float, what: str) -> None:
+        """what: the request, for the log."""
+        self._patience, self._pause, self._what = patience, _PAUSES[0], what
         self._until: Optional[float] = None
 
     def wait(self, failure: Failure) -> bool:
@@ -81,6 +84,7 @@ class _Tries:
         self._until = self._until or now + self._patience - silence
         if now + self._pause > self._until:
             return False
+        log.info("%s: %s; trying again in %.1f s", self._what, failure.code, self._pause)
         ending.wait(self._pause)
         self._pause = min(2 * self._pause, _PAUSES[1])
         return True
@@ -251,7 +255,7 @@ class Bucket:
     def tried(self, call: str, **what: Any) -> tuple[str, dict[str, Any]]:
         """Make any request, to learn how the server reacts: return ("", the answer), or (error code, {}) if it is
         refused. AccessDenied if these credentials lack a right that a store needs."""
-        tries = _Tries(self._patience)
+        tries = _Tries(self._patience, _named(call, what))
         while True:
             try:
                 return "", self._once(call, what)
@@ -271,7 +275,7 @@ class Bucket:
 
     def _ask(self, call: str, key: str, **what: Any) -> dict[str, Any]:
         """Make a request, with retries, and return the answer with its body read."""
-        tries, may_be_done = _Tries(self._patience), False
+        tries, may_be_done = _Tries(self._patience, _named(call, what)), False
         while True:
             try:
                 answer = self._once(call, what)
@@ -324,10 +328,14 @@ class Bucket:
             self.requests[call] = self.requests.get(call, 0) + 1
 
         def ask() -> dict[str, Any]:
-            answer: dict[str, Any] = getattr(client, call)(Bucket=self.name, **what)
-            if "Body" in answer:
-                answer["Body"] = answer["Body"].read()
-            return answer
+            began = time.monotonic()
+            try:
+                answer: dict[str, Any] = getattr(client, call)(Bucket=self.name, **what)
+                if "Body" in answer:
+                    answer["Body"] = answer["Body"].read()
+                return answer
+            finally:
+                log.debug("%s (%.3f s)", _named(call, what), time.monotonic() - began)
 
         # An abandoned write may still succeed later: so small ones, such as of a manifest, are waited for.
         if call in s3_failure.WRITING and what.get("ContentLength", 0) < _MAY_BE_LEFT:
@@ -388,6 +396,11 @@ def _versions(answer: dict[str, Any]) -> list[Version]:
 
 def _retention(lock: Lock) -> dict[str, Any]:
     return {"Mode": lock.mode, "RetainUntilDate": lock.until}
+
+
+def _named(call: str, what: Mapping[str, Any]) -> str:
+    """Return a request as the log shows it, without the data."""
+    return " ".join(filter(None, [call, what.get("Key") or what.get("Prefix"), what.get("Range")]))
 
 
 def _tag(answer: dict[str, Any]) -> str:

@@ -170,11 +170,15 @@ class DiskRestore:
     def flush(self) -> None:
         self._target.flush()
 
+    @property
+    def seconds(self) -> float:
+        """The time since the restore began."""
+        return max(time.monotonic() - self._started, 1e-3)
+
     def progress(self, finished: bool = False) -> dict[str, Union[str, int]]:
         position = self._image.size if finished else min(self._reached, self._image.size)
-        seconds = max(time.monotonic() - self._started, 1e-3)
         return {"disk": self.disk, "position": position, "size": self._image.size, "written_bytes": self.written,
-                "bytes_per_second": int(position / seconds)}  # fmt: skip
+                "bytes_per_second": int(position / self.seconds)}  # fmt: skip
 
 
 class Difference:

@@ -34,7 +34,7 @@ def test_a_password_of_the_definition(machine, tmp_path):
     assert code == 0, said
     logged = log.read_text()
     for step in ("libvirt: backupBegin (", "nbd: connected to export", "pull: vda: full (", "pull: journal written",
-                 "pull: backup job started: ", "pull: vda: map read, ", "pull: vda: done: ", "pull: manifest of point ",
+                 "pull: backup job started: ", "pull: vda: map read, ", "pull: vda: done: ", "store: point ",
                  "libvirt: abortJob ("):  # fmt: skip
         assert step in said and step in logged, step
     kept = [path for path in rig.store.rglob("*") if path.is_file()]
