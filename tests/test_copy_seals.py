@@ -92,6 +92,15 @@ def test_from_key_to_key(vm, dest, tmp_path, run, capsys):
     assert restored(dest, tmp_path / "again", "--identity", path("age2")) == vm.images[ids[1]]["vda"]
 
 
+def test_a_key_that_cannot_be_remembered(vm, dest, run, monkeypatch, capsys):
+    monkeypatch.setenv("NBDPULL_STATE_DIR", "/proc/nbdpull")  # where nobody can make a folder
+    code, found, _ = run("copy", vm.root, dest, *MINE, *THEIRS)
+    [warning] = found["warnings"]
+    assert code == 0 and f"cannot remember that {dest} is sealed with key" in warning
+    code, _, errors = answered(capsys, "copy", vm.root, dest, *MINE, *THEIRS, "--quiet")
+    assert (code, errors) == (0, f"nbdpull: warning: {warning}\n")
+
+
 def test_both_keys_are_needed(vm, dest, capsys):
     for words, where in (
         (THEIRS, f"{vm.root} is sealed: name an identity"),

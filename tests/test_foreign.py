@@ -54,7 +54,7 @@ def stolen(root):
 
 def begun(root, name="vm1", uuid=UUID):
     """Do what a pull does before it makes a point."""
-    store = unlocking.for_pull(str(root), None, [path("age1")])
+    store = unlocking.for_pull(str(root), None, [path("age1")], pytest.fail)
     with held_series.for_new_point(series_choice.of_domain(store, name, uuid)) as held:
         return held
 
@@ -107,7 +107,7 @@ def test_no_pull_is_written_in_clear_beside_what_is_sealed(tmp_path):
     domain(root, keys=sealed_store(root))
     domain(tmp_path / "plain")
     shutil.copy(tmp_path / "plain/nbdpull.json", root / "nbdpull.json")
-    store = unlocking.for_pull(str(root), None, [])
+    store = unlocking.for_pull(str(root), None, [], pytest.fail)
     target = series_choice.of_domain(store, "vm1", UUID)
     with (
         pytest.raises(errors.Foreign, match="made in a sealed store, but nbdpull.json says that this one is not"),

@@ -55,7 +55,7 @@ def test_one_bucket_name_at_two_servers(server, file):
     for url, key in (("http://a:1", KEY), ("http://b:1", OTHER)):
         server(url)
         assert not known_stores.has(in_bucket(key))
-        known_stores.note(in_bucket(key))
+        known_stores.note(in_bucket(key), pytest.fail)
     assert file.read_text() == f"{KEY} s3://backup/store at http://a:1\n{OTHER} s3://backup/store at http://b:1\n"
     known_stores.require(in_bucket(OTHER))
     assert f"add the line '{KEY} s3://backup/store at http://b:1' to {file}" in refused(in_bucket(KEY))
@@ -66,7 +66,7 @@ def test_one_bucket_name_at_two_servers(server, file):
 @pytest.mark.parametrize("url", ["HTTPS://A.example:443/", "https://usr:secretpw@a.example", "https://a.example//"])
 def test_a_server_is_always_spelled_alike_and_no_password_is_kept(server, file, url):
     server(url)
-    known_stores.note(in_bucket())
+    known_stores.note(in_bucket(), pytest.fail)
     assert file.read_text() == f"{KEY} s3://backup/store at https://a.example\n"
 
 
@@ -80,7 +80,7 @@ def test_concurrent_first_pulls_are_all_recorded(file, tmp_path, monkeypatch):
 
     def note(number):
         together.wait()
-        known_stores.note(at(tmp_path / f"{number}"))
+        known_stores.note(at(tmp_path / f"{number}"), pytest.fail)
 
     monkeypatch.setattr(DirectoryStore, "replace", slow)
     with ThreadPoolExecutor(4) as threads:
@@ -90,9 +90,9 @@ def test_concurrent_first_pulls_are_all_recorded(file, tmp_path, monkeypatch):
 
 def test_a_hand_edited_file(file, tmp_path):
     """With an editor that ends no line."""
-    known_stores.note(at(tmp_path / "one"))
+    known_stores.note(at(tmp_path / "one"), pytest.fail)
     file.write_text(file.read_text().rstrip())
-    known_stores.note(at(tmp_path / "two"))
+    known_stores.note(at(tmp_path / "two"), pytest.fail)
     assert file.read_text() == f"{KEY} {tmp_path}/one\n{KEY} {tmp_path}/two\n"
 
 
@@ -101,7 +101,7 @@ def test_one_directory_by_whatever_name(file, tmp_path, monkeypatch):
     store.mkdir()
     link.symlink_to(store)
     monkeypatch.chdir(tmp_path)
-    known_stores.note(at(f"{store}/"))
+    known_stores.note(at(f"{store}/"), pytest.fail)
     for name in ("store", "./store/", link, f"{link}/"):
         assert known_stores.has(at(name)) and "is sealed with key" in refused(at(name, OTHER))
     assert file.read_text() == f"{KEY} {store}\n"
@@ -111,8 +111,8 @@ def test_a_link_that_leads_elsewhere_now(file, tmp_path):
     """Even into a store of this host that somebody else can open."""
     mine, theirs, link = (tmp_path / name for name in ("mine", "theirs", "link"))
     link.symlink_to(mine)
-    known_stores.note(at(link))
-    known_stores.note(at(theirs, OTHER))
+    known_stores.note(at(link), pytest.fail)
+    known_stores.note(at(theirs, OTHER), pytest.fail)
     os.unlink(link)
     link.symlink_to(theirs)
     assert f"{link} was sealed with key {KEY}" in refused(at(link, OTHER))
@@ -124,6 +124,21 @@ def test_a_link_that_leads_elsewhere_now(file, tmp_path):
 def test_advice_for_a_place_with_two_names(file, tmp_path):
     store, link = tmp_path / "store", tmp_path / "link"
     link.symlink_to(store)
-    known_stores.note(at(link))
+    known_stores.note(at(link), pytest.fail)
     assert f"add the lines '{OTHER} {link}' and '{OTHER} {store}' to {file}" in refused(at(link, OTHER))
     assert f"remove the lines of {link} and {store} from {file}" in refused(at(link, None))
+
+
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    """A place that is not remembered can be replaced unnoticed: the user is warned, each time."""
+    monkeypatch.setenv("NBDPULL_STATE_DIR", "/proc/nbdpull")  # where nobody can make a folder
+    warnings = []
+    known_stores.note(at(tmp_path / "store"), warnings.append)
+    known_stores.note(at(tmp_path / "store"), warnings.append)
+    [warning] = set(warnings)
+    assert len(warnings) == 2
+    assert warning == (
+        f"this host cannot remember that {tmp_path}/store is sealed with key {KEY}: cannot create the folder "
+        "/proc/nbdpull: No such file or directory (NBDPULL_STATE_DIR names another place); if somebody replaces the "
+        "store, no pull will notice"
+    )

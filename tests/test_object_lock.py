@@ -255,10 +255,10 @@ def test_a_store_that_was_deleted_is_not_made_anew(vm, place, tmp_path, capsys):
     for name in place.objects():
         place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
     with pytest.raises(errors.StoreError, match="was a store, and its nbdpull.json was deleted: nbdpull undelete"):
-        unlocking.for_pull(place.url, None, ())
+        unlocking.for_pull(place.url, None, (), pytest.fail)
     assert answered(capsys, "copy", tmp_path / "store", place.url)[0] == 10
     said("init", place.url)
-    assert unlocking.for_pull(place.url, None, ()).root == place.url
+    assert unlocking.for_pull(place.url, None, (), pytest.fail).root == place.url
 
 
 # -- points -----------------------------------------------------------------------------------------------------------

@@ -262,22 +262,31 @@ def test_a_pull_with_an_identity_writes_into_no_store_that_is_not_sealed(tmp_pat
     """Whoever takes the seal from a marker would read what comes from then on."""
     stores.chain(tmp_path / "plain", points=1)
     with pytest.raises(errors.StoreError, match=r"plain is not sealed, but there is an identity \(.*age1\): if it was"):
-        unlocking.for_pull(str(tmp_path / "plain"), None, [path("age1")])
+        unlocking.for_pull(str(tmp_path / "plain"), None, [path("age1")], pytest.fail)
     with pytest.raises(
         errors.UsageError, match="new is not a store yet, and a pull does not create a sealed one: first run nbd"
     ):
-        unlocking.for_pull(str(tmp_path / "new"), None, [path("age1")])
+        unlocking.for_pull(str(tmp_path / "new"), None, [path("age1")], pytest.fail)
     assert not (tmp_path / "new").exists()
-    assert unlocking.for_pull(str(tmp_path / "new"), None, []).seal.id is None
+    assert unlocking.for_pull(str(tmp_path / "new"), None, [], pytest.fail).seal.id is None
 
 
 def test_a_pull_into_a_sealed_store_needs_an_identity(tmp_path):
     sealed_store(tmp_path / "store")
     with pytest.raises(errors.KeyNeeded, match="store is sealed: name an identity"):
-        unlocking.for_pull(str(tmp_path / "store"), None, [])
+        unlocking.for_pull(str(tmp_path / "store"), None, [], pytest.fail)
     with pytest.raises(errors.KeyNeeded, match="does not open for"):
-        unlocking.for_pull(str(tmp_path / "store"), None, [path("age2")])
-    assert unlocking.for_pull(str(tmp_path / "store"), None, [path("age1")]).seal.id is not None
+        unlocking.for_pull(str(tmp_path / "store"), None, [path("age2")], pytest.fail)
+    assert unlocking.for_pull(str(tmp_path / "store"), None, [path("age1")], pytest.fail).seal.id is not None
+
+
+def test_a_pull_into_a_store_that_cannot_be_remembered(tmp_path, monkeypatch):
+    sealed_store(tmp_path / "store")
+    monkeypatch.setenv("NBDPULL_STATE_DIR", "/proc/nbdpull")  # where nobody can make a folder
+    warnings = []
+    assert unlocking.for_pull(str(tmp_path / "store"), None, [path("age1")], warnings.append).seal.opens
+    [warning] = warnings
+    assert f"cannot remember that {tmp_path}/store is sealed with key" in warning
 
 
 def test_pulls_into_a_sealed_store(machine, tmp_path):
@@ -341,14 +350,14 @@ def known(vm, tmp_path, monkeypatch):
     monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))
     twin = vm.copy(tmp_path / "store")
     for _ in range(2):
-        unlocking.for_pull(str(twin.root), None, [path("age1")])
+        unlocking.for_pull(str(twin.root), None, [path("age1")], pytest.fail)
     assert (tmp_path / "state/known-stores").read_text() == f"{twin.store.seal.id} {twin.root}\n"
     return twin.root
 
 
 def refused(root, *named):
     with pytest.raises(errors.Foreign) as before:
-        unlocking.for_pull(str(root), None, named)
+        unlocking.for_pull(str(root), None, named, pytest.fail)
     return str(before.value)
 
 
@@ -366,10 +375,10 @@ def test_a_store_that_somebody_sealed_with_another_key(known, tmp_path):
     )
     with open(tmp_path / "state/known-stores", "a") as file:
         file.write(line + "\n")
-    unlocking.for_pull(str(known), None, [path("age1")])
+    unlocking.for_pull(str(known), None, [path("age1")], pytest.fail)
     shutil.rmtree(known)
     os.rename(tmp_path / "away", known)
-    unlocking.for_pull(str(known), None, [path("age1")])
+    unlocking.for_pull(str(known), None, [path("age1")], pytest.fail)
 
 
 @pytest.mark.parametrize("is_made", [True, False])
@@ -385,17 +394,17 @@ def test_a_store_that_is_not_sealed_any_more(known, tmp_path, is_made):
     )
     assert os.path.exists(known) is is_made
     (tmp_path / "state/known-stores").write_text("")
-    unlocking.for_pull(str(known), None, [])
+    unlocking.for_pull(str(known), None, [], pytest.fail)
 
 
 def test_keys_that_change_and_a_store_that_moves(known, tmp_path):
     """The master key stays, so it is the same store; where it was, none may be made without a word."""
     said("key", "rotate", known, "--recipient", recipient("age2"), *MINE, "--identity", path("age2"))
     before = (tmp_path / "state/known-stores").read_text()
-    unlocking.for_pull(str(known), None, [path("age2")])
+    unlocking.for_pull(str(known), None, [path("age2")], pytest.fail)
     assert (tmp_path / "state/known-stores").read_text() == before
     os.rename(known, tmp_path / "moved")
-    unlocking.for_pull(str(tmp_path / "moved"), None, [path("age2")])
+    unlocking.for_pull(str(tmp_path / "moved"), None, [path("age2")], pytest.fail)
     assert "nothing is there" in refused(known, path("age2"))
 
 
@@ -405,4 +414,4 @@ def test_a_host_that_can_keep_nothing(vm, tmp_path, monkeypatch):
     monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "file"))
     root = vm.copy(tmp_path / "store").root
     with pytest.raises(errors.OutputError, match="the known stores of this host cannot be read: .*: Not a directory"):
-        unlocking.for_pull(str(root), None, [path("age1")])
+        unlocking.for_pull(str(root), None, [path("age1")], pytest.fail)

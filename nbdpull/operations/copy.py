@@ -113,10 +113,11 @@ def copy(options: Options, report: Report = lambda **event: None, check: Check =
     check = deadline.bounded(check, options.max_duration, "the copy")
     by = policy.made(options.rules) if options.rules else None
     sources, points = _wanted(options)
-    dest = _destination(options, sources[0].store)
+    warnings: list[str] = []
+    dest = _destination(options, sources[0].store, warnings.append)
     run = _Run(options, points, by, Throttle(options.max_rate, check=check), report, check)
     domains = [_domain(source, dest, run) for source in sources]
-    return Result(domains, [] if options.dry_run else dest.warnings())
+    return Result(domains, [] if options.dry_run else [*warnings, *dest.warnings()])
 
 
 def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
@@ -128,7 +129,7 @@ def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
     return list({each.folder: each for each, _ in found}.values()), {point.id for _, point in found}
 
 
-def _destination(options: Options, source: Store) -> Store:
+def _destination(options: Options, source: Store, warn: place.Warn) -> Store:
     """Return DEST, created if it is new, and unlocked as far as the identities allow.
 
     A new DEST gets the key of the source. Between stores of the same key, sealed files are copied unchanged; a user who
@@ -152,7 +153,7 @@ def _destination(options: Options, source: Store) -> Store:
     if dest.seal.id != source.seal.id:
         _require_both(dest, source, options)
         if not options.dry_run:
-            known_stores.note(dest)
+            known_stores.note(dest, warn)
         return dest
     dest.seal = source.seal
     if seal and not options.dry_run:

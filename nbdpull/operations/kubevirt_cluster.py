@@ -45,8 +45,9 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = kubevirt_backup.virtual_machine(cluster, machine)
     subject = _Subject(cluster, found, kubevirt_backup.claims(cluster, machine, found))
-    store = unlocking.for_pull(options.output, options.group, options.identities)
-    with machine_run.begun(store, machine, objects.uid(found), report, check, []) as run:
+    warnings: list[str] = []
+    store = unlocking.for_pull(options.output, options.group, options.identities, warnings.append)
+    with machine_run.begun(store, machine, objects.uid(found), report, check, warnings) as run:
         first = _ordered(run, options, cluster)
         run.warnings.extend(first.sweep())
         begin = start.by_tracker(run.series, run.points, first.base(), options.full, check)

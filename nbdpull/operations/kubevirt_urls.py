@@ -39,7 +39,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
     with ExitStack() as held:
         endpoint = held.enter_context(Endpoint(access, token.text, options.threads, options.stall_timeout, check))
         read = new_point.reading(endpoint, options.type, options)  # before anything is written
-        store = unlocking.for_pull(options.output, options.group, options.identities)
+        store = unlocking.for_pull(options.output, options.group, options.identities, warnings.append)
         run = held.enter_context(machine_run.begun(store, machine, options.uuid or "", report, check, warnings))
         begin = _start(run, options)
         run.warnings.extend(begin.warnings)

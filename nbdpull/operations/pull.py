@@ -106,7 +106,8 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         # Before a store is created in vain.
         if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):
             preparation.require_names(subject, options.since, options.checkpoint)
-        store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
+        patience = options.stall_timeout
+        store = unlocking.for_pull(options.output, options.group, options.identities, warnings.append, patience)
         target = series_choice.of_domain(store, vm.name, vm.uuid)
         held = entered.enter_context(held_series.for_new_point(target))
         subject = replace(subject, series=target, points=held.points)

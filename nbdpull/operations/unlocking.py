@@ -48,11 +48,13 @@ def _require_sealed(store: Store, named: Sequence[str]) -> None:
         )
 
 
-def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Optional[float] = None) -> Store:
+def for_pull(
+    root: str, group: Optional[str], named: Sequence[str], warn: place.Warn, patience: Optional[float] = None
+) -> Store:
     """Return the Store that a pull will write into, created if there is none; its policy protects what is made in it.
 
-    KeyNeeded if it is sealed and remains locked; Foreign if this host knows it with another key. patience: see
-    storage/place.py. Further errors: see `opened`.
+    KeyNeeded if it is sealed and remains locked; Foreign if this host knows it with another key. warn: called with
+    warnings; patience: see storage/place.py. Further errors: see `opened`.
     """
     meant = [name for _, name in identity_files.meant(named)]
     is_known = known_stores.has(here := place.opened(root))
@@ -68,7 +70,7 @@ def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Op
     known_stores.require(store)
     unlock(store, named)
     store.seal.require()
-    known_stores.note(store)
+    known_stores.note(store, warn)
     immutable.begin(store)
     return store
 

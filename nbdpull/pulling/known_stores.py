@@ -8,7 +8,6 @@ know: how a store is opened.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from ..core import errors
 from ..storage import access, folders, place
@@ -58,18 +57,27 @@ def _other(known: dict[str, list[str]], now: str, way: str) -> errors.Foreign:
     )
 
 
-def note(store: Store) -> None:
-    """Remember a sealed store that is about to be written to. If the file cannot be written, as in a pod, the store is
-    not remembered."""
+def note(store: Store, warn: place.Warn) -> None:
+    """Remember a sealed store that is about to be written to. warn: called if that is not possible, as in a pod; the
+    store is not remembered then."""
     if not _new_lines(store):
         return
-    with suppress(errors.OutputError):
-        folders.make(journal_files.folder(), access.OWNER)
-        folder = DirectoryStore(journal_files.folder())
-        with folder.alone(_LOCK):  # many first pulls may begin in one minute
-            content = _read()
-            content += b"\n" if content and not content.endswith(b"\n") else b""  # a user has edited the file
-            folder.replace(_FILE, content + _new_lines(store))
+    try:
+        _remember(store)
+    except errors.OutputError as error:
+        warn(
+            f"this host cannot remember that {store.root} is sealed with key {store.seal.id}: {error} "
+            f"({journal_files.VARIABLE} names another place); if somebody replaces the store, no pull will notice"
+        )
+
+
+def _remember(store: Store) -> None:
+    folders.make(journal_files.folder(), access.OWNER)
+    folder = DirectoryStore(journal_files.folder())
+    with folder.alone(_LOCK):  # many first pulls may begin in one minute
+        content = _read()
+        content += b"\n" if content and not content.endswith(b"\n") else b""  # a user has edited the file
+        folder.replace(_FILE, content + _new_lines(store))
 
 
 def _new_lines(store: Store) -> bytes:
