@@ -32,6 +32,24 @@ def refused(kind, says, call, *args, **options):
     assert caught.type is kind
 
 
+def test_an_owner_that_would_be_lost(tmp_path, nothing_changes, monkeypatch):
+    """Only root can give a file away: a QEMU that runs as the owner could not open the new image."""
+    path = tmp_path / "image"
+    assert fit.owner_lost(Place(NEW, str(path))) == []
+    path.write_bytes(b"old")
+    nothing_changes()
+    before = path.stat()
+    for user, groups, is_lost in ((0, [], False), (before.st_uid, [before.st_gid], False),
+                                  (before.st_uid + 1000, [before.st_gid], True)):  # fmt: skip
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        monkeypatch.setattr(os, "getgroups", lambda groups=groups: groups)
+        assert fit.owner_lost(Place(EXISTING, str(path))) == [], "it stays"
+        assert fit.owner_lost(Place(NEW, str(path))) == is_lost * [
+            f"{path} belongs to user {before.st_uid} (group {before.st_gid}), and will belong to you, as only root can "
+            "give a file away: if QEMU runs as that user, it cannot open the new one"
+        ]
+
+
 # -- what is there ----------------------------------------------------------------------------------------------------
 
 

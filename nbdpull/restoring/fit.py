@@ -44,6 +44,7 @@ def require_fit(
     for disk, place in taken.items():
         warnings += where.warnings(disk, place)
         _require_place(where, images[disk], place, allowed, check)
+        warnings += fit.owner_lost(place)
     paths = [os.path.realpath(place.path) for place in taken.values()]
     if len(set(paths)) != len(paths):
         raise errors.UsageError("two disks have the same target")

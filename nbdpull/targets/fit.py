@@ -62,6 +62,19 @@ def _require_replaceable(path: str) -> None:
             os.close(descriptor)
 
 
+def owner_lost(place: Place) -> list[str]:
+    """Return a warning if the file that is to be replaced belongs to somebody to whom the new one cannot be given."""
+    if place.kind != places.NEW or not os.path.exists(place.path) or os.geteuid() == 0:
+        return []
+    before = os.stat(place.path)
+    if before.st_uid == os.geteuid() and before.st_gid in (os.getegid(), *os.getgroups()):
+        return []
+    return [
+        f"{place.path} belongs to user {before.st_uid} (group {before.st_gid}), and will belong to you, as only root "
+        "can give a file away: if QEMU runs as that user, it cannot open the new one"
+    ]
+
+
 def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
     """Raise unless a new image can be made at the place. to_be_made: a folder that will exist by then."""
     if place.kind != places.NEW:

@@ -49,7 +49,8 @@ def _claim(draft: str, force: bool) -> None:
 
 
 def _like_the_replaced(draft: str, path: str) -> None:
-    """Keep the owner and mode of the replaced image, so that its users can still open it."""
+    """Keep the owner and mode of the replaced image, so that its users can still open it; fit.owner_lost has warned
+    before if they cannot be kept."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         before = os.stat(path)
         os.chmod(draft, stat.S_IMODE(before.st_mode))
