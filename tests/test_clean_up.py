@@ -33,6 +33,16 @@ def test_a_completed_step_reports_nothing():
     assert (done, left) == ([1], [])
 
 
+@pytest.mark.parametrize("error", [errors.JobLost("x"), MemoryError(), ZeroDivisionError("x")])
+def test_any_error_says_what_is_left(error):
+    """Also one that is a fault of nbdpull: a domain that stays paused is more important than why."""
+    clean_up.leave(error, [])
+    assert getattr(error, "left_behind", ()) == ()
+    clean_up.leave(error, ["the job"])
+    clean_up.leave(error, ["a file", "a domain"])
+    assert error.left_behind == ("the job", "a file", "a domain")
+
+
 def test_foreign_exceptions_are_not_swallowed():
     with pytest.raises(KeyboardInterrupt):
         clean_up.attempt(lambda: (_ for _ in ()).throw(KeyboardInterrupt), "the job", [])

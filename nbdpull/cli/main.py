@@ -78,13 +78,20 @@ def _main(words: list[str], logged: ExitStack) -> int:
         return _failed(error, words, line)
     except BrokenPipeError:  # the reader of our output is gone
         return 128 + signal.SIGPIPE
-    except MemoryError:
-        return _failed(errors.NbdpullError(errors.NO_MEMORY), words, line)
+    except MemoryError as error:
+        return _failed(_unexpected(error, errors.NO_MEMORY), words, line)
     except Exception as error:
         if os.environ.get("NBDPULL_DEBUG"):
             raise
         what = f"internal error: {type(error).__name__}: {error}; set NBDPULL_DEBUG=1 for the traceback, and report it"
-        return _failed(errors.NbdpullError(what), words, line)
+        return _failed(_unexpected(error, what), words, line)
+
+
+def _unexpected(error: Exception, what: str) -> errors.NbdpullError:
+    """Return the NbdpullError that reports an error of another kind, with what it left behind."""
+    found = errors.NbdpullError(what)
+    found.left_behind = errors.left_behind(error)
+    return found
 
 
 def _showed_help(words: list[str]) -> bool:

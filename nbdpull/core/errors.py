@@ -27,6 +27,12 @@ class NbdpullError(Exception):
     left_behind: tuple[str, ...] = ()
 
 
+def left_behind(error: BaseException) -> tuple[str, ...]:
+    """Return what could not be removed after an error, which may be an unexpected one (see hypervisor/clean_up.py)."""
+    found: tuple[str, ...] = getattr(error, "left_behind", ())
+    return found
+
+
 class Failure(NbdpullError):
     """Something failed. All others ask the whole run to end: a signal, a limit, or a program that uses the API.
 

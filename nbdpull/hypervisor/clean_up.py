@@ -5,12 +5,9 @@ Owns: how an error reports what was left behind, and what removes it later. Must
 
 from __future__ import annotations
 
-import logging
 from typing import Callable
 
 from ..core import errors
-
-log = logging.getLogger("nbdpull.cleanup")
 
 
 def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
@@ -31,12 +28,6 @@ def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
 
 
 def leave(error: BaseException, left: list[str]) -> None:
-    """Append what could not be removed to an error, after its own notes.
-
-    Log it if the error is not one of ours, which has no field for it.
-    """
-    if isinstance(error, errors.NbdpullError):
-        error.left_behind = (*error.left_behind, *left)
-    else:
-        for each in left:
-            log.warning("%s", each)
+    """Append what could not be removed to an error, after its own notes. One that is not ours gets the field for it."""
+    if left:
+        error.left_behind = (*errors.left_behind(error), *left)  # type: ignore[attr-defined]
