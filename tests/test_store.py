@@ -512,9 +512,15 @@ def test_the_lock_goes_with_its_process(store):
 
 
 def test_a_file_system_without_locks(store, monkeypatch):
+    """Nobody is locked out, and the user is warned: only he can keep a pull and a prune apart."""
+    assert store.warnings() == []
     monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
     with store.locked("", "pull"):
         pass
+    assert store.warnings() == [
+        f"the file system of {store.root} has no locks: while a pull of a domain runs, let no other run remove or "
+        "prune points of that domain there"
+    ]
 
 
 # -- a full disk ------------------------------------------------------------------------------------------------------

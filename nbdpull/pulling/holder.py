@@ -36,7 +36,7 @@ class Hold:
 
     def _replace(self, data: bytes) -> None:
         if self._file:
-            with suppress(OSError):
+            with suppress(OSError):  # counts only if we are killed before the domain is marked, a moment later
                 self._file.seek(0)
                 self._file.truncate()
                 self._file.write(data)
@@ -71,6 +71,8 @@ def holding(uuid: str, name: str) -> Iterator[Hold]:
 
 
 def _opened(uuid: str) -> Optional[BinaryIO]:
+    """Return the file of the lock; None if there can be none here. Then a second run is kept out later, by the backup
+    job of the first one, and by its journal, which shows that it is alive."""
     folder = _folder()
     with suppress(OSError):
         os.makedirs(folder, mode=0o700, exist_ok=True)

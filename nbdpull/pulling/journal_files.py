@@ -6,6 +6,7 @@ that a journal is durable before its run begins anything. Must not know: the con
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ..storage.directory_file import DirectoryWriter
 from . import journal
 from .journal import Run
 
+log = logging.getLogger("nbdpull.pull")
 VARIABLE = "NBDPULL_STATE_DIR"
 _UNDER_WAY: set[str] = set()  # ids of the runs in progress in this process
 
@@ -71,9 +73,13 @@ class Journal:
 
     def _append(self, data: bytes) -> None:
         """Append lines, not durably: they are only needed while the job exists, so on a host that has not gone down
-        since. If a line cannot be written, the backup does not fail: less of this run can be resumed."""
-        with self._lock, suppress(errors.OutputError):
-            self._file.write(data)
+        since. If a line cannot be written, the backup does not fail: less of this run can be resumed. That is only
+        logged: it matters only if this run is killed, and the next one could not even begin its journal."""
+        try:
+            with self._lock:
+                self._file.write(data)
+        except errors.OutputError as error:
+            log.info("less of this run could be resumed: %s", error)
 
     def close(self) -> None:
         self._file.close()
@@ -143,7 +149,7 @@ def remove(run: Run) -> None:
 
 def withdraw(run: Run) -> None:
     """Record of a dead run that its point will never be committed."""
-    with suppress(errors.OutputError):
+    with suppress(errors.OutputError):  # the next run finds out again
         _add(run, journal.withdrawn())
 
 

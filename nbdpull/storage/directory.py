@@ -47,6 +47,7 @@ class DirectoryStore:
         self.access = access.of_store(self.root)
         self.seal: Seal = PLAIN
         self._held: list[beneath.Held] = []
+        self._is_unlocked = False  # whether its file system has refused a lock
 
     def path(self, *names: str) -> str:
         return os.path.join(self.root, *names)
@@ -231,10 +232,16 @@ class DirectoryStore:
             return time.time() - beneath.status(folder, name).st_ctime
 
     def warnings(self) -> list[str]:
+        found = []
         if access.lets_all_in(self.root) and any(map(self._has_file_for_all, self.folders())):
             mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
-            return [f"everybody on this machine can read {self.root}: close it with {mend}"]
-        return []
+            found.append(f"everybody on this machine can read {self.root}: close it with {mend}")
+        if self._is_unlocked:
+            found.append(
+                f"the file system of {self.root} has no locks: while a pull of a domain runs, let no other run remove "
+                "or prune points of that domain there"
+            )
+        return found
 
     def _has_file_for_all(self, folder: str) -> bool:
         return access.has_file_for_all(self.root, folder)
@@ -326,8 +333,8 @@ class DirectoryStore:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise errors.Busy(f"{holder()} writes to {self.path(path)}; {doing} when it has ended") from None
-            except OSError:
-                pass  # a file system without locks
+            except OSError:  # a file system without locks
+                self._is_unlocked = True
             yield
 
 
