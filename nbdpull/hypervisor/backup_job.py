@@ -106,6 +106,7 @@ class Job:
 
     def begin(self) -> None:
         """Start the job. Raises what Backups.begun lists."""
+        self._vm.link.check()  # a call that is answered at once calls it too late
         spec = self._spec
         place = f"create the socket {self.socket}" if self.socket else "listen on {}:{}".format(*spec.tcp or ())
         advice = f"check that QEMU's user can {place} and create files in {spec.scratch_dir}"

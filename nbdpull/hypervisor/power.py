@@ -90,6 +90,7 @@ class Power:
         """Start the domain unless it is up, and tag it; return the tag's owner."""
         if not is_up:
             self._require_startable()
+            self._vm.link.check()  # a call that is answered at once calls it too late
             self._start_paused(hold)
         with self._vm.live("mark it as started for a pull"):
             owner = domain_mark.put(self._vm.dom, domain_mark.STARTED_PAUSED)

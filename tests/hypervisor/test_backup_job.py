@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,16 @@ def test_a_guests_shutdown_is_to_wait(vm, scratch, version, flags):
         job.finish()
     vm.checkpoints.delete(job.checkpoint.name)
     assert asked == flags
+
+
+def test_a_run_that_was_asked_to_end_starts_nothing(vm, scratch):
+    """Else libvirt, if it is slow, would still be starting the job when nobody waits for it any more."""
+    asked = []
+    vm.dom = Meddled(vm.dom, backupBegin=lambda *arguments: asked.append(arguments))
+    vm.heed(raising(errors.Interrupted(signal.SIGTERM)))
+    with pytest.raises(errors.Interrupted) as caught, vm.backups.begun(plan(scratch)):
+        pass
+    assert not asked and caught.value.left_behind == ()
 
 
 def test_a_guests_shutdown_waits_where_libvirt_takes_the_flag(vm, scratch):

@@ -1,7 +1,10 @@
 """A domain that is off, and whether it may be started. Starts and ends are in test_offline."""
 
+import signal
+
 import pytest
 from bed.machine import MIB
+from fake_libvirt import raising
 
 from nbdpull.core import errors
 from nbdpull.hypervisor import domain
@@ -25,3 +28,13 @@ def test_a_domain_that_is_off_only_in_this_session(machine, monkeypatch):
             "XDG_RUNTIME_DIR is not set",
         ) and reported.exit_code == 3
     assert not vm.active
+
+
+def test_a_run_that_was_asked_to_end_does_not_start_the_domain(machine):
+    vm = machine({"vda": MIB})
+    vm.stop()
+    with domain.open(vm.name) as opened:
+        opened.heed(raising(errors.Interrupted(signal.SIGTERM)))
+        with pytest.raises(errors.Interrupted) as caught, opened.power.awake(start=True):
+            pass
+    assert caught.value.left_behind == () and not vm.active
