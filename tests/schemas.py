@@ -25,7 +25,7 @@ DOCUMENTS = (
     "undelete",
     "compare",
 )  # one each; the others print lines
-OF_THE_TESTS = ("held", "waited")  # events of faults/held.py
+OF_THE_TESTS = ("held", "alarmed", "missed", "waited")  # events of faults/held.py
 
 
 @functools.cache
