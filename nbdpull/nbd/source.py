@@ -7,10 +7,10 @@ Must not know: libnbd, libvirt, files, compression.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from queue import Empty, LifoQueue
 from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 
 import numpy
@@ -105,8 +105,8 @@ class Source:
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
-        # None: a connection that broke, and is opened again when it is needed.
-        self._free: LifoQueue[Optional[SourceConnection]] = LifoQueue()
+        self._free: list[_Reader] = []
+        self._given_back = threading.Condition()  # guards self._free
         self._count = 0  # of those in self._free, or lent from it
         self._opened: list[SourceConnection] = []
         self._closed = False
@@ -122,8 +122,7 @@ class Source:
         """Open all connections at once: each takes a dozen round trips."""
         made = pipeline.ordered(lambda _: self._connect(), range(count), threads=count, budget=count,
                                 weight=lambda _: 0, check=self._check)  # fmt: skip
-        for each in list(made):
-            self._free.put(each)
+        self._free = [_Reader(self, each) for each in made]
         self._count = count
 
     def _connect(self) -> SourceConnection:
@@ -226,13 +225,11 @@ class Source:
     @contextmanager
     def _lent(self, most: int) -> Iterator[list[_Reader]]:
         """Wait for one connection, and take more as long as one is left for the map, or the next thread."""
-        readers = [_Reader(self, self._take())]
+        readers = self._taken(most)
         try:
-            with suppress(Empty):
-                while len(readers) < most and self._free.qsize() > 1:
-                    readers.append(_Reader(self, self._free.get_nowait()))
             for each in readers:
-                each.connect()
+                if each.connection is None:
+                    each.connect()
             yield readers
         except ReadFailed:  # an answer like others
             raise
@@ -241,14 +238,20 @@ class Source:
                 each.drop()  # its state is unknown
             raise
         finally:
-            for each in readers:
-                self._free.put(each.connection)
+            with self._given_back:
+                self._free += readers
+                self._given_back.notify_all()
 
-    def _take(self) -> Optional[SourceConnection]:
+    def _taken(self, most: int) -> list[_Reader]:
         while True:
+            with self._given_back:
+                if self._free and not self._closed:
+                    count = max(1, min(most, len(self._free) - 1))
+                    taken, self._free[-count:] = self._free[-count:], []
+                    return taken
+                if not self._closed:
+                    self._given_back.wait(POLL_INTERVAL / 1000)
             self._require_open()
-            with suppress(Empty):
-                return self._free.get(timeout=POLL_INTERVAL / 1000)
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill a buffer, over SPREAD connections in this one thread.
@@ -312,9 +315,8 @@ class Source:
         """Close every connection. Requests in progress, such as the map's, fail; a handshake is completed first."""
         self._closed = True
         deadline = time.monotonic() + self._handshake + GOODBYE
-        with suppress(Empty):
-            for _ in range(self._count):
-                self._free.get(timeout=max(0, deadline - time.monotonic()))
+        with self._given_back:
+            self._given_back.wait_for(lambda: len(self._free) == self._count, deadline - time.monotonic())
         deadline = time.monotonic() + GOODBYE
         while self._opened:
             self._opened.pop().close(deadline)
@@ -347,7 +349,7 @@ class _Spread:
 
 
 class _Reader:
-    """A connection, and its replacement when it breaks; connection: None = none yet."""
+    """A connection, and its replacement when it is needed after it broke; connection: None = none yet."""
 
     def __init__(self, owner: Source, connection: Optional[SourceConnection]):
         self._owner, self.connection = owner, connection

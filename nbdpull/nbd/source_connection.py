@@ -170,15 +170,16 @@ class SourceConnection(Connection):
 
     def begin_reads(self, load: Sequence[Piece]) -> list[tuple[int, int]]:
         """Request some pieces, of at most MAX_BATCH_BYTES together; pass the result to `end_reads`."""
-        with self._translated(_reading(load[0][0])):
+        try:
             return [(self._start_read(offset, view), offset) for offset, view in load]
+        except nbd.Error as error:
+            raise self._failure(_reading(load[0][0]), error.errnum, error.string) from error
 
     def end_reads(self, begun: Sequence[tuple[int, int]]) -> None:
         """Wait until the buffers are filled. ReadFailed."""
         doing, failed = _reading(begun[0][1]), []  # type: str, list[Any]
-        with self._translated(doing):
-            for cookie, _ in begun:
-                self._wait(cookie, doing, failed)
+        for cookie, _ in begun:
+            self._wait(cookie, doing, failed)
         self._require_success(failed, doing, ReadFailed)
 
     def loads(self) -> int:
