@@ -60,9 +60,16 @@ class Finish:
 
 def _said(body: bytes) -> bool:
     try:
-        answer = json.loads(body)
+        answer = json.loads(body, object_pairs_hook=_members)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or set(answer) != {"ok"} or not isinstance(answer["ok"], bool):
         raise Refused(400, "usage", 'send {"ok": true} if all that you need is durable, else {"ok": false}')
     return answer["ok"]
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a member is given twice")
+    return found

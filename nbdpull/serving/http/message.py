@@ -20,7 +20,7 @@ BYTES = "application/octet-stream"
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _TICKET = re.compile(r"^(/images/)[^/]+")
-_RANGE = re.compile(r"bytes=\s*([0-9]{0,19})-([0-9]{0,19})\s*")
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,100})-([0-9]{0,100})\s*")
 
 
 class Refused(Exception):
