@@ -63,7 +63,7 @@ def parse(text: str, option: str = "--listen") -> Where:
     """Parse HOST:PORT, or unix:PATH. option: its name, for messages. UsageError."""
     if text.startswith("unix:"):
         path = os.path.abspath(text[len("unix:") :])
-        if not unix_socket.fits(path):
+        if text == "unix:" or not unix_socket.fits(path):
             raise errors.UsageError(f"{option} {text}: give a path of at most {unix_socket.PATH_MAX} bytes")
         return Where(path=path)
     match = _ADDRESS.fullmatch(text)
@@ -77,10 +77,18 @@ def tls_context(folder: str, client_ca: Optional[str]) -> ssl.SSLContext:
 
     client_ca: a file of CA certificates; clients must have a certificate of one of them.
     """
+
+    def encrypted() -> str:  # OpenSSL would ask at the terminal
+        raise errors.UsageError(
+            f"--tls {folder}: server-key.pem is encrypted: openssl pkey writes it without a passphrase"
+        )
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(os.path.join(folder, "server-cert.pem"), os.path.join(folder, "server-key.pem"))
+        context.load_cert_chain(
+            os.path.join(folder, "server-cert.pem"), os.path.join(folder, "server-key.pem"), password=encrypted
+        )
     except OSError as error:  # ssl.SSLError is one
         raise errors.UsageError(
             f"--tls {folder}: server-cert.pem and server-key.pem cannot be used: {error.strerror or error}"
