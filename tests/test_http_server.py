@@ -2,8 +2,11 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
+import select
+import shutil
 import socket
 import ssl
 import subprocess
@@ -11,6 +14,7 @@ import threading
 import time
 
 import pytest
+from memory_volume import heard
 
 from nbdpull.core import errors
 from nbdpull.serving.http import endpoint, message
@@ -120,9 +124,26 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         (HEAD + b"Content-Length: -5\r\n\r\nhello", b"400"),
         (HEAD + b"Content-Length: x\r\n\r\n", b"400"),
         (HEAD + b"Content-Length: +5\r\n\r\nhello", b"400"),
-        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: 1_0\r\n\r\nhello", b"400"),
         (HEAD + b"Content-Length: 99999999999\r\n\r\n", b"413"),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", b"400"),
+        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
+        (b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: Keep-Alive\r\n\r\n" + HEAD, b"411"),
+        (HEAD + b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello", b"400"),
+        (HEAD + b"Content-Length : 5\r\n\r\nhello", b"400"),
+        (HEAD + b"Content-Length: 5\r\n 0\r\n\r\nhello", b"400"),
+        (b"GET /echo HTTP/1.1\r\n folded: x\r\n\r\n", b"400"),
+        (HEAD + b"Host: y\r\n\r\n", b"400"),
+        (HEAD + b"Authorization: Bearer a\r\nAUTHORIZATION: Bearer b\r\n\r\n", b"400"),
+        (HEAD + b"X: a\rContent-Length: 5\r\n\r\nhello", b"400"),
+        (HEAD + b"X: a\n\r\n", b"400"),
+        (HEAD + b"X: \0\r\n\r\n", b"400"),
+        (HEAD + b": x\r\n\r\n", b"400"),
+        (b"GET //[ HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET http://[/ HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /ec\tho HTTP/1.1\r\n\r\n", b"400"),
+        (b"G\x1bT /echo HTTP/1.1\r\n\r\n", b"400"),
+        (b"get /echo HTTP/1.1\r\n\r\n", b"400"),
         (HEAD + b"X: " + b"x" * (20 << 10), b"413"),
         (HEAD + b"X: y\r\n" * (4 << 10), b"413"),
         (b"GET /" + b"x" * (20 << 10), b"414"),
@@ -131,19 +152,45 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         (b"GET /exports/..%2f..%2fetc%2fpasswd/map HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
     ],
 )
-def test_malformed_requests_are_refused(port, sent, status):
-    """The last one names a disk, which is looked up unchanged."""
-    answer = raw(port, sent)
-    assert answer.split()[1] == status, answer
-    assert b"passwd" not in sent or b"..%2F..%2Fetc%2Fpasswd" in answer
+def test_malformed_requests_are_refused(port, sent, status, caplog):
+    """Once, as JSON, and without a warning. The last one names a disk, which is looked up unchanged."""
+    with heard(caplog):
+        answer = raw(port, sent)
+    assert answer.split()[1] == status and answer.count(b"HTTP/1.1") == 1, answer
+    if status == b"200":
+        assert b"..%2F..%2Fetc%2Fpasswd" in answer
+    else:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"Content-Length: %d\r\n" % len(body) in head and b"Connection: close" in head
+        assert json.loads(body)["code"] == "usage"
+    assert [each.message for each in caplog.records if each.levelname != "INFO"] == []
     assert_serves(port)
 
 
-def test_a_body_of_chunks_has_an_end(port):
-    """The server may disconnect before the answer is read: more would follow."""
-    chunk = b"2000\r\n" + bytes(0x2000) + b"\r\n"
-    assert b"200" not in raw(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2000)
-    assert_serves(port)
+def test_a_header_with_an_underscore_is_no_other_header():
+    """WSGI has one name for both."""
+    sent = io.BytesIO(b"If_Range: x\r\nRange: bytes=0-9\r\nX_Kubevirt_Export_Token: x\r\n\r\n")
+    assert limits.Headers()(sent) == {b"Range": b"bytes=0-9"}
+
+
+def test_a_body_that_ends_early_is_none(port):
+    """The part that arrived might be valid by itself."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as made:
+        made.sendall(HEAD + b"Content-Length: 50\r\n\r\n{}")
+        made.shutdown(socket.SHUT_WR)
+        assert rest(made).split()[1] == b"400"
+
+
+@pytest.mark.parametrize("by_tls", [False, True])
+def test_one_connection_too_many_is_refused_and_closed(by_tls, certificates):
+    """All threads and places in the queue are taken by silent clients."""
+    tls = endpoint.tls_context(str(certificates), None) if by_tls else None
+    with serving(tls, TIMEOUT=60.0, THREADS=2, WAITING=1) as port, contextlib.ExitStack() as opened:
+        made = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(4)]
+        answered, _, _ = select.select(made, [], [], 30)
+        head, _, body = rest(answered[0]).partition(b"\r\n\r\n")
+    assert by_tls or (head.split()[1] == b"503" and json.loads(body)["code"] == "busy")
+    assert bool(head) != by_tls
 
 
 def test_requests_one_after_the_other(port):
@@ -236,7 +283,7 @@ def test_the_end_waits_for_no_client():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8080", "host", "host:", ":80", "host:x", "host:65536", "::1:80", "unix:" + "x" * 200]
+    "text", ["", "8080", "host", "host:", ":80", "host:x", "host:65536", "::1:80", "unix:", "unix:" + "x" * 200]
 )
 def test_a_wrong_address_is_refused(text):
     with pytest.raises(errors.UsageError, match="--listen"):
@@ -331,6 +378,11 @@ def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
         endpoint.tls_context(str(tmp_path), None)
     with pytest.raises(errors.UsageError, match="--client-ca"):
         endpoint.tls_context(str(certificates), str(tmp_path / "none"))
+    encrypt = ["openssl", "pkey", "-in", certificates / "server-key.pem", "-aes256", "-passout", "pass:secret"]
+    subprocess.run([*encrypt, "-out", tmp_path / "server-key.pem"], check=True, capture_output=True)
+    shutil.copy(certificates / "server-cert.pem", tmp_path)
+    with pytest.raises(errors.UsageError, match="server-key.pem is encrypted"):
+        endpoint.tls_context(str(tmp_path), None)
     (tmp_path / "bad").write_text("no certificate")
     with pytest.raises(errors.UsageError, match="--client-ca"):
         endpoint.tls_context(str(certificates), str(tmp_path / "bad"))

@@ -1,7 +1,8 @@
 """The HTTP server: cheroot, which the extra nbdpull[http] installs, with limits. Imported only when used.
 
-Owns: the limits for a client (bytes of a request, threads, time), and that an answer that ends early cannot be mistaken
-for a complete one. Must not know: where it listens, paths, tokens, volumes.
+Owns: the limits for a client (bytes of a request, threads, time), that a request has one meaning for us and for every
+proxy on its way, and that an answer that ends early cannot be mistaken for a complete one. Must not know: where it
+listens, paths, tokens, volumes.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ import errno
 import io
 import logging
 import os
+import queue
+import re
 import socket
 import ssl
 import threading
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Callable, Optional, Union
 
-from cheroot import errors as cheroot_errors
 from cheroot import server, wsgi
 from cheroot.makefile import MakeFile
 from cheroot.ssl import Adapter
 
-from .message import loggable
+from .message import Refused, error_response, loggable
 
 log = logging.getLogger("nbdpull.http")
 
@@ -34,10 +37,79 @@ TIMEOUT = 30.0  # seconds for a request to arrive completely, with its TLS hands
 GOODBYE = 1.0  # seconds at the end for answers in progress
 LOOK_INTERVAL = 0.5
 
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
+# Of two of these, cheroot uses the last one, others the first one.
+_ONCE = (b"content-length", b"host", b"authorization", b"x-kubevirt-export-token", b"range", b"if-range")
+
+
+class Headers(server.HeaderReader):
+    """Refuses what a proxy may read differently than cheroot: for one of the two, a request could hide another."""
+
+    def __call__(self, rfile: Any, hdict: Any = None) -> Any:
+        return super().__call__(_Lines(rfile), hdict)
+
+    def _allow_header(self, key_name: bytes) -> bool:
+        return b"_" not in key_name  # WSGI cannot tell it from one with a hyphen
+
+
+class _Lines:
+    """The lines of a header, each checked."""
+
+    def __init__(self, rfile: Any) -> None:
+        self._rfile, self._seen = rfile, set()  # type: Any, set[bytes]
+
+    def readline(self) -> bytes:
+        line: bytes = self._rfile.readline()
+        if line in (b"", b"\r\n"):
+            return line
+        match = _HEADER.fullmatch(line)
+        if not match:  # also one that continues the line before
+            raise ValueError("malformed header line")
+        name = match[1].lower()
+        if name in _ONCE and name in self._seen:
+            raise ValueError(f"the header {name.decode()} is given twice")
+        self._seen.add(name)
+        return line
+
+
+class Request(server.HTTPRequest):
+    """Answers what never reaches the application in the application's shape, and closes the connection."""
+
+    header_reader = Headers()
+    method = b""
+
+    def read_request_line(self) -> bool:
+        try:
+            is_read: bool = super().read_request_line()
+        except ValueError:  # of the URL's parser
+            is_read = self._refuse_line()
+        return is_read and bool(_TARGET.fullmatch(self.method + self.uri) or self._refuse_line())
+
+    def _refuse_line(self) -> bool:
+        self.simple_response("400 Bad Request", "malformed request line")
+        return False
+
+    def simple_response(self, status: str, msg: str = "") -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.conn.wfile.write(_refusal(status, msg, self.method != b"HEAD"))
+
+
+def _refusal(status: str, message: str, with_body: bool = True) -> bytes:
+    """Return a whole answer. status: number and phrase, of which cheroot has some of its own."""
+    number = int(status[:3])
+    code = {500: "internal", 503: "busy"}.get(number, "usage")
+    answer = error_response(Refused(number, code, message or HTTPStatus(number).phrase))
+    headers = {**answer.headers, "Connection": "close"}
+    head = [f"HTTP/1.1 {number} {HTTPStatus(number).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*head, "", ""]).encode() + (b"".join(answer.body) if with_body else b"")
+
 
 class Connection(server.HTTPConnection):
     """arriving: since when a request is being read, None if none is."""
 
+    RequestHandlerClass = Request
     arriving: Optional[float] = None
 
     def communicate(self) -> Any:
@@ -51,6 +123,16 @@ class Connection(server.HTTPConnection):
         finally:
             self.arriving = None
             self.server.busy.discard(self)
+
+    def refuse(self) -> None:
+        """Answer that there are too many connections, if that is possible at once, and close this one."""
+        with suppress(OSError):
+            self.socket.settimeout(0)
+            if not isinstance(self.socket, ssl.SSLSocket):  # it would have to shake hands first
+                self.socket.sendall(_refusal("503 Service Unavailable", "too many connections"))
+                self.socket.shutdown(socket.SHUT_WR)
+                self.socket.recv(MAX_HEAD)  # unread bytes would make the kernel discard the answer
+        self.close()
 
     def cut(self) -> None:
         """Cut the connection, so that whatever waits for it continues at once."""
@@ -79,14 +161,21 @@ class Gateway(wsgi.Gateway_10):
     def _has_body(self) -> bool:
         """Receive the body of the request, or answer that it is invalid."""
         request = self.req
+        if b"Transfer-Encoding" in request.inheaders:
+            # cheroot ignores it in HTTP/1.0, takes a negative size of a chunk for the end, and leaves trailers to the
+            # next request.
+            self._refuse("411 Length Required", "send the body with a Content-Length, not in chunks")
+            return False
         length = request.inheaders.get(b"Content-Length", b"0")
-        # cheroot accepts a length of -1, too, and reads until the connection ends.
-        if length.isdigit() and not (request.chunked_read and b"Content-Length" in request.inheaders):
-            with suppress(ValueError, cheroot_errors.MaxSizeExceeded):
-                self.env["wsgi.input"] = io.BytesIO(request.rfile.read())
-                return True
-        self._refuse("400 Bad Request")
-        return False
+        if not length.isdigit():  # cheroot accepts -1, too, and reads until the connection ends
+            self._refuse("400 Bad Request", "malformed Content-Length")
+            return False
+        body = request.rfile.read()
+        if len(body) < int(length):
+            self._refuse("400 Bad Request", "the body is shorter than its Content-Length")
+            return False
+        self.env["wsgi.input"] = io.BytesIO(body)
+        return True
 
     def _send(self, response: Any) -> None:
         sent = 0
@@ -107,11 +196,10 @@ class Gateway(wsgi.Gateway_10):
             self.req.close_connection, self.req.chunked_write = True, False  # cheroot would send the last chunk
             self.req.conn.cut()
         else:
-            self._refuse("503 Service Unavailable")
+            self._refuse("500 Internal Server Error")
 
-    def _refuse(self, status: str) -> None:
-        self.req.close_connection = True
-        self.req.simple_response(status)
+    def _refuse(self, status: str, message: str = "") -> None:
+        self.req.simple_response(status, message)
         self.req.sent_headers, self.req.ready = True, False
 
 
@@ -145,6 +233,16 @@ class Server(wsgi.Server):
     @property
     def port(self) -> int:
         return 0 if isinstance(self.bind_addr, str) else int(self.bind_addr[1])
+
+    def process_conn(self, conn: Connection) -> None:
+        """Give a connection to a thread, or refuse it.
+
+        cheroot would answer it in one thread, where an unfinished TLS handshake delays all others, and leave it open.
+        """
+        try:
+            self.requests.put(conn)
+        except queue.Full:
+            conn.refuse()
 
     def begin(self) -> None:
         """Start to serve. OSError if it cannot listen."""
