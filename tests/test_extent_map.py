@@ -121,6 +121,10 @@ def test_a_full_map_is_never_taken_for_an_incremental_one():
     """Its data would be clean, and the increment empty."""
     with pytest.raises(errors.SourceError, match="not of an incremental backup"):
         extent_map.whole(Server([0, 0, 3]), INCREMENTAL, "root")
+    for word in (None, "", "unknown", "zero"):
+        document = {"extents": [extent(0, 512, 1, "dirty"), extent(512, 512, 0, word)], "next_offset": None}
+        with pytest.raises(errors.SourceError, match="type 0 is not called clean"):
+            extent_map.whole(lambda offset, length, document=document: document, INCREMENTAL, "root")
 
 
 def test_extents_may_be_null_where_there_are_none(small):

@@ -328,6 +328,31 @@ def test_too_many_bytes_are_no_answer(exports, token, tmp_path):
     assert nothing_written(tmp_path / "s")
 
 
+@pytest.mark.parametrize("shift, error", [(0, None), (512, "received the range bytes 512-")])
+def test_a_partial_answer_has_to_be_the_part_that_was_asked_for(exports, token, tmp_path, shift, error):
+    """KubeVirt's proposal answers with 206, its code with 200."""
+
+    def partial(handler, path, query):
+        if not path.endswith("data"):
+            return False
+        disk, start = handler.server.disks[path.split("/")[2]].data, query["offset"]
+        body = disk[start : start + query["length"]]
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.send_header("Content-Range", f"bytes {start + shift}-{start + shift + len(body) - 1}/{len(disk)}")
+        handler.end_headers()
+        handler.wfile.write(body)
+        return True
+
+    exports.faults.append(partial)
+    if error is None:
+        pull(exports, token, tmp_path / "s")
+        return require_equal(exports, tmp_path / "s", tmp_path / "out")
+    with pytest.raises(errors.SourceError, match=error):
+        pull(exports, token, tmp_path / "s")
+    assert nothing_written(tmp_path / "s")
+
+
 def test_an_expired_token_is_reported_at_once(exports, token, tmp_path):
     exports.faults.append(fails(1, lambda *_: setattr(exports, "token", "new")))
     with pytest.raises(errors.AccessDenied, match="refuses the token") as caught:
@@ -420,6 +445,7 @@ def test_the_token_is_in_no_log_and_no_message(exports, token, tmp_path, capfd):
         (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--since=c"], "--since is for"),
         (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--uuid=1"], "not a UUID"),
         (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--ca=T"], "certificates"),
+        (["--http-map=http://h/exports/root/map", "--token-file=T", "--type=full", "--ca=/dev/null"], "certificates"),
         (["--socket=/x"], "--socket is not for kubevirt:"),
         (["--no-checkpoint"], "--no-checkpoint is not for kubevirt:"),
     ],

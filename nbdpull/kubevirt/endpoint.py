@@ -133,7 +133,8 @@ class Endpoint:
         def attempt() -> None:
             nonlocal filled
             query = {"offset": offset + filled, "length": len(view) - filled}
-            with self._answer(volume, self._access.volumes[volume].data, query) as answer:
+            with self._answer(volume, self._access.volumes[volume].data, query, (206,)) as answer:
+                _require_place(volume, answer, offset + filled)
                 for piece in answer.stream(1 << 18):
                     if filled + len(piece) > len(view):
                         raise errors.SourceError(f"{volume}: received more bytes than requested at byte {offset}")
@@ -214,7 +215,7 @@ class Endpoint:
                     self._refuse(volume, answer)
                 yield answer
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            if _is_unverified(error) and not self._renew:
+            if is_unverified(error) and not self._renew:
                 host = url.partition("//")[2].partition("/")[0]
                 raise errors.SourceError(
                     f"{host} cannot be verified: {_reason(error)}; give its CA certificates with --ca"
@@ -286,7 +287,14 @@ def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
         yield piece
 
 
-def _is_unverified(error: BaseException) -> bool:
+def _require_place(volume: str, answer: Any, offset: int) -> None:
+    """Raise SourceError if an answer consists of other bytes than those from `offset` on."""
+    place = answer.headers.get("Content-Range")
+    if (place or answer.status == 206) and not str(place).startswith(f"bytes {offset}-"):
+        raise errors.SourceError(f"{volume}: received the range {place} instead of the bytes from {offset} on")
+
+
+def is_unverified(error: BaseException) -> bool:
     """Return whether the error is about a certificate; the library wraps it."""
     inner = [error, *error.args, error.__cause__, error.__context__]
     return any(isinstance(each, ssl.SSLCertVerificationError) for each in inner)

@@ -5,7 +5,7 @@ Must not know: HTTP, the cluster.
 
 The numbers are flags of NBD, and collide: 1 is HOLE in the map of a full backup, and DIRTY in an incremental one. If we
 confused the two, a full map would declare all data clean. So the words beside the numbers must match the type of the
-backup.
+backup, and nothing is clean without its word.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def _extents(listed: Any, reached: int, backup_type: str) -> Iterator[tuple[int,
         words = str(each.get("description") or "")
         if any(word in words for word in _FOREIGN[backup_type]):
             raise ValueError(f"it is not of {_AN[backup_type]} backup: an extent is called {words[:40]!r}")
+        if backup_type == BackupType.INCREMENTAL and not kind and "clean" not in words:  # it would not be read
+            raise ValueError(f"an extent of type 0 is not called clean, but {words[:40]!r}")
         reached = offset + length
         if reached > _MAX_OFFSET:
             raise ValueError(f"an extent of {length} bytes")

@@ -140,8 +140,13 @@ def token(path: str) -> Token:
 
 
 def certificates(path: Optional[str]) -> Optional[str]:
-    """Read PEM certificates from a file."""
-    return _file("--ca", path).decode("utf-8", "replace") if path is not None else None
+    """Read PEM certificates from a file; UsageError."""
+    if path is None:
+        return None
+    text = _file("--ca", path).decode("utf-8", "replace")
+    if not text.strip():  # which would stand for the system's
+        raise errors.UsageError(f"--ca {path} has no certificates")
+    return text
 
 
 def _file(option: str, path: str) -> bytes:
@@ -160,9 +165,11 @@ def _readable(option: str, path: str) -> Iterator[None]:
         raise errors.UsageError(f"{option} {path} cannot be read: {error.strerror}") from None
 
 
-def wanted(volumes: Collection[str], names: Sequence[str], exclude: Collection[str]) -> list[str]:
-    """Return the volumes to pull; NoSuchDisk, NothingToBackUp."""
-    for name in [*names, *exclude]:
+def wanted(
+    volumes: Collection[str], names: Sequence[str], exclude: Collection[str], absent: Collection[str] = ()
+) -> list[str]:
+    """Return the volumes to pull; NoSuchDisk, NothingToBackUp. absent: other volumes, which may be excluded."""
+    for name in [*names, *(each for each in exclude if each not in absent)]:
         if name not in volumes:
             raise errors.NoSuchDisk(f"the backup has no volume {name}; it has: {', '.join(volumes)}")
     found = [each for each in volumes if (not names or each in names) and each not in exclude]
