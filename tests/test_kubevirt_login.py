@@ -1,9 +1,14 @@
 """Ways to log in to a cluster, each against the stub's API server: the account of a pod, and a program."""
 
+import base64
 import datetime
 import json
 import os
+import select
+import socket
+import threading
 import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from kubernetes.config import incluster_config
@@ -78,6 +83,44 @@ def test_neither_kubeconfig_nor_pod(pod, monkeypatch, tmp_path):
     with pytest.raises(errors.UsageError, match="cannot reach the cluster: .*--kubeconfig"):
         pull(pod, kubeconfig=None)
     assert not store_of(pod).exists()
+
+
+class Proxy(ThreadingHTTPServer):
+    """An HTTP proxy. tunnels: where to, and with which credentials."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Tunnel)
+        self.tunnels = []
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+class Tunnel(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_CONNECT(self):
+        self.server.tunnels.append((self.path, self.headers["Proxy-Authorization"]))
+        host, _, port = self.path.partition(":")
+        with socket.create_connection((host, int(port))) as far:
+            self.send_response(200)
+            self.end_headers()
+            ends = {self.connection: far, far: self.connection}
+            while data := (end := select.select(ends, [], [])[0][0]).recv(1 << 16):
+                ends[end].sendall(data)
+
+
+def test_a_proxy_of_the_kubeconfig(bed):
+    with Proxy() as proxy:
+        text = bed.kubeconfig.read_text()
+        where = f"    proxy-url: http://me:a%40b@127.0.0.1:{proxy.server_address[1]}\n    server:"
+        bed.kubeconfig.write_text(text.replace("    server:", where))
+        pull(bed, kubeconfig=str(bed.folder / "kubeconfig"))
+        proxy.shutdown()
+    require_equal(bed, "0")
+    credentials = "Basic " + base64.b64encode(b"me:a@b").decode()
+    assert set(proxy.tunnels) == {(bed.api_url.partition("//")[2], credentials)}
 
 
 # -- programs of a kubeconfig

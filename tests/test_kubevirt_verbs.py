@@ -240,6 +240,13 @@ def forbidden(*rights):
     return lambda bed: bed.forbidden.update(rights)
 
 
+def unverified(bed):
+    text = bed.kubeconfig.read_text()
+    (bed.folder / "kubeconfig").write_text(
+        text.replace("    server:", "    insecure-skip-tls-verify: true\n    server:")
+    )
+
+
 def busy(bed):
     bed.start_backup("ns1", "theirs", "vm1", "VirtualMachine")
 
@@ -253,9 +260,10 @@ def busy(bed):
         (forbidden(("create", "secrets")), "permissions", "BAD", "may not create secrets", 7),
         (forbidden(("create", "persistentvolumeclaims")), "permissions", "warn", "create persistentvolumeclaims", 0),
         (forbidden(("list", "kubevirts")), "KubeVirt", "good", "need not", 0),
+        (unverified, "verification", "warn", "insecure-skip-tls-verify", 0),
         (busy, "backup theirs", "warn", "not made by nbdpull; running", 0),
     ],
-    ids=["gate", "backups", "off", "right", "right that may lack", "version", "busy"],
+    ids=["gate", "backups", "off", "right", "right that may lack", "version", "verification", "busy"],
 )
 def test_doctor_finds(bed, examined, fault, subject, state, text, code):
     fault(bed)

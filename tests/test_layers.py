@@ -33,6 +33,7 @@ LIBRARIES = {
     "rich": {"cli.terminal"},
     "urllib3": {"storage.s3_library", "kubevirt.endpoint", "kubevirt.cluster"},
     "kubernetes": {"kubevirt.login"},
+    "yaml": {"kubevirt.login"},  # whose errors kubernetes passes on
     "numpy": {
         "core.extents",
         "format.layout",

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from ..core import errors
 from ..core.errors import Check
+from .endpoint import is_unverified
 from .login import Login
 
 TIMEOUT = 30.0  # seconds for one request
@@ -58,6 +59,11 @@ class Cluster:
     def host(self) -> str:
         return self._login.host
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of the way to the cluster."""
+        return self._login.warnings
+
     def version(self) -> str:
         """Return the version of Kubernetes."""
         return str((self._object("GET", "version") or {}).get("gitVersion"))
@@ -90,7 +96,8 @@ class Cluster:
             return self._object("POST", kind.format(namespace), body) or {}
         except Exists:
             found = self.get(kind, namespace, body["metadata"]["name"])
-            if found and found["metadata"].get("labels") == body["metadata"]["labels"]:
+            labels = (found or {}).get("metadata", {}).get("labels") or {}
+            if found and body["metadata"]["labels"].items() <= labels.items():  # a webhook may have added some
                 return found
             raise
 
@@ -102,7 +109,8 @@ class Cluster:
         began = time.monotonic()
         while True:
             status, found, why = self._answer(method, path, body)
-            if status is None or status in _PASSING:
+            # A conflict over something else, such as a quota, passes.
+            if status is None or status in _PASSING or (status == 409 and found.get("reason") == "Conflict"):
                 if time.monotonic() - began > self._stall_timeout:
                     raise errors.HypervisorError(f"the cluster does not answer: {why}")
                 self.pause(PAUSE)
@@ -124,11 +132,17 @@ class Cluster:
             answer = self._pool.request(method, url, body=data, headers=headers, retries=False, redirect=False,
                                         timeout=urllib3.Timeout(connect=10, read=TIMEOUT))  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if is_unverified(error):
+                raise errors.HypervisorError(
+                    f"{self.host} cannot be verified: {error.__cause__ or error}; the kubeconfig must have its CA"
+                ) from None
             return None, {}, " ".join(str(error.__cause__ or error).rpartition(">: ")[2].split())[:200]
         found: Object = {}
         with suppress(ValueError):
             parsed = json.loads(answer.data or b"{}")
             found = parsed if isinstance(parsed, dict) else {}
+        if answer.status < 300 and not found:  # such as a proxy's page
+            return None, {}, "the answer is not a JSON object"
         return answer.status, found, str(found.get("message") or f"status {answer.status}")[:500]
 
     def pause(self, seconds: float) -> None:
@@ -140,6 +154,8 @@ class Cluster:
 
 def _refused(status: int, path: str, why: str) -> errors.NbdpullError:
     kind = path.partition("?")[0].split("/")[-1]
+    if status < 400:
+        return errors.HypervisorError(f"the cluster redirects (status {status}), which is not followed: wrong server?")
     if status == 401:
         return errors.AccessDenied("the cluster refuses the credentials (status 401): they have expired, or are wrong")
     if status == 403:
@@ -157,4 +173,10 @@ def _refused(status: int, path: str, why: str) -> errors.NbdpullError:
 def _pool(login: Login) -> Any:
     import urllib3
 
-    return urllib3.PoolManager(**login.verification())
+    if login.warnings:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    proxy = login.proxy()
+    if proxy is None:
+        return urllib3.PoolManager(**login.verification())
+    headers = urllib3.make_headers(proxy_basic_auth=proxy[1] or None)
+    return urllib3.ProxyManager(proxy[0], proxy_headers=headers, **login.verification())

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
+from urllib.parse import unquote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from ..core import errors
 
@@ -26,7 +29,7 @@ class Login:
     """
 
     def __init__(self, kubeconfig: Optional[str], context: Optional[str]) -> None:
-        config, self._settings = _library()
+        config, bad_yaml, self._settings = _library()
         named = kubeconfig or os.environ.get("KUBECONFIG")
         self.inside = not (named or context or os.path.exists(os.path.expanduser("~/.kube/config")))
         try:
@@ -35,10 +38,12 @@ class Login:
                     config.load_incluster_config(client_configuration=self._settings)
                 else:
                     config.load_kube_config(named, context, self._settings, persist_config=False)
-        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except (config.ConfigException, bad_yaml, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.UsageError(
                 f"cannot reach the cluster: {_line(error)}; give a kubeconfig with --kubeconfig"
             ) from None
+        if not urlsplit(self.host).hostname:
+            raise errors.UsageError("cannot reach the cluster: the kubeconfig does not name its server")
         self._failures = (config.ConfigException, OSError, ValueError)
 
     @property
@@ -56,25 +61,57 @@ class Login:
         shown = [each for each in settings if each and each.get("in") == "header" and each.get("value")]
         return {each["key"]: each["value"].strip() for each in shown}  # a token's file may end with a newline
 
+    @property
+    def warnings(self) -> list[str]:
+        if self._settings.verify_ssl:
+            return []
+        return ["the cluster is not verified (insecure-skip-tls-verify): anyone on the way can pose as it"]
+
     def verification(self) -> dict[str, Any]:
-        """Return the arguments of a connection pool that verify the cluster, and us."""
+        """Return the arguments of a connection pool that verify the cluster, and us. UsageError."""
         settings = self._settings
-        files = {"ca_certs": settings.ssl_ca_cert, "cert_file": settings.cert_file, "key_file": settings.key_file}
+        try:
+            context = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+            if settings.cert_file:
+                context.load_cert_chain(settings.cert_file, settings.key_file, password=_encrypted)
+        except OSError as error:  # ssl.SSLError is one
+            raise errors.UsageError(
+                f"cannot reach the cluster: a certificate or key of the kubeconfig cannot be used: {_line(error)}"
+            ) from None
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # CAs of clusters may lack what Python 3.13 requires
+        if not settings.verify_ssl:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         name = getattr(settings, "tls_server_name", None)
         named = {"server_hostname": name, "assert_hostname": name} if name else {}
-        found = {"cert_reqs": "CERT_REQUIRED" if settings.verify_ssl else "CERT_NONE", **files, **named}
-        return {key: value for key, value in found.items() if value}
+        return {"ssl_context": context, "cert_reqs": context.verify_mode, **named}
+
+    def proxy(self) -> Optional[tuple[str, str]]:
+        """Return (URL, USER:PASSWORD or "") of the proxy on the way to the cluster: the kubeconfig's, or that of the
+        environment. UsageError."""
+        url, skipped = self._settings.proxy, getattr(self._settings, "no_proxy", None)
+        if not url or (skipped and proxy_bypass_environment(urlsplit(self.host).netloc, {"no": skipped})):
+            return None
+        user, _, where = urlsplit(url).netloc.rpartition("@")
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise errors.UsageError(f"cannot reach the cluster: the proxy {where} is not an http or https one")
+        return f"{urlsplit(url).scheme}://{where}", unquote(user)
 
 
-def _library() -> tuple[Any, Any]:
-    """Return (the library's configuration module, settings of a new configuration); importing it takes a moment."""
+def _encrypted() -> str:  # OpenSSL would ask at the terminal
+    raise errors.UsageError("cannot reach the cluster: the client key of the kubeconfig is encrypted")
+
+
+def _library() -> tuple[Any, type[Exception], Any]:
+    """Return (the library's configuration module, its error for bad YAML, settings of a new configuration); importing
+    it takes a moment."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about versions that one of its dependencies prefers
             from kubernetes import client, config
+            from yaml import YAMLError
     except ImportError:
         raise errors.MissingSoftware(_MISSING) from None
-    return config, client.Configuration()
+    return config, YAMLError, client.Configuration()
 
 
 @contextmanager

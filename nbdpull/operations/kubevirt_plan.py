@@ -72,7 +72,7 @@ def kubevirt_plan(options: Options, report: Report = lambda **event: None, check
         disks=described,
         seconds=None,
         offline=None,
-        warnings=[*warnings, *begin.warnings, *choice.lost_warnings()],
+        warnings=[*cluster.warnings, *warnings, *begin.warnings, *choice.lost_warnings()],
     )
 
 

@@ -25,6 +25,8 @@ def found(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
 
 def _cluster(cluster: Cluster) -> Iterator[Finding]:
     where = "from inside" if cluster.inside else "from outside"
+    for text in cluster.warnings:
+        yield Finding(WARN, "verification", text, "name the cluster's CA in the kubeconfig instead")
     yield good("cluster", f"{cluster.host}, Kubernetes {cluster.version()}, {where}")
 
 
