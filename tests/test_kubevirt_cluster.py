@@ -1,6 +1,7 @@
 """pull kubevirt:NAMESPACE/VM with the API of a cluster: the objects that are created, watched and deleted, against the
 strict stub of KubeVirt's three generations (tests/kubevirt_stub)."""
 
+import copy
 import threading
 
 import identities
@@ -110,6 +111,45 @@ def test_a_tracker_that_moved_leads_to_a_full_pull(bed):
     assert any("checkpoint-replaced" in each for each in result.warnings)
     assert any("names checkpoint theirs-" in each for each in result.warnings)
     require_equal(bed, "1")
+
+
+def test_an_increment_instead_of_a_full_backup_is_read_in_full(late, monkeypatch):
+    asked = ours.backup
+    pull(late)
+    disks(late)["rootdisk"].write(CLUSTER, b"c" * CLUSTER)
+    monkeypatch.setattr(ours, "backup", lambda name, labelled, wish: asked(name, labelled, wish._replace(full=False)))
+    assert decisions(pull(late, full=True).point) == both("full", "requested")
+    require_equal(late, "0")
+
+
+def test_a_volume_without_its_bitmap_is_read_in_full(late, monkeypatch):
+    """KubeVirt is about to report a type for each volume, and none for the backup."""
+    pull(late)
+    data, state = disks(late)["data"], objects.state
+    freeze = data.freeze
+    monkeypatch.setattr(data, "freeze", lambda checkpoint, since, merged: freeze(checkpoint, None, merged))
+
+    def reported(found, inside):
+        status = copy.deepcopy(found.get("status") or {})
+        if status.pop("type", None):
+            for each in status.get("includedVolumes", []):
+                each["type"] = "Full" if each["volumeName"] == "data" else "Incremental"
+        return state({**found, "status": status}, inside)
+
+    monkeypatch.setattr(objects, "state", reported)
+    disks(late)["rootdisk"].write(CLUSTER, b"c" * CLUSTER)
+    data.write(0, b"d" * CLUSTER)
+    found = decisions(pull(late).point)
+    assert found == {"rootdisk": ("incremental", "checkpoint"), "data": ("full", "checkpoint-lost")}
+    require_equal(late, "0")
+
+
+def test_a_disk_that_is_not_in_the_backup_is_a_warning(late):
+    """Unless it is excluded."""
+    del disks(late)["data"]
+    [line] = pull(late).warnings
+    assert line.startswith("volume data (claim vm1-data) is not in KubeVirt's backup")
+    assert pull(late, exclude=["data"]).warnings == pull(late, disks=["rootdisk"]).warnings == []
 
 
 def test_a_claim_that_was_made_again_is_no_base(late):
@@ -334,7 +374,9 @@ def test_two_stores_have_two_trackers():
 
 
 @pytest.mark.parametrize(
-    "text, size", [("1Gi", 1 << 30), ("10G", 10**10), ("1.5Mi", 3 << 19), ("77", 77), ("x", 0), (None, 0)]
-)
+    "text, size",
+    [("1Gi", 1 << 30), ("10G", 10**10), ("1.5Mi", 3 << 19), ("77", 77), ("x", 0), (None, 0), ("inf", 0),
+     ("1288490188800m", 1288490189), ("1E", 10**18), ("1Ei", 1 << 60), ("12E3", 12000)],
+)  # fmt: skip
 def test_the_capacity_of_a_claim(text, size):
     assert objects.capacity({"status": {"capacity": {"storage": text}}}) == size

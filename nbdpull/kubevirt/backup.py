@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
+from ..core.choices import BackupType
 from . import objects, ours, remains
 from .cluster import Cluster, Refused
 from .endpoint import Access
@@ -215,10 +216,13 @@ class Backup:
         return state
 
     def _require_base(self, state: State) -> None:
-        """Check where KubeVirt started it: its tracker does not move while a backup runs."""
+        """Check where KubeVirt started it: its tracker does not move while a backup runs.
+
+        A backup that should be full may be an incremental one: everything of it is read.
+        """
         if state.type is None:
             raise errors.HypervisorError(f"backup {self._who.name} does not report its type")
-        if state.type == "incremental" and self.base() != self._base:
+        if self._base is not None and state.type == BackupType.INCREMENTAL and self.base() != self._base:
             raise MovedBase
 
     def _state(self) -> State:

@@ -28,13 +28,13 @@ READ_DATA = 8 << 20  # bytes that a thread reads at once: each request costs Kub
 class Volume:
     """One volume of a backup.
 
-    size: bytes; allocated: bytes that are not zero, according to the map; reports_zeros: whether the map declares any
-    zeros; presumed: see nbd.source.
+    type: of BackupType; size: bytes; allocated: bytes that are not zero, according to the map; reports_zeros: whether
+    the map declares any zeros; presumed: see nbd.source.
     """
 
     def __init__(self, endpoint: Endpoint, name: str, backup_type: str) -> None:
-        """Read the map. backup_type: the type of the backup, of BackupType."""
-        self._endpoint, self.name, self._type, self.presumed = endpoint, name, backup_type, 0
+        """Read the map."""
+        self._endpoint, self.name, self.type, self.presumed = endpoint, name, backup_type, 0
         self._map = extent_map.whole(self._ask, backup_type, name, self._behind)
         self.size = extent_map.size(self._map)
         self.reports_zeros = extent_map.reports_zeros(self._map)
@@ -53,7 +53,7 @@ class Volume:
 
         again: ranges that are included in any case, dirty or not.
         """
-        stored = extent_map.stored(self._map, self._type, dirty_from, held)
+        stored = extent_map.stored(self._map, self.type, dirty_from, held)
         every = extent_map.stored(self._map, BackupType.FULL, 0, None)
         more = extents.without(extents.intersect(every, again), stored)
         self.presumed = extents.total(more)
@@ -85,7 +85,7 @@ class Volume:
         start = self.size - min(self.size, extent_map.OVERLAP)
         document = self._ask(start, 2 * extent_map.OVERLAP)
         try:
-            found = extent_map.page(document, start, self._type).found
+            found = extent_map.page(document, start, self.type).found
         except ValueError:
             found = extents.of([])
         if not numpy.array_equal(extents.merged(found), extents.clip(self._map, start, self.size)):

@@ -6,6 +6,7 @@ know: HTTP, the objects of the cluster, what a map means.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
 from ..core import errors
@@ -17,7 +18,7 @@ from ..kubevirt import backup as kubevirt_backup
 from ..kubevirt import objects
 from ..kubevirt.backup import MovedBase
 from ..kubevirt.cluster import Cluster
-from ..kubevirt.endpoint import Endpoint
+from ..kubevirt.endpoint import Access, Endpoint
 from ..kubevirt.given import Machine
 from ..pulling.account import Cut
 from ..repository import marker
@@ -45,7 +46,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = kubevirt_backup.virtual_machine(cluster, machine)
     subject = _Subject(cluster, found, kubevirt_backup.claims(cluster, machine, found))
-    warnings: list[str] = []
+    warnings = cluster.warnings
     store = unlocking.for_pull(options.output, options.group, options.identities, warnings.append)
     with machine_run.begun(store, machine, objects.uid(found), report, check, warnings) as run:
         first = _ordered(run, options, cluster)
@@ -92,9 +93,11 @@ def _point(run: Run, options: Options, subject: _Subject, job: kubevirt_backup.B
         if begin.base and backup.type == BackupType.FULL:
             begin = _full(options, "checkpoint-lost")
         assert state.access
+        absent = _absent(subject, state.access)
+        run.warnings.extend(_missed(absent, options))
         speed = options.threads, options.stall_timeout
         with Endpoint(state.access, job.token, *speed, run.check, job.renewed) as endpoint:
-            read = new_point.reading(endpoint, backup.type, options)
+            read = new_point.reading(endpoint, backup.type, options, state.full, absent)
             point = new_point.made(run, options, backup, begin, read, job.run_id, job.require_alive)
         checkpoint = backup.cut.checkpoint
         run.warnings.extend(job.finish(checkpoint.name if checkpoint else None))
@@ -104,6 +107,17 @@ def _point(run: Run, options: Options, subject: _Subject, job: kubevirt_backup.B
         if isinstance(error, errors.NbdpullError):
             error.left_behind += tuple(left)
         raise
+
+
+def _absent(subject: _Subject, access: Access) -> dict[str, str]:
+    """Return {volume: a description} of the VM's disks that are not in the backup."""
+    found = objects.volumes(subject.machine)
+    return {name: what for name, what in found.items() if what and name not in access.volumes}
+
+
+def _missed(absent: Mapping[str, str], options: Options) -> list[str]:
+    names = [] if options.disks else [name for name in absent if name not in options.exclude]
+    return [f"volume {name} ({absent[name]}) is not in KubeVirt's backup, nor in the point" for name in names]
 
 
 def _backup(run: Run, options: Options, state: objects.State, subject: _Subject) -> Backup:

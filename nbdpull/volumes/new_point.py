@@ -6,14 +6,14 @@ the last byte. Must not know: where the backup comes from and what ends it, HTTP
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Callable, NamedTuple, Optional, Protocol
 
 from ..core import process
-from ..core.choices import OnLostBase
+from ..core.choices import BackupType, OnLostBase
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
 from ..format import writer
@@ -79,9 +79,13 @@ class Reading(NamedTuple):
     volumes: Sequence[Volume]
 
 
-def reading(endpoint: Endpoint, backup_type: str, wanted: Wanted) -> Reading:
-    names = given.wanted(endpoint.volumes, wanted.disks, wanted.exclude)
-    return Reading(endpoint, [Volume(endpoint, name, backup_type) for name in names])
+def reading(
+    endpoint: Endpoint, backup_type: str, wanted: Wanted, full: Collection[str] = (), absent: Collection[str] = ()
+) -> Reading:
+    """Read the maps. full: volumes that are in full in any case; absent: those that are not in the backup."""
+    names = given.wanted(endpoint.volumes, wanted.disks, wanted.exclude, absent)
+    types = {name: BackupType.FULL if name in full else backup_type for name in names}
+    return Reading(endpoint, [Volume(endpoint, *each) for each in types.items()])
 
 
 def made(
@@ -98,7 +102,7 @@ def made(
         start.disk(run.machine, each.name, backup.sources.get(each.name), each.size, each.allocated)
         for each in read.volumes
     ]
-    choice = _choice(run, wanted, start, disks)
+    choice = _choice(run, wanted, start, disks, read.volumes)
     run.warnings.extend(_blind(choice, read.volumes))
     fit.require_readable(disks, run.held.sequence, run.series.store.path(run.series.folder))
     if wanted.space_check:
@@ -125,8 +129,8 @@ def made(
     return point
 
 
-def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice:
-    choice = start.choice(disks)
+def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk], volumes: Sequence[Volume]) -> Choice:
+    choice = start.choice(disks, [each.name for each in volumes if each.type == BackupType.FULL])
     run.warnings.extend(choice.lost_warnings())
     if wanted.on_lost_base == OnLostBase.FAIL:
         choice.require_not_lost()

@@ -6,7 +6,7 @@ HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, Optional
 
 from ..core import errors
@@ -41,12 +41,14 @@ class Start(NamedTuple):
         named = {"target": name, "type": "kubevirt", "source": source or by_name, "format": "qcow2", "device": "disk"}
         return Disk(**named, **facts, size=size, allocation=allocated)  # type: ignore[arg-type]
 
-    def choice(self, disks: Iterable[Disk]) -> Choice:
-        """Decide which disks are read in full, and which as an increment."""
+    def choice(self, disks: Iterable[Disk], full: Collection[str] = ()) -> Choice:
+        """Decide which disks are read in full, and which as an increment. full: those that are backed up in full."""
         decisions = {disk.target: base.decide(disk, self.base, self.why) for disk in disks}
         for name, (mode, _) in decisions.items():
             if self.base and mode == INCREMENTAL and name not in self.base.whole:
                 decisions[name] = FULL, "chain-broken"
+            elif mode == INCREMENTAL and name in full:
+                decisions[name] = FULL, "checkpoint-lost"
         incremental = any(mode == INCREMENTAL for mode, _ in decisions.values())
         return Choice(self.base if incremental else None, decisions)
 
