@@ -303,13 +303,16 @@ def test_a_unix_socket_is_private_and_nothing_is_removed_for_it(tmp_path):
     path = tmp_path / "sock"
     path.write_text("precious")
     where = endpoint.parse(f"unix:{path}")
-    with pytest.raises(errors.OutputExists), endpoint.serving(APP, where):
+    with pytest.raises(errors.OutputExists, match="remove it or choose another"), endpoint.serving(APP, where):
         pass
     assert path.read_text() == "precious"
     path.unlink()
     with endpoint.serving(APP, where):
         assert path.stat().st_mode & 0o777 == 0o600
     assert not path.exists()
+    lost = endpoint.parse(f"unix:{tmp_path}/none/sock")
+    with pytest.raises(errors.OutputError, match=f"there is no directory {tmp_path}/none"), endpoint.serving(APP, lost):
+        pass
 
 
 def test_a_port_that_is_taken_is_one_clear_line():

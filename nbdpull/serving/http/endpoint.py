@@ -112,8 +112,10 @@ def serving(app: Callable[..., Any], where: Where, tls: Optional[ssl.SSLContext]
         from . import server
     except ImportError as error:
         raise errors.MissingSoftware(f"HTTP needs Python's cheroot: pip install 'nbdpull[http]' ({error})") from None
+    if where.path and os.path.lexists(where.path):  # also if a server that was killed left it
+        raise errors.OutputExists(f"socket {where.path} exists: remove it or choose another")
     made = server.Server(app, where.path or (where.host, where.port), tls)
-    with translated("listen at", f"unix:{where.path}" if where.path else f"{where.host}:{where.port}"):
+    with translated("listen at", where.path or f"{where.host}:{where.port}"):
         made.begin()
     try:
         yield f"{'https' if tls else 'http'}://{_authority(where, made.port)}"

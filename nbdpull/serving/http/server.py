@@ -7,7 +7,6 @@ listens, paths, tokens, volumes.
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -282,9 +281,6 @@ class Server(wsgi.Server):
     def bind_unix_socket(self, bind_addr: str) -> Any:
         """Create the socket for our user only. Unlike cheroot, remove nothing that has its name."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        if os.path.lexists(bind_addr):
-            self._failed = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            raise self._failed
         before = os.umask(0o177)
         try:
             self.socket.bind(bind_addr)
