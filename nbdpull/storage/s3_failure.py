@@ -48,6 +48,7 @@ _DENIED = {  # reasons for a refused request
     "InvalidToken": "the server does not know the session token",
     "RequestTimeTooSkewed": "the clocks of this host and of the server differ by too much",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+    "UserSuspended": "the server has suspended the user of the access key",
     "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 }
 _ON_THE_WAY = {  # of botocore; HTTPError is urllib3's, for a broken-off answer without object data; Unanswered is ours
@@ -61,7 +62,7 @@ _ON_THE_WAY = {  # of botocore; HTTPError is urllib3's, for a broken-off answer 
 SILENT = ("ConnectTimeoutError", "ReadTimeoutError")
 NO_HOST = "NoHost"  # our own code
 NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
-_FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
+_FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")  # Ceph has a quota as a 403
 
 
 class Absent(Exception):
@@ -106,7 +107,7 @@ def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried:
         return Absent()
     if code in _DENIED:
         return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
-    if code == "AccessDenied" or status in (401, 403):
+    if code not in _FULL and (code == "AccessDenied" or status in (401, 403)):
         return errors.AccessDenied(f"{cannot}: access denied; allow {right} on it to these credentials")
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
         return errors.UsageError(f"{cannot}: the bucket is in another region; set AWS_REGION to it ({text})")
