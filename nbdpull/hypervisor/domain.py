@@ -91,7 +91,7 @@ class Domain(Handle):
             with self.seam("ask QEMU for its version"):
                 answer = json.loads(domain_link.ask_monitor(self.dom, '{"execute": "query-version"}'))
             return tuple(answer["return"]["qemu"][part] for part in ("major", "minor", "micro"))
-        except (errors.HypervisorError, errors.DomainNotRunning, ValueError, KeyError):
+        except (errors.HypervisorError, errors.AccessDenied, errors.DomainNotRunning, ValueError, KeyError):
             return None
 
     @property

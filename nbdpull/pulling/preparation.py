@@ -200,7 +200,7 @@ def _why_no_checkpoint(vm: domain.Domain, covered: Collection[str]) -> str:
 def snapshot_warnings(subject: Subject) -> list[str]:
     """Return a warning about what a checkpoint does to the snapshots of a domain, only before the first checkpoint."""
     some, first = False, not any(point.manifest.checkpoint for point in subject.points.newest_first())
-    with suppress(errors.HypervisorError):  # a user who may not list snapshots may still pull
+    with suppress(errors.HypervisorError, errors.AccessDenied):  # a user who may not list snapshots may still pull
         some = first and subject.vm.has_internal_snapshots
     if not some:
         return []

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from bed.machine import MIB, Disk
-from fake_libvirt import Meddled, libvirt
+from fake_libvirt import Meddled, error_of, libvirt, raising
 
 from nbdpull.core import errors
 from nbdpull.hypervisor import domain
@@ -25,6 +25,14 @@ def test_facts(vm, shared):
 def test_daemon_too_old_for_checkpoints(vm):
     vm.connection = Meddled(vm.connection, getLibVersion=lambda: 7_005_000)
     assert not vm.supports_checkpoints
+
+
+@pytest.mark.parametrize("code", [libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_OPERATION_UNSUPPORTED])
+def test_a_remote_qemu_whose_monitor_is_not_for_us_has_an_unknown_version(monkeypatch, code):
+    monkeypatch.setattr(domain.domain_link, "ask_monitor", raising(error_of(code)))
+    dom = Meddled(name=lambda: "vm1", UUIDString=lambda: "a-uuid")
+    vm = domain.Domain(Meddled(getURI=lambda: "qemu+ssh://hv1/system"), dom, None)
+    assert vm.is_remote and vm.running_version is None
 
 
 def test_disks(machine):
