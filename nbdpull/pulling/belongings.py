@@ -99,5 +99,5 @@ def _passwords(vm: Domain, xml: str, live: Optional[str], last: Optional[Point])
     return found, [
         f"the password of graphics {kind}{why} is not in the point: in a restored domain, "
         f"it listens on {LOOPBACK} only until you set a new one"
-        for kind in set(found) - set(known)
+        for kind in sorted(set(found) - set(known))
     ]
