@@ -24,7 +24,7 @@ from ..definitions.domain_xml import Listen
 from ..hypervisor import domain
 from ..nbd import address, libnbd
 
-_TCP = re.compile(r"tcp:(?:\[([^]]+)\]|([^:]+)):(\d+)\Z")
+_TCP = re.compile(r"tcp:(?:\[([^][/\s\0-\x1f]+)\]|([^][:/\s\0-\x1f]+)):(\d{1,5})\Z", re.ASCII)
 _EVERYWHERE = ("0.0.0.0", "::", "*")
 _TLS_FILES = ("ca-cert.pem",)
 _CLIENT_FILES = ("client-cert.pem", "client-key.pem")
