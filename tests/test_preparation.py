@@ -65,8 +65,8 @@ DISKS = [disk("vda", thread="iothread='1'"), disk("vdb", "raw", None)]
 NONE_CAN = [disk("vdb", "raw", None), disk("vdc", bitmaps=False)]  # raw, and qcow2 of version 2
 
 
-def subject(vm=None, disks=DISKS, route=Route(), **more):
-    return Subject(vm or Vm(), route, disks, **more)
+def subject(vm=None, disks=DISKS, route=None, **more):
+    return Subject(vm or Vm(), route or Route(), disks, **more)
 
 
 def plan(asked, of=None, choice=IN_FULL):
