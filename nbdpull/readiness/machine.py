@@ -6,6 +6,7 @@ Must not know: libvirt, domains.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ _PROGRAMS = (
     ("qemu-nbd", "qcow2 images at restore"),
     (storage_daemon.PROGRAM, "domains that are off and cannot be started"),
 )
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in the kernel's list of mounts
 
 
 def programs() -> Iterator[Finding]:
@@ -67,9 +69,10 @@ def scratch(folder: str) -> Finding:
 
 def _file_system(folder: str) -> str:
     best = ("", "unknown")
-    with open("/proc/self/mounts") as mounts:
+    with open("/proc/self/mounts", errors="surrogateescape", newline="\n") as mounts:  # as os.fsdecode has names
         for line in mounts:
-            _, where, kind = line.split()[:3]
+            _, escaped, kind = line.split(" ")[:3]
+            where = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), escaped)
             if os.path.commonpath([os.path.realpath(folder), where]) == where and len(where) >= len(best[0]):
                 best = (where, kind)
     return best[1]
