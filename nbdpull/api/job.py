@@ -7,6 +7,8 @@ base is as before. Must not know: where the data goes.
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -72,7 +74,9 @@ class Job:
     """
 
     def __init__(self, inside: _Inside, as_of: str, warnings: list[str]) -> None:
-        self._inside, self._reading = inside, ExitStack()
+        self._still_inside: Optional[_Inside] = inside  # until the block ends: a Job that is kept holds no connection
+        self._process, self._reading = os.getpid(), ExitStack()
+        self._ending = threading.RLock()  # two that end the job at once would each lose it to the other
         self.id = inside.prepared.plan.run_id
         self.as_of = as_of
         self.consistency, self.consistency_reason = inside.job.freeze.consistency, inside.job.freeze.reason
@@ -82,6 +86,14 @@ class Job:
         self.dropped_checkpoints: list[str] = []
         self._token = self._made()
         self._server: Optional[Server] = None  # once it is read
+
+    @property
+    def _inside(self) -> _Inside:
+        if self._still_inside is None:
+            raise errors.UsageError(f"backup {self.id} has ended without a commit: nothing of it counts")
+        if os.getpid() != self._process:  # what it does to the job would be undone, or done again, by the other one
+            raise errors.UsageError(f"backup {self.id} can only be ended by the process that opened it")
+        return self._still_inside
 
     def _made(self) -> Token:
         inside, made = self._inside, self._inside.job.checkpoint
@@ -96,7 +108,7 @@ class Job:
         It does not exist before `finish`: until then it is not proved that what was read belongs to the backup.
         UsageError.
         """
-        if not self._inside.job.finished:
+        if not (self.committed or self._inside.job.finished):
             raise errors.UsageError("a backup has its token once it is finished: call finish() or commit() first")
         return self._token
 
@@ -106,10 +118,12 @@ class Job:
         From then on it costs the guest nothing. JobLost, or a similar error: what was read is void. You still have to
         commit the backup.
         """
-        inside = self._inside
-        if inside.job.finished:
-            return
-        with callers.unwrapped():
+        with self._ending, callers.unwrapped():
+            if self.committed:
+                return
+            inside = self._inside
+            if inside.job.finished:
+                return
             inside.lookout.check()
             self._end_reading()
             active_job.finish(inside.subject.vm, inside.job)
@@ -121,16 +135,16 @@ class Job:
         and was ours until `finish`, which is called here if you did not. JobLost, or a similar error: then nothing has
         changed, and what was read is void.
         """
-        if self.committed:
-            return self.token
-        self.finish()
-        inside, vm = self._inside, self._inside.subject.vm
-        with callers.unwrapped():
+        with self._ending, callers.unwrapped():
+            if self.committed:
+                return self._token
+            self.finish()
+            inside = self._inside
             inside.journal.committed()
-        self.committed = True
-        made = inside.prepared.plan.checkpoint
-        self.dropped_checkpoints = token_base.drop(vm, inside.older, made, self.warnings)
-        return self.token
+            self.committed = True
+            made = inside.prepared.plan.checkpoint
+            self.dropped_checkpoints = token_base.drop(inside.subject.vm, inside.older, made, self.warnings)
+        return self._token
 
     def _end_reading(self) -> None:
         for disk in self.disks:
@@ -298,6 +312,7 @@ def _heard(made: Job, ended: _Ended) -> Iterator[None]:
         ended.raised = error
     finally:
         made._end_reading()
+        made._still_inside = made._server = None
         ended.is_settled = made.committed or ended.raised is not None
     if not made.committed:
         raise _NotCommitted
