@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from ..core import errors, members
 from ..core.choices import FREEZE_TIMEOUT, SHARED_DIR, STALL_TIMEOUT, Offline, OnLostBase, Quiesce
+from ..pulling.token import Token
 
 if TYPE_CHECKING:
-    from ..pulling.token import Token
     from .held import Held
+
+# Fields with a number above 0, and whether it may be None.
+_NUMBERS = {"freeze_timeout": False, "stall_timeout": False, "connections": False, "max_duration": True,
+            "scratch_limit": True}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,27 @@ class Options:
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise errors.UsageError(f"{name} is {getattr(self, name)!r}: choose {', '.join(known)}")
-        for name in ("freeze_timeout", "stall_timeout", "connections", "max_duration", "scratch_limit"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise errors.UsageError(f"{name} is {value!r}: give a number above 0")
+        self._require_numbers()
+        if type(self.checkpoint) is not bool:
+            raise errors.UsageError(f"checkpoint is {self.checkpoint!r}: give True or False")
+        for name in ("held", "on_ready", "on_cut"):
+            if not (getattr(self, name) is None or callable(getattr(self, name))):
+                raise errors.UsageError(f"{name} is {getattr(self, name)!r}: give a function")
         for name in ("disks", "exclude"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise errors.UsageError(f"{name} is {value!r}: give a list of names")
-        if self.since is not None and not hasattr(self.since, "dumps"):
+        if not (self.since is None or isinstance(self.since, Token)):
             raise errors.UsageError("since is not a token: nbdpull.Token.loads(text) makes one")
         self._require_texts()
+
+    def _require_numbers(self) -> None:
+        for name, may_be_none in _NUMBERS.items():
+            value = getattr(self, name)
+            if not (may_be_none if value is None else isinstance(value, (int, float)) and value > 0):
+                raise errors.UsageError(f"{name} is {value!r}: give a number above 0")
+        if type(self.connections) is not int:
+            raise errors.UsageError(f"connections is {self.connections!r}: give a whole number")
 
     def _require_texts(self) -> None:
         """Raise UsageError where libvirt's bindings would raise a TypeError or a UnicodeError."""
