@@ -57,3 +57,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'nbdpull' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nbdpull.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return what help() and a prompt's completion list, although it is not loaded yet."""
+    return sorted({*globals(), *__all__})

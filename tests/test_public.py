@@ -5,9 +5,13 @@
 
 import dataclasses
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import nbdpull
 
@@ -49,6 +53,14 @@ def test_a_name_is_loaded_when_it_is_used():
 def test_no_name_is_made_up():
     assert not hasattr(nbdpull, "pull") and "pull" not in nbdpull.__all__
     assert all(getattr(nbdpull, name) is not None for name in nbdpull.__all__)
+
+
+def test_help_describes_all_of_it():
+    """Though nothing is loaded before it is used."""
+    pytest.importorskip("libvirt")
+    text = pydoc.plain(pydoc.render_doc(nbdpull))
+    described = {*re.findall(r"^    class (\w+)", text, re.M), *re.findall(r"^    (\w+)\(", text, re.M)}
+    assert described >= {*nbdpull.__all__} and "scratch_dir: where QEMU keeps" in text
 
 
 if __name__ == "__main__":
