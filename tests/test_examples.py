@@ -226,7 +226,7 @@ def vendor(machine, tmp_path):
     return Vendor(machine({"vda": 8 * MIB, "vdb": MIB}), tmp_path)
 
 
-def test_the_document(machine, tmp_path):
+def test_the_document(machine, tmp_path, monkeypatch):
     """The commands of docs/vendors.md verbatim, and its program that reads by itself."""
     text = (PROJECT / "docs/vendors.md").read_text()
     vm = machine({"vda": MIB}, name="vm1")
@@ -241,9 +241,16 @@ def test_the_document(machine, tmp_path):
     assert nbdpull.Token.loads((tmp_path / "token").read_text()).checkpoint.name in vm.checkpoints()
     sketch, program, schema = blocks(text, "python")
     compile(sketch, "vendors.md", "exec")
-    kept = []
-    exec(program, {"nbdpull": nbdpull, "token": None, "buffer": bytearray(512), "keep": kept.append})
+    kept, image = [], bytearray(MIB)
+
+    def keep(disk, offset, data):
+        image[offset : offset + len(data)] = data
+
+    exec(program, {"nbdpull": nbdpull, "token": None, "keep": keep, "keep_token": kept.append})
     assert nbdpull.Token.loads(kept[0]).checkpoint.name in vm.checkpoints() and not vm.job_active()
+    assert image == vm.content("vda")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pull.jsonl").write_text(json.dumps(sample("pull.result")))
     checks = {}
     exec(schema, checks)
     assert checks["check"].is_valid(sample("pull.result")) and not checks["check"].is_valid(sample("restore.result"))
