@@ -79,6 +79,13 @@ def test_invalid_options(options, message):
         nbdpull.Options("vm1", **options)
 
 
+@pytest.mark.parametrize("name", ["check", "report"])
+def test_what_is_no_function(name):
+    pytest.importorskip("libvirt")
+    with pytest.raises(errors.UsageError, match=f"{name} is 5: give a function"):
+        nbdpull.backup(nbdpull.Options("vm1", uri="test:///default"), None, **{name: 5})
+
+
 @pytest.mark.parametrize("name", ["domain", "uri", "scratch_dir", "socket", "nbd", "resume", "disks", "exclude"])
 @pytest.mark.parametrize(
     "value, flaw", [("x\udcff", "is not text in UTF-8"), ("x\0", "is not text in UTF-8"), (b"x", "is not text")]

@@ -22,6 +22,12 @@ class Raised(errors.NbdpullError):
         self.raised = raised
 
 
+def require_function(name: str, given: Any) -> None:
+    """Raise UsageError if what a caller gave for a function cannot be called; None: it gave none."""
+    if not (given is None or callable(given)):
+        raise errors.UsageError(f"{name} is {given!r}: give a function")
+
+
 def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the same function, which raises Raised.
 
@@ -54,4 +60,6 @@ def unwrapped() -> Iterator[None]:
 
 
 def checked(check: Optional[Callable[[], None]]) -> Callable[[], None]:
+    """Return the check of a caller, wrapped; one that does nothing if it gave none."""
+    require_function("check", check)
     return wrapped(check) if check else lambda: None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 from ..core import errors, members
 from ..core.choices import FREEZE_TIMEOUT, SHARED_DIR, STALL_TIMEOUT, Offline, OnLostBase, Quiesce
 from ..pulling.token import Token
+from . import callers
 
 if TYPE_CHECKING:
     from .held import Held
@@ -79,8 +80,7 @@ class Options:
         if type(self.checkpoint) is not bool:
             raise errors.UsageError(f"checkpoint is {self.checkpoint!r}: give True or False")
         for name in ("held", "on_ready", "on_cut"):
-            if not (getattr(self, name) is None or callable(getattr(self, name))):
-                raise errors.UsageError(f"{name} is {getattr(self, name)!r}: give a function")
+            callers.require_function(name, getattr(self, name))
         for name in ("disks", "exclude"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Optional, Protocol
 from ..core import pipeline
 from ..core.errors import Check, Report
 from ..pulling.token import Token
+from . import callers
 from .disk import DATA, Disk, Extent
 from .job import open_backup
 from .options import Options
@@ -90,6 +91,7 @@ def backup(options: Options, sink: Sink, report: Optional[Report] = None, check:
     thread; so is check(), from any thread: an exception from it ends the backup. NbdpullError, or what the sink raises:
     then nothing has changed.
     """
+    callers.require_function("report", report)
     started = time.monotonic()
     with open_backup(options, check) as job:
         try:
