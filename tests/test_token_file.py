@@ -68,3 +68,13 @@ def test_one_file_has_two_names(tmp_path):
     (tmp_path / "link").symlink_to("token")
     assert token_file.is_same(str(tmp_path / "link"), str(tmp_path / "token"))
     assert not token_file.is_same(str(tmp_path / "token"), str(tmp_path / "other"))
+
+
+def test_a_file_without_a_name(tmp_path, monkeypatch):
+    """A script's variable was not set. The backup would be full each time, or fail when it is committed."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError, match="the name of a token file is empty"):
+        token_file.read_if_there("")
+    with pytest.raises(errors.UsageError, match="the name of a token file is empty"), token_file.drafted(""):
+        raise AssertionError("nothing may begin")
+    assert list(tmp_path.iterdir()) == []

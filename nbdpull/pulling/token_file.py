@@ -31,12 +31,18 @@ def read(path: str) -> Token:
 
 def read_if_there(path: str) -> Optional[Token]:
     """Return the token in a file, None if there is no such file; UsageError if the file contains none."""
+    _require_name(path)
     return read(path) if os.path.lexists(path) else None
 
 
 def is_same(one: str, other: str) -> bool:
     """Return whether two paths name the same file, which need not exist."""
     return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _require_name(path: str) -> None:
+    if not path:  # a variable of a script that is not set: each backup would be full, or its token kept nowhere
+        raise errors.UsageError("the name of a token file is empty: name a file, or leave the option out")
 
 
 def require_new(path: str) -> None:
@@ -111,7 +117,9 @@ class Draft:
 @contextmanager
 def drafted(path: Optional[str]) -> Iterator[Draft]:
     """Yield the Draft of a token file; it is removed after the block if it was not published. OutputError if it cannot
-    be written."""
+    be written, UsageError if its name is empty."""
+    if path is not None:
+        _require_name(path)
     draft = Draft(path)
     draft._claim()
     try:
