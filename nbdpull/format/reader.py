@@ -11,8 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
 from typing import Callable, Optional, TypeVar
 
 import numpy
@@ -117,79 +115,47 @@ _count = _Count()
 
 
 class OpenFiles:
-    """Files of a store, open for reading. Those not in use are closed when the process has too many open."""
+    """Files of a store, open for reading. Those used least recently are closed when the process has too many open."""
 
     def __init__(self, store: Store, again: bool = False) -> None:
         """again: see Store.open_reader."""
         self._store, self._again = store, again
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()  # least recently used first
+        self._open: OrderedDict[str, Reader] = OrderedDict()  # least recently used first
 
     def read(self, path: str, offset: int, length: int, through: bool = False) -> bytes:
         """Return exactly `length` bytes of a file from `offset`; Damaged if it does not have them. through: see
         Store.open_reader."""
-        file = self._used(path, through)
-        try:
-            return file.reader.read(offset, length)
-        finally:
-            self._unused(file)
+        return self._reader(path, through).read(offset, length)
 
     def has_size(self, path: str, size: int, through: bool = False) -> bool:
         """Return whether a file has this size. It stays open, as it will be read; False if too many are open."""
         if _count.excess(1):
             return False
         with suppress(errors.Damaged):
-            file = self._used(path, through)
-            try:
-                return file.reader.size == size
-            finally:
-                self._unused(file)
+            return self._reader(path, through).size == size
         return False
 
-    def _used(self, path: str, through: bool) -> _OpenFile:
+    def _reader(self, path: str, through: bool) -> Reader:
+        """Return the Reader of a file. It remains open as long as the caller uses it."""
         with self._lock:
-            if file := self._open.get(path):
+            if found := self._open.get(path):
                 self._open.move_to_end(path)
-                file.users += 1
-                return file
-        new = self._newly(path, through)  # not with the lock: other threads would wait for the system calls
+                return found
+        new = self._store.open_reader(path, self._again, through)  # not with the lock: other threads would wait for it
         with self._lock:
-            file = self._open.setdefault(path, new)
-            file.users += 1
-        if file is not new:
-            self._close(new)
-        return file
-
-    def _unused(self, file: _OpenFile) -> None:
-        with self._lock:
-            file.users -= 1
-            if excess := _count.excess():
-                self._close_some(excess)
-
-    def _newly(self, path: str, through: bool) -> _OpenFile:
-        file = _OpenFile(self._store.open_reader(path, self._again, through))
-        _count.add(1)
-        return file
-
-    def _close_some(self, excess: int) -> None:
-        """Close the excess files, least recently used first, except those in use."""
-        unused = (path for path, file in self._open.items() if not file.users)
-        for path in [*islice(unused, excess)]:
-            self._close(self._open.pop(path))
+            found = self._open.setdefault(path, new)
+            if found is new:
+                _count.add(1)
+                for _ in range(min(_count.excess(), len(self._open) - 1)):
+                    self._open.popitem(last=False)  # its file is closed when no thread reads it any more
+                    _count.add(-1)
+        return found
 
     def close(self) -> None:
         while self._open:
-            self._close(self._open.popitem()[1])
-
-    def _close(self, file: _OpenFile) -> None:
-        _count.add(-1)
-        file.reader.close()
-
-
-@dataclass
-class _OpenFile:
-    reader: Reader
-    users: int = 0
+            self._open.popitem()[1].close()
+            _count.add(-1)
 
 
 class FrameReader:
@@ -267,7 +233,7 @@ class FrameReader:
     def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
         path, data = self._at(record)
         wanted = bytes(record["digest"])
-        raw = self._opened(data, wanted, int(record["raw"]))
+        raw = self._content(data, wanted, int(record["raw"]))
         if raw is None or digest(raw) != wanted:
             raise errors.Damaged(f"{self._store.path(path)}: a frame is not what was stored")
         return data, raw
@@ -304,20 +270,15 @@ class FrameReader:
             raise errors.Damaged(f"{path}: a frame that is needed was not moved")
         return place
 
-    def _opened(self, data: bytes, wanted: bytes, size: int) -> Optional[bytes]:
-        """Return the content of a frame, None if the frame does not open with this digest or has another size."""
+    def _content(self, data: bytes, wanted: bytes, size: int) -> Optional[bytes]:
+        """Return exactly `size` bytes, None if the frame does not open with this digest or has another size. Must never
+        allocate the size that a damaged frame claims."""
         try:
-            return self._decompressed(self._store.seal.opened_frame(data, wanted), size)
-        except ValueError:
-            return None
-
-    def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
-        """Return exactly `size` bytes, or None. Must never allocate the size that a damaged frame claims."""
-        try:
-            if zstandard.frame_content_size(data) != size or not pages.is_frame(data):
+            frame = self._store.seal.opened_frame(data, wanted)
+            if zstandard.frame_content_size(frame) != size or not pages.is_frame(frame):
                 return None
-            return self._whole(data)
-        except zstandard.ZstdError:
+            return self._whole(frame)
+        except (ValueError, zstandard.ZstdError):
             return None
 
     def _whole(self, data: bytes) -> bytes:

@@ -56,6 +56,8 @@ class DirectoryReader(Closing):
             os.close(self._descriptor)
             self._descriptor = -1
 
+    __del__ = close
+
 
 class DirectoryWriter(Sealing):
     """A file being created, or one that an interrupted run was writing, continued at its end.
