@@ -400,11 +400,16 @@ def shown(image):
     """Return (bytes of an Image, bool array of the bytes that it contains)."""
     content, known = numpy.zeros(image.size, "u1"), numpy.zeros(image.size, bool)
     for piece in image.pieces():
-        for extent, data in zip(piece.extents, image.read_piece(piece) or [b"\0"] * len(piece.extents)):
+        for extent, data in zip(piece, image.read_piece(piece) if is_data(piece) else [b"\0"] * len(piece)):
             part = slice(int(extent["offset"]), int(extent["offset"] + extent["length"]))
             content[part] = numpy.frombuffer(data, "u1")
             known[part] = True
     return content, known
+
+
+def is_data(piece):
+    """Return whether a piece of an Image has data; otherwise it reads as zero."""
+    return piece["kind"][0] == extents.DATA
 
 
 def directory_of(vm, point, disk):

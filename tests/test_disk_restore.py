@@ -7,8 +7,8 @@ import pytest
 import stores
 
 from nbdpull.core import errors, extents
+from nbdpull.format import layout
 from nbdpull.repository import image
-from nbdpull.repository.image import Piece
 from nbdpull.targets import disk_restore
 
 SIZE = 1 << 50
@@ -17,7 +17,7 @@ SIZE = 1 << 50
 @pytest.mark.parametrize("partial", [False, True])
 def test_the_zeroes_of_the_largest_disk_take_no_memory(partial):
     """An attacker's index with one record can claim a PiB of zeroes: 8 million ranges to write, one after the other."""
-    zero = Piece(extents.of([(0, SIZE, extents.ZERO)]), [])
+    zero = layout.zero_records(extents.of([(0, SIZE, extents.ZERO)]))
     disk = SimpleNamespace(disk="vda", size=SIZE, partial=partial, pieces=lambda: [zero] if partial else [])
     place = SimpleNamespace(size=SIZE, blank=False, sequential=False)
     tracemalloc.start()

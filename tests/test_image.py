@@ -21,19 +21,19 @@ def content(opened):
     """Return all bytes of an Image by its pieces; a byte in two pieces is an error."""
     found, known = bytearray(opened.size), numpy.zeros(opened.size, bool)
     for piece in opened.pieces():
-        for extent in piece.extents:
+        for extent in piece:
             start, stop = int(extent["offset"]), int(extent["offset"] + extent["length"])
             assert start < stop and not known[start:stop].any()
             known[start:stop] = True
-        if len(piece.records):
-            assert (piece.extents["kind"] == extents.DATA).all()
+        if stores.is_data(piece):
+            assert (piece["kind"] == extents.DATA).all()
             buffers = opened.read_piece(piece)
-            assert len(buffers) == len(piece.records) == len(piece.extents)
-            for extent, buffer in zip(piece.extents, buffers):
+            assert len(buffers) == len(piece)
+            for extent, buffer in zip(piece, buffers):
                 assert len(buffer) == extent["length"]
                 found[int(extent["offset"]) : int(extent["offset"]) + len(buffer)] = buffer
         else:
-            assert (piece.extents["kind"] == extents.ZERO).all()
+            assert (piece["kind"] == extents.ZERO).all()
     return bytes(found)
 
 
@@ -190,14 +190,11 @@ def read_all(opened, most):
 def test_pieces_are_ascending_and_within_a_block(tmp_path):
     vm = chain(tmp_path, size=4 * MIB)
     with Image(vm.series, vm.points[-1], "vda") as opened:
-        data = [piece for piece in opened.pieces() if len(piece.records)]
-    starts = [int(piece.extents["offset"][0]) for piece in data]
+        data = [piece for piece in opened.pieces() if stores.is_data(piece)]
+    starts = [int(piece["offset"][0]) for piece in data]
     assert starts == sorted(starts)
     for piece in data:
-        blocks = {int(e["offset"]) // MIB for e in piece.extents} | {
-            int(e["offset"] + e["length"] - 1) // MIB for e in piece.extents
-        }
-        assert len(blocks) == 1
+        assert len({*(piece["offset"] // MIB), *((extents.ends(piece) - 1) // MIB)}) == 1
 
 
 def test_each_frame_is_decompressed_once(tmp_path, monkeypatch):
@@ -243,11 +240,11 @@ def test_many_threads_read_pieces(tmp_path):
     vm = chain(tmp_path, size=6 * MIB, points=4, **ROLLING)
     expected, wrong = vm.images[vm.points[-1].id]["vda"], []
     with Image(vm.series, vm.points[-1], "vda") as opened:
-        pieces = [piece for piece in opened.pieces() if len(piece.records)]
+        pieces = [piece for piece in opened.pieces() if stores.is_data(piece)]
 
         def work(seed):
             for piece in random.Random(seed).choices(pieces, k=20):
-                for extent, buffer in zip(piece.extents, opened.read_piece(piece)):
+                for extent, buffer in zip(piece, opened.read_piece(piece)):
                     if bytes(buffer) != expected[int(extent["offset"]) :][: len(buffer)]:
                         wrong.append(extent)
 
@@ -281,7 +278,7 @@ def test_a_range_without_a_record_is_zero(tmp_path):
         with Image(vm.series, point, "vda", partial=True) as opened:
             assert opened.partial is partial
             assert content(opened) == bytes(70_000) + b"x" * 100 + bytes(129_900)
-            known = sum(extents.total(piece.extents) for piece in opened.pieces())
+            known = sum(extents.total(piece) for piece in opened.pieces())
             assert known == 100
     with pytest.raises(errors.PartialPoint):
         Image(vm.series, point, "vda")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 import numpy
@@ -25,19 +24,12 @@ if TYPE_CHECKING:
 
     from ..core.extents import Buffer, Extents, Segments
 
+    Piece = layout.Records  # what one block of the disk shows: records of one kind, each cut to its part of the block
+
 HELD_BYTES = 32 << 20  # of decompressed frames that a Piece may need again
 
-Row = numpy.void  # a record, or an extent
 _MEMBERS = layout.RECORD.names or ()
-_NO_RECORDS: layout.Records = numpy.empty(0, layout.RECORD)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The content of one block of the disk: extents, and for each data extent the record that it is part of."""
-
-    extents: Extents
-    records: layout.Records
+_LENGTH, _POSITION, _SKIP, _CHUNK, _DIGEST = map(_MEMBERS.index, ("length", "position", "skip", "chunk", "digest"))
 
 
 class Image:
@@ -98,53 +90,48 @@ class Image:
 
     def head(self, length: int) -> Optional[bytes]:
         """Return the first bytes of the disk; None if a partial image does not contain all of them."""
-        _, _, segments, layers = next(self.windows(), Window(0, 0, numpy.empty(0, extents.SEGMENT), []))
-        segments, length = extents.clip(segments, 0, length), min(length, self.size)
-        if self.partial and extents.gaps(segments, 0, length):
+        length = min(length, self.size)
+        records = extents.clip(
+            next(self.windows(), Window(0, 0, numpy.empty(0, extents.SEGMENT), [])).flat(), 0, length
+        )
+        if self.partial and extents.gaps(records, 0, length):
             return None
-        data = segments[_kinds(segments, layers) == extents.DATA]
-        piece = Piece(_extents(data, extents.DATA), _records(data, layers))
-        found = bytearray(length)
-        for offset, part in zip(piece.extents["offset"].tolist(), self.read_piece(piece)):
+        piece, found = stack.data_of(records), bytearray(length)
+        for offset, part in zip(piece["offset"].tolist(), self.read_piece(piece)):
             found[offset : offset + len(part)] = part
         return bytes(found)
 
     def pieces(self) -> Iterator[Piece]:
         """Yield a Piece for each block of layout.MAX_FRAME bytes with data, ascending, and after those of a Window one
         Piece with its zero ranges. Every frame lies within one Piece. What is in no Piece reads as zero, too."""
-        for _, _, segments, layers in self.windows():
-            kinds = _kinds(segments, layers)
-            zero = segments[kinds == extents.ZERO]
-            data = extents.cut(segments[kinds == extents.DATA], layout.MAX_FRAME)
-            records, begin = _records(data, layers), 0
-            for part in extents.split(_extents(data, extents.DATA), layout.MAX_FRAME):
-                yield Piece(part, records[begin : begin + len(part)])
-                begin += len(part)
+        for window in self.windows():
+            records = window.flat()
+            yield from extents.split(stack.data_of(records), layout.MAX_FRAME)
+            zero = records[records["kind"] == extents.ZERO]
             if len(zero):
-                yield Piece(extents.merged(_extents(zero, extents.ZERO)), _NO_RECORDS)
+                yield extents.merged(zero)
 
     def read_piece(self, piece: Piece) -> list[Buffer]:
-        """Return the bytes of each data extent of a Piece. Each frame is decompressed and checked once, unless there is
-        an absurd number of them."""
-        rows = [dict(zip(_MEMBERS, row)) for row in piece.records.tolist()]  # numpy's own rows are slower to read
-        keys = [(row["chunk"], row["position"], row["digest"]) for row in rows]
-        lengths = piece.extents["length"].tolist()
+        """Return the bytes of each record of a Piece with data. Each frame is decompressed and checked once, unless
+        there is an absurd number of them."""
+        rows = piece.tolist()  # numpy's own rows are slower to read
+        keys = [(row[_CHUNK], row[_POSITION], row[_DIGEST]) for row in rows]
         shown: defaultdict[Hashable, int] = defaultdict(int)
-        for key, length in zip(keys, lengths):
-            shown[key] += length
+        for key, row in zip(keys, rows):
+            shown[key] += row[_LENGTH]
         frames: dict[Hashable, bytes] = {}
         parts: list[Buffer] = []
         held = 0
-        for key, row, offset, length in zip(keys, rows, piece.extents["offset"].tolist(), lengths):
+        for key, row in zip(keys, rows):
             frame = frames.get(key)
             if frame is None:
                 if held > HELD_BYTES:
                     frames.clear()
                     held = 0
-                frame = frames[key] = self._frames.read(row)
+                frame = frames[key] = self._frames.read(dict(zip(_MEMBERS, row)))
                 held += len(frame)
-            begin = row["skip"] + offset - row["offset"]
-            part = memoryview(frame)[begin : begin + length]
+            begin = row[_SKIP]
+            part = memoryview(frame)[begin : begin + row[_LENGTH]]
             # Copied, so that not a whole frame is kept for the smaller part of it.
             parts.append(part if 2 * shown[key] >= len(frame) else bytes(part))
         return parts
@@ -180,15 +167,6 @@ def _kinds(segments: Segments, layers: list[layout.Records]) -> NDArray[numpy.ui
         mine = segments["layer"] == number
         kinds[mine] = records["kind"][segments["record"][mine]]
     return kinds
-
-
-def _records(segments: Segments, layers: list[layout.Records]) -> layout.Records:
-    """Return the record of each segment."""
-    found = numpy.empty(len(segments), layout.RECORD)
-    for number, records in enumerate(layers):
-        mine = segments["layer"] == number
-        found[mine] = records[segments["record"][mine]]
-    return found
 
 
 def _extents(segments: Segments, kind: int) -> Extents:

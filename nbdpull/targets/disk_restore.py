@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Union, cast
 
 from ..core import errors, extents
 from ..format import reader
-from ..repository.image import Image, Piece, Row
+from ..repository.image import Image
 
 if TYPE_CHECKING:
     from ..core.extents import Part, Range
+    from ..format import layout
+    from ..repository.image import Piece
     from .target import Rewritable, Target
 
 BATCH_DATA = 4 << 20  # bytes of data decompressed and written as one item of work
@@ -83,8 +85,8 @@ class DiskRestore:
             zeroes += some
             if piece is not None:
                 pieces.append(piece)
-                data += extents.total(piece.extents)
-            end = sum(some[-1]) if piece is None else int(extents.ends(piece.extents[-1:])[0])
+                data += extents.total(piece)
+            end = sum(some[-1]) if piece is None else int(extents.ends(piece[-1:])[0])
             if data >= BATCH_DATA or len(zeroes) >= BATCH_ZEROES:
                 yield Batch(pieces, zeroes, data, end)
                 pieces, zeroes, data, end = [], [], 0, 0
@@ -104,12 +106,12 @@ class DiskRestore:
         """Yield (piece or None, zero ranges before it or within its block)."""
         reached = 0
         for piece in self._image.pieces():
-            if len(piece.records):
-                end = int(extents.ends(piece.extents[-1:])[0])
+            if piece["kind"][0] == extents.DATA:
+                end = int(extents.ends(piece[-1:])[0])
                 yield piece, self._gaps(piece, reached, end)
                 reached = end
             elif self._image.partial:  # else they are part of the gaps, with what no record covers
-                yield None, _steps_of(zip(piece.extents["offset"].tolist(), piece.extents["length"].tolist()))
+                yield None, _steps_of(zip(piece["offset"].tolist(), piece["length"].tolist()))
         # A partial image does not define its gaps, but what follows the end of its disk is not one of them.
         rest = self._image.size if self._image.partial else reached
         if rest < self._target.size and not self._target.blank:
@@ -118,7 +120,7 @@ class DiskRestore:
     def _gaps(self, piece: Piece, start: int, stop: int) -> Iterable[Range]:
         if self._target.blank or self._image.partial:
             return []
-        return _steps_of(extents.gaps(piece.extents, start, stop))
+        return _steps_of(extents.gaps(piece, start, stop))
 
     def work(self, batch: Batch) -> Done:
         """Decompress, check, and write a batch. Runs in a thread of the pipeline."""
@@ -133,7 +135,7 @@ class DiskRestore:
     def _read(self, piece: Piece) -> _Read:
         piece = self._differing(piece)
         try:
-            return _Read(list(zip(piece.extents["offset"].tolist(), self._image.read_piece(piece))), [])
+            return _Read(list(zip(piece["offset"].tolist(), self._image.read_piece(piece))), [])
         except errors.Damaged as error:
             if not self._salvage:
                 raise
@@ -141,26 +143,21 @@ class DiskRestore:
 
     def _salvaged(self, piece: Piece, error: errors.Damaged) -> _Read:
         """Read a piece extent by extent, to find those that are lost."""
-        count = len(piece.records)
-        if count == 1:
-            offset, length = int(piece.extents["offset"][0]), int(piece.extents["length"][0])
-            return _Read([], [(offset, length, str(error))])
-        single = [Piece(piece.extents[i : i + 1], piece.records[i : i + 1]) for i in range(count)]
-        return _joined(map(self._read, single))
+        if len(piece) == 1:
+            return _Read([], [(int(piece["offset"][0]), int(piece["length"][0]), str(error))])
+        return _joined(self._read(piece[number : number + 1]) for number in range(len(piece)))
 
     def _differing(self, piece: Piece) -> Piece:
         """Return the piece without the whole frames that the target already contains, according to their digests."""
         if not self._compare:
             return piece
-        keep = [not self._held(extent, record) for extent, record in zip(piece.extents, piece.records)]
-        return Piece(piece.extents[keep], piece.records[keep])
+        return piece[[not self._held(record) for record in piece]]
 
-    def _held(self, extent: Row, record: Row) -> bool:
-        if int(extent["length"]) != int(record["raw"]):
+    def _held(self, record: layout.Record) -> bool:
+        offset, length = int(record["offset"]), int(record["length"])
+        if length != record["raw"]:
             return False
-        return cast(Difference, self._target).holds(
-            int(extent["offset"]), int(record["raw"]), record["digest"].tobytes()
-        )
+        return cast(Difference, self._target).holds(offset, length, bytes(record["digest"]))
 
     def add(self, done: Done) -> None:
         """Add a result to the counts, and write what is left of it. Call this in order, in one thread."""
