@@ -93,25 +93,20 @@ class _Count:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files, self._most = 0, MAX_OPEN
+        self.files = 0
 
     def add(self, files: int) -> None:
         with self._lock:
-            self._files += files
-            if files > 0:
-                self._most = _most()
-
-    def excess(self, more: int = 0) -> int:
-        """Return how many open files, and `more`, exceed MAX_OPEN, or the SHARE of what the process may have open."""
-        return max(0, self._files + more - self._most)
-
-
-def _most() -> int:
-    few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
+            self.files += files
 
 
 _count = _Count()
+
+
+def _most() -> int:
+    """Return how many files all OpenFiles together may have open."""
+    few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
 
 
 class OpenFiles:
@@ -119,7 +114,7 @@ class OpenFiles:
 
     def __init__(self, store: Store, again: bool = False) -> None:
         """again: see Store.open_reader."""
-        self._store, self._again = store, again
+        self._store, self._again, self._most = store, again, _most()
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Reader] = OrderedDict()  # least recently used first
 
@@ -130,7 +125,7 @@ class OpenFiles:
 
     def has_size(self, path: str, size: int, through: bool = False) -> bool:
         """Return whether a file has this size. It stays open, as it will be read; False if too many are open."""
-        if _count.excess(1):
+        if _count.files >= self._most:
             return False
         with suppress(errors.Damaged):
             return self._reader(path, through).size == size
@@ -147,7 +142,7 @@ class OpenFiles:
             found = self._open.setdefault(path, new)
             if found is new:
                 _count.add(1)
-                for _ in range(min(_count.excess(), len(self._open) - 1)):
+                for _ in range(min(_count.files - self._most, len(self._open) - 1)):
                     self._open.popitem(last=False)  # its file is closed when no thread reads it any more
                     _count.add(-1)
         return found
