@@ -119,8 +119,8 @@ class Directory:
         layers = [*self._store.several(self.records, self.refs(start))]
         found = stack.segments(layers, start, stop)
         for number, records in enumerate(layers):
-            mine = records[found["record"][found["layer"] == number]]
-            if (mine["chunk"][mine["kind"] == extents.DATA] == NOWHERE).any():
+            lost = records["chunk"] == NOWHERE
+            if lost.any() and lost[found["record"][found["layer"] == number]].any():
                 raise errors.Damaged(f"the directory of disk {self.disk} lacks a chunk file that its pages point into")
         return Window(start, stop, found, layers)
 
