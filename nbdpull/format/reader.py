@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Callable, Optional, TypeVar
 
 import numpy
@@ -189,7 +190,7 @@ class FrameReader:
     def flaw(self, record: layout.Record) -> Optional[str]:
         """Return why the frame of a record is not what was stored, without the range of the record; None if it is."""
         try:
-            self._store.proved(lambda: self._proved(record))
+            self._store.proved(partial(self._proved, record))
         except errors.Damaged as error:
             return str(error)
         return None
@@ -210,7 +211,7 @@ class FrameReader:
     def _done(self, record: layout.Record, work: Callable[[layout.Record], _T]) -> _T:
         """Return what the work returns, as proved; Damaged with the range of the record."""
         try:
-            return self._store.proved(lambda: work(record))
+            return self._store.proved(partial(work, record))
         except errors.Damaged as error:
             raise errors.Damaged(f"{error}{range_of(record)}") from error
 
@@ -221,10 +222,6 @@ class FrameReader:
         except ValueError as error:
             raise errors.Damaged(f"{self._store.path(path)}: a frame is not what was stored: {error}") from None
 
-    def _at(self, record: layout.Record) -> tuple[str, bytes]:
-        """Return (path, bytes) of the frame as stored in the file."""
-        return self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
-
     def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
         path, data = self._at(record)
         wanted = bytes(record["digest"])
@@ -233,9 +230,10 @@ class FrameReader:
             raise errors.Damaged(f"{self._store.path(path)}: a frame is not what was stored")
         return data, raw
 
-    def _found(self, number: int, position: int, stored: int) -> tuple[str, bytes]:
-        """Return (path, bytes) of a frame of a file. If a file is gone, its frames were moved by a repack: first those
-        of the file itself, later perhaps those of the new file, too."""
+    def _at(self, record: layout.Record) -> tuple[str, bytes]:
+        """Return (path, bytes) of a frame as stored in a file. If a file is gone, its frames were moved by a repack:
+        first those of the file itself, later perhaps those of the new file, too."""
+        number, position, stored = int(record["chunk"]), int(record["position"]), int(record["stored"])
         while True:
             place = self._place(number, position, stored)
             path = f"{self._series}/{place[0]}"
