@@ -74,6 +74,14 @@ def test_a_figure_says_whether_it_is_what_is_wanted():
     assert [report.is_missed(row) for row in rows.values()] == [True, False, False]
 
 
+def test_a_restore_is_written_to_memory_only_where_there_is_room(tmp_path, monkeypatch):
+    """A machine that runs out of memory would end other programs."""
+    monkeypatch.setattr(measure, "MEMORY", str(tmp_path))
+    assert years._in_memory(0) == str(tmp_path) and years._in_memory(1 << 60) is None
+    monkeypatch.setattr(measure, "MEMORY", "/nowhere")
+    assert years._in_memory(0) is None
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_view_is_what_counting_gives(seed):
     rng = random.Random(seed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
+MEMORY = "/dev/shm"  # a file system without a disk
 
 
 class Failed(Exception):

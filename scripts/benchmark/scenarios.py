@@ -31,7 +31,6 @@ from boot import until_agent
 
 from nbdpull.hypervisor import backup_spec, domain
 
-MEMORY = "/dev/shm"  # a file system without a disk
 IDLE = 10.0  # seconds that the guest is looked at without a backup
 BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, named as the peer names it
 
@@ -397,7 +396,7 @@ def guest(setting, rounds):
 
 def harm(setting, rounds):
     """The same with the stores in memory: what a backup costs the guest that does not go to the guest's own disk."""
-    with tempfile.TemporaryDirectory(prefix="nbdpull-bench-", dir=MEMORY) as stores:
+    with tempfile.TemporaryDirectory(prefix="nbdpull-bench-", dir=measure.MEMORY) as stores:
         yield from _felt(setting, rounds, Path(stores))
 
 
