@@ -1,5 +1,6 @@
 """cli/logs.py: what -v, -vv and a log file contain, and what happens if a log cannot be written."""
 
+import base64
 import io
 import logging
 import os
@@ -11,11 +12,16 @@ import sys
 import pytest
 from bed.machine import MIB
 from command import answered, last_event, nbdpull
+from identities import data, path, recipient
+from sealed import chain as chain_of_secrets
+from sealed import contains_secret, sealed_store
 from stores import chain, flipped, ids
 
 from nbdpull import __version__
 from nbdpull.cli import logs
 from nbdpull.core import errors
+from nbdpull.crypto import age, identity_files, keys
+from nbdpull.repository import keyring, marker
 
 TERMINAL_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (\S+): (.*)")
 FILE_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (\d+) (\S+) (\S+): (.*)")
@@ -170,6 +176,52 @@ def test_the_steps_of_verbs_of_a_store(tmp_path, capsys, monkeypatch):
             r"store: files of removed points of vm1: .* KiB freed, 0 B waiting"]  # fmt: skip
     assert_steps(["remove", copy, first, "--now", "-vv"], gone)
     assert_steps(["show", tmp_path / "nothing", first, "-v"], [], code=10)
+
+
+def test_a_log_that_cannot_be_written_stops_no_verb(tmp_path, capsys):
+    """If it cannot even be opened, nothing is begun."""
+    vm = chain(tmp_path / "s", points=1)
+    code, output, said = answered(capsys, "copy", vm.root, tmp_path / "d", "--log-file", "/dev/full")
+    assert code == 0 and output and ids(vm) == os.listdir(tmp_path / "d/vm1")
+    assert said == "nbdpull: warning: the log /dev/full is no longer written: No space left on device\n"
+    code, output, said = answered(capsys, "copy", vm.root, tmp_path / "e", "--log-file", tmp_path)
+    assert (code, output, said) == (9, "", f"nbdpull: cannot write to {tmp_path}: Is a directory\n")
+    assert not (tmp_path / "e").exists()
+
+
+def test_no_secret_of_a_store_is_logged(tmp_path, capsys, monkeypatch):
+    """Neither what opens it nor what is in it, by any verb that has either."""
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
+    monkeypatch.setattr(
+        age, "wrap_by_passphrase", lambda secret, passphrase: data("by-passphrase.age")
+    )  # takes a second
+    root, log = tmp_path / "store", tmp_path / "log"
+    mine = ("--identity", path("age1"))
+    store_keys = sealed_store(root)
+    master = keyring.open_master(marker.open_store(str(root)), identity_files.given([path("age1")])).master
+    vm = chain_of_secrets(root, store_keys=store_keys)
+    first = vm.points[0].id
+    for words in (
+        ["init", tmp_path / "new", "--passphrase-file", path("passphrase")],
+        ["key", "add", root, "--passphrase-file", path("passphrase"), *mine],
+        ["key", "add", root, "--recipient", recipient("age2"), *mine],
+        ["key", "test", root, *mine],
+        ["key", "export", root, "--recipient", recipient("age2"), *mine],
+        ["key", "rotate", root, "--recipient", recipient("age1"), *mine],
+        ["verify", root, *mine],
+        ["restore", root, "-o", tmp_path / "out", *mine],
+        ["show", root, first, "--xml", *mine],
+        ["digest", root, *mine],
+        ["copy", root, tmp_path / "copy", *mine],
+        ["prune", root, "--keep-last", "1", "--force", *mine],
+    ):
+        code, _, said = answered(capsys, *words, "-vv", "--log-file", log)
+        assert code == 0 and steps(said), said
+        text = (said + log.read_text()).encode()
+        secrets = [master, master.hex().encode(), base64.b64encode(master)[:-2], data("passphrase").strip(),
+                   keys.text_of(master).encode(), *re.findall(rb"AGE-SECRET-KEY-\w+", data("age1"))]  # fmt: skip
+        assert len(secrets) == 6 and not any(secret in text for secret in secrets)
+        assert not contains_secret(text), words
 
 
 def test_programs_are_named_at_the_second_v(tmp_path):
