@@ -118,8 +118,9 @@ def test_an_encrypted_restore_starts(vm, host, key, monkeypatch, tmp_path, disk,
     vm.stop()
     words, out = watched(monkeypatch, tmp_path), host.folder / "out"
     options = ["--disk", disk, "--encrypt-disk", f"{disk}={key}", "--image-options", f"{within}iter-time=10"]
-    done = run_bytes("restore", host.folder / "dir", "-o", out, *options, "--json")
+    done = run_bytes("restore", host.folder / "dir", "-o", out, *options, "--json", "-vv")
     assert done.returncode == 0, done.stderr
+    assert b" program: qemu-img create " in done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["encrypted"] == [disk] and result["misplaced"] == []
     assert [each for each in result["warnings"] if "the domain starts if libvirt has the secret" in each]

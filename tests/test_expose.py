@@ -97,7 +97,7 @@ class Program:
     @contextlib.contextmanager
     def exposed(self, *options, listen="127.0.0.1:0", program=None, **how):
         started = {"program": program} if program else {}
-        process = start_nbdpull(*self.words(*options, "--json", listen=listen), **started)
+        process = start_nbdpull(*self.words(*options, "--json", "-vv", listen=listen), **started)
         try:
             yield Exposed(process, next_event(process, "exposing"), **how)
         finally:

@@ -1,6 +1,7 @@
 """What verbs do and print for a store in a bucket, where that differs from a directory, on the command line."""
 
 import os
+import sys
 
 import pytest
 import stores
@@ -84,7 +85,11 @@ def test_a_copy_under_another_seal(object_store, tmp_path, monkeypatch):
     words = ("copy", vm.root, object_store.url, "--dest-identity", path("age1"))
     said(*words, "--point", vm.points[0].id)
     first = {*object_store.objects()}
-    said(*words)
+    log = tmp_path / "log"
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
+    said(*words, "-vv", "--log-file", log)
+    assert f"s3: put_object {object_store.key('vm1')}/" in log.read_text()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in log.read_text()
     new = {*object_store.objects()} - first
     assert new and all(vm.points[1].id in name for name in new)
     said("verify", object_store.url, *BY_AGE1)
