@@ -279,6 +279,19 @@ def test_the_end_waits_for_no_client():
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
+def test_a_connection_that_could_be_kept_when_the_server_ends_is_closed():
+    made = limits.Server(APP, ("127.0.0.1", 0), None)
+    made.prepare()
+    near, far = socket.socketpair()
+    try:
+        made._connections.close()  # as stop() does, between two steps of put_conn
+        made.put_conn(limits.Connection(made, near))
+    finally:
+        made.stop()
+    with far:
+        assert near.fileno() == -1 and rest(far) == b""
+
+
 # -- where ------------------------------------------------------------------------------------------------------------
 
 

@@ -243,6 +243,16 @@ class Server(wsgi.Server):
         except queue.Full:
             conn.refuse()
 
+    def put_conn(self, conn: Connection) -> None:
+        """Keep a connection for its next request.
+
+        If the server ends meanwhile, cheroot's error would end the thread with a traceback.
+        """
+        try:
+            super().put_conn(conn)
+        except (OSError, ValueError, KeyError):
+            conn.close()
+
     def begin(self) -> None:
         """Start to serve. OSError if it cannot listen."""
         os.environ.pop("LISTEN_PID", None)  # else cheroot would take descriptor 3 for a socket of systemd's
