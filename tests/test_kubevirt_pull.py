@@ -438,6 +438,7 @@ def test_the_token_is_in_no_log_and_no_message(exports, token, tmp_path, capfd):
         (["--http-map=http://h/exports/root/map"], "--token-file"),
         (["--http-map=http://h/disk", "--token-file=T", "--type=full"], "VOLUME=URL"),
         (["--http-map=root=ftp://h/map", "--token-file=T", "--type=full"], "not an http or https URL"),
+        (["--http-map=root=https://a..b/map", "--token-file=T", "--type=full"], "not an http or https URL"),
         (["--http-map=http://h/exports/{volume}/map", "--token-file=T", "--type=full"], "--disk"),
         (["--http-map=root=http://h/m", "--token-file=T", "--type=full"], "--http-data is missing"),
         (["--http-map=http://h/exports/root/map?x-kubevirt-export-token=1", "--token-file=T", "--type=full"], "secret"),

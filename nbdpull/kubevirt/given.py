@@ -94,8 +94,9 @@ def _named(option: str, text: str, names: Sequence[str]) -> list[tuple[str, str]
 def _require_url(option: str, url: str) -> None:
     try:
         parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-    except ValueError:
+        host = (parts.hostname or "").encode("idna")  # as a resolver does
+        known = parts.scheme in ("http", "https") and host and (parts.port or 1)
+    except ValueError:  # UnicodeError is one
         known = None
     if not known or parts.fragment or not url.isprintable() or " " in url:
         raise errors.UsageError(f"--http-{option} {url!r} is not an http or https URL")
