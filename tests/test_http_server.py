@@ -296,8 +296,10 @@ def test_a_connection_that_could_be_kept_when_the_server_ends_is_closed():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8080", "host", "host:", ":80", "host:x", "host:65536", "::1:80", "unix:", "unix:" + "x" * 200]
-)
+    "text",
+    ["", "8080", "host", "host:", ":80", "host:x", "host:65536", "::1:80", ".:80", "a..b:80", "x" * 64 + ":80", "unix:",
+     "unix:" + "x" * 200],
+)  # fmt: skip
 def test_a_wrong_address_is_refused(text):
     with pytest.raises(errors.UsageError, match="--listen"):
         endpoint.parse(text)

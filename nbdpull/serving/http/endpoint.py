@@ -67,9 +67,16 @@ def parse(text: str, option: str = "--listen") -> Where:
             raise errors.UsageError(f"{option} {text}: give a path of at most {unix_socket.PATH_MAX} bytes")
         return Where(path=path)
     match = _ADDRESS.fullmatch(text)
-    if not match or int(match[3]) > 65535:
+    if not match or int(match[3]) > 65535 or not _can_be_a_host(match[1] or match[2]):
         raise errors.UsageError(f"{option} {text}: write HOST:PORT, an IPv6 address in brackets, or unix:PATH")
     return Where(host=match[1] or match[2], port=int(match[3]))
+
+
+def _can_be_a_host(name: str) -> bool:
+    try:
+        return bool(name.encode("idna"))  # as a resolver does, whose error has no number
+    except UnicodeError:
+        return False
 
 
 def tls_context(folder: str, client_ca: Optional[str]) -> ssl.SSLContext:
