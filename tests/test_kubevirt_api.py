@@ -3,6 +3,8 @@
 The answers are made up, because the stub gives none of them.
 """
 
+import copy
+import functools
 import json
 import ssl
 import types
@@ -11,7 +13,7 @@ import pytest
 import urllib3
 
 from nbdpull.core import errors
-from nbdpull.kubevirt import cluster, objects, ours
+from nbdpull.kubevirt import cluster, given, objects, ours
 from nbdpull.kubevirt.login import Login
 
 pytestmark = pytest.mark.unit
@@ -116,6 +118,47 @@ def test_a_certificate_that_cannot_be_verified_is_reported_at_once(answered):
     with pytest.raises(errors.HypervisorError, match=r"api.example:6443 cannot be verified: .*self-signed"):
         reached.get(objects.SECRET, "ns", "s")
     assert len(pool.left) == 1
+
+
+def places(found, before=()):
+    """Yield the path of every member and item."""
+    inner = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    for name, value in inner:
+        yield (*before, name)
+        yield from places(value, (*before, name))
+
+
+def test_an_object_of_any_shape_is_read():
+    """Whatever a member is, there is no traceback."""
+    urls = {"volumeName": "a", "mapEndpoint": "https://m", "dataEndpoint": "https://d", "type": "Full"}
+    condition = {"type": "Progressing", "status": "True", "reason": "ExportReady", "message": "m"}
+    status = {"type": "Full", "checkpointName": "c", "endpointCert": "x", "includedVolumes": [urls], "capacity": {},
+              "conditions": [condition], "links": {"external": {"cert": "c", "volumes": [urls]}}}  # fmt: skip
+    volume = {"name": "a", "persistentVolumeClaim": {"claimName": "c"}}
+    spec = {"source": {"kind": "VirtualMachine", "name": "vm"}, "template": {"spec": {"volumes": [volume]}}}
+    whole = {
+        "metadata": {"name": "b", "uid": "u", "labels": {}, "creationTimestamp": "x"},
+        "spec": spec,
+        "status": status,
+    }
+    machine = given.Machine("ns", "vm")
+    for place in places(whole):
+        for junk in (None, 0, 1.5, True, "", "x", [], {}, [1], {"a": 1}, [[]]):
+            found = copy.deepcopy(whole)
+            parent = functools.reduce(lambda inner, name: inner[name], place[:-1], found)
+            parent[place[-1]] = junk
+            for inside in (False, True):
+                objects.state(found, inside)
+            for read in (
+                objects.volumes,
+                objects.capacity,
+                objects.is_over,
+                objects.is_off,
+                ours.store_of,
+                ours.run_of,
+            ):
+                read(found)
+            objects.is_of(found, machine, [found]), objects.sources(machine, found, {}), ours.is_ours(found, machine)
 
 
 @pytest.mark.parametrize(

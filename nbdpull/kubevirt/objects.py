@@ -101,8 +101,9 @@ class State(NamedTuple):
 
 def state(found: Object, inside: bool) -> State:
     """Return the state of a backup. inside: whether we are in the cluster, where its services can be reached."""
-    status = _at(found, "status") or {}
-    conditions = {each.get("type"): each for each in _list(status.get("conditions")) if isinstance(each, dict)}
+    status = _at(found, "status")
+    status = status if isinstance(status, dict) else {}
+    conditions = {str(_at(each, "type")): each for each in _list(status.get("conditions")) if isinstance(each, dict)}
     begun = _time(_at(found, "metadata", "creationTimestamp"))
     checkpoint = status.get("checkpointName")
     access = _access(status, inside)
@@ -114,7 +115,7 @@ def state(found: Object, inside: bool) -> State:
         conditions=_last(conditions),
         type=backup_type,
         full=full,
-        checkpoint=(checkpoint, int(begun.timestamp()) if begun else 0) if checkpoint else None,
+        checkpoint=(str(checkpoint), int(begun.timestamp()) if begun else 0) if checkpoint else None,
         begun=begun.isoformat(timespec="seconds") if begun else None,
         quiesced=_quiesced(conditions.get("Quiesced")),
         access=access,
@@ -188,8 +189,8 @@ def is_over(found: Object) -> bool:
 
 
 def _shown(condition: Object) -> str:
-    words = [condition.get("type"), condition.get("reason"), condition.get("message")]
-    return ": ".join(str(word) for word in dict.fromkeys(words) if word)[:300]
+    words = (str(word) for word in map(condition.get, ("type", "reason", "message")) if word)
+    return ": ".join(dict.fromkeys(words))[:300]
 
 
 def _last(conditions: Mapping[Any, Object]) -> str:
