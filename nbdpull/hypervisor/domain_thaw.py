@@ -57,10 +57,11 @@ def thaw(dom: Any, uri: str, uuid: str, mark: str) -> None:
     while time.monotonic() < deadline:
         try:
             dom = dom or guard.look_up(uri, uuid)
-            dom.fsThaw()
-            dom.agentSetResponseTimeout(BLOCK)
-            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, mark, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            return
+            if dom is not None:  # else the daemon does not answer yet
+                dom.fsThaw()
+                dom.agentSetResponseTimeout(BLOCK)
+                dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, mark, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                return
         except libvirt.libvirtError as error:
             if error.get_error_code() in guard.GONE or is_off(dom):
                 return
