@@ -275,7 +275,7 @@ def overlay(lower: Segments, upper: Segments) -> Segments:
     offsets, lengths = edges[:-1], numpy.diff(edges)
     above, below = answering(upper, offsets), answering(lower, offsets)
     known = (above >= 0) | (below >= 0)
-    result = numpy.where((above >= 0)[known], upper[above[known]], lower[below[known]])
+    result = numpy.concatenate([lower, upper])[numpy.where(above >= 0, above + len(lower), below)[known]]
     result["offset"], result["length"] = offsets[known], lengths[known]
     return _rejoined(result)
 
