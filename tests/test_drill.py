@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -91,11 +92,16 @@ def work():
         yield folder
 
 
-def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_libvirt, work):
+def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_libvirt, work, tmp_path):
     good, _ = bootable.points
     before = files(bootable.folder)
     options = ("--expect", "^hello from .* block$", "--timeout", "90s", "--work-dir", work)
-    result = run(bootable, private_libvirt, "--point", good.id, *options)
+    log = tmp_path / "log"
+    result = run(bootable, private_libvirt, "--point", good.id, *options, "--log-file", log)
+    lines = re.findall(r"INFO ((?:drill|libvirt): .*)", log.read_text())
+    steps = [*(f"drill: drill domain=vm1 point={good.id} step={step}" for step in ("serve", "boot")),
+             r"libvirt: createXML \(.*\)", r"drill: the guest is up \(.* s\)", "libvirt: destroy"]  # fmt: skip
+    assert len(lines) == len(steps) and all(map(re.fullmatch, steps, lines)), lines
     assert (result["ok"], result["verdict"], result["point"], result["waited_for"]) == (True, "ok", good.id, "console")
     assert 0 < result["seconds"] < 90 and "hello from" in result["console"]
     assert Path(result["screenshot"]).read_bytes()[:2] in (b"\x89P", b"P6")

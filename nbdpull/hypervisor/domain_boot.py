@@ -6,7 +6,9 @@ know: what the domain is for, where its disks come from, XML.
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Optional
@@ -19,6 +21,7 @@ from .bindings import libvirt, libvirt_qemu
 from .connection import connecting
 from .libvirt_error import translated, unless
 
+log = logging.getLogger("nbdpull.libvirt")
 PING = '{"execute":"guest-ping"}'
 PING_TIMEOUT = 2  # seconds
 # Not up yet, or no longer; 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT, and errors from the agent itself.
@@ -56,12 +59,15 @@ def qemu_user(connection: Any) -> Optional[int]:
 def booted(connection: Any, xml: str) -> Iterator[Boot]:
     """Yield a Boot of the domain that the XML defines, and destroy it at the end."""
     with translated("libvirt does not start the drill's domain"):
+        began = time.monotonic()
         dom = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+        log.info("createXML (%.3f s)", time.monotonic() - began)
     try:
         yield Boot(connection, dom)
     finally:
         with suppress(libvirt.libvirtError):  # it ends with the connection anyway
             dom.destroy()
+            log.info("destroy")
 
 
 class Boot:

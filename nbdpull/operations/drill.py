@@ -6,6 +6,7 @@ API and XML (see domain_boot.py, drill_xml.py), frames, what is printed.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ from ..serving.nbd_server import Export, Request, Server
 from . import unlocking
 from .options.restores import DrillOptions as Options
 
+log = logging.getLogger("nbdpull.drill")
 LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a result contains
 CONSOLE_MAX = 4 << 20  # bytes of the console that are searched
@@ -148,6 +150,7 @@ def _seen(run: _Run) -> _Seen:
         boot = stack.enter_context(domain_boot.booted(connection, xml))
         reason = _missing(run, boot, server, console, started)
         seconds = round(time.monotonic() - started, 3)
+        log.info("%s (%.1f s)", reason or "the guest is up", seconds)
         picture = boot.screenshot() if drill_xml.has_display(run.xml) and boot.active else None
         return _Seen(reason, seconds, _read(console)[-CONSOLE_TAIL:], picture)
 
