@@ -1,4 +1,4 @@
-"""What doctor says about this machine, and about the disks of a domain that it can or cannot pull.
+"""What doctor says about this machine, about the disks of a domain that it can or cannot pull, and about a cluster.
 
 test_plan_doctor.py asks a real libvirt; test_finding.py and test_versions.py have the other parts.
 """
@@ -14,7 +14,10 @@ pytest.importorskip("nbd")
 
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.definitions import domain_xml  # noqa: E402
-from nbdpull.readiness import disks, machine  # noqa: E402
+from nbdpull.kubevirt import objects, ours  # noqa: E402
+from nbdpull.kubevirt.backup import Who  # noqa: E402
+from nbdpull.kubevirt.given import Machine  # noqa: E402
+from nbdpull.readiness import disks, kubevirt, machine  # noqa: E402
 from nbdpull.readiness.finding import BAD, GOOD, WARN  # noqa: E402
 
 DISK = "<disk type='file' device='{}'><driver type='{}'/><source file='/{}'/><target dev='{}' bus='virtio'/>{}</disk>"
@@ -114,14 +117,13 @@ def test_disks_in_threads_that_can_crash_qemu(version, bus, subjects):
 
 
 def test_programs_that_are_missing_are_named_with_their_package(monkeypatch):
-    monkeypatch.setattr(machine.shutil, "which", lambda name: "/bin/qemu-img" if name == "qemu-img" else None)
+    there, gone = (name for name, _ in machine._PROGRAMS[:2])
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/bin/there" if name == there else None)
     found = {each.subject: each for each in machine.programs()}
-    assert (found["qemu-img"].state, found["qemu-img"].text) == (GOOD, "/bin/qemu-img")
-    assert (found["qemu-nbd"].state, found["qemu-nbd"].text) == (
-        WARN,
-        "not installed; needed for qcow2 images at restore",
-    )
-    assert found["qemu-nbd"].advice.startswith("install ") and found["qemu-nbd"].exit_code == 0
+    assert (found[there].state, found[there].text) == (GOOD, "/bin/there")
+    assert found[gone].text == "not installed; needed for qcow2 images at restore"
+    assert found[gone].state == WARN
+    assert found[gone].advice == f"install {machine.software.PACKAGES[gone]}" and found[gone].exit_code == 0
 
 
 @pytest.mark.parametrize("kind, mode, free, state, says", [
@@ -168,3 +170,111 @@ def test_the_file_system_of_a_folder(monkeypatch, folder, kind):
     read = lambda _path, **how: io.TextIOWrapper(io.BytesIO(MOUNTS), "utf-8", **how)  # noqa: E731
     monkeypatch.setattr(machine, "open", read, raising=False)
     assert machine._file_system(folder) == kind
+
+
+# -- a cluster ---------------------------------------------------------------------------------------------------------
+
+MACHINE = Machine("ns", "vm1")
+VM = {
+    "metadata": {"name": "vm1", "uid": "u"},
+    "spec": {"template": {"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}},
+                                               {"name": "init", "cloudInitNoCloud": {}}]}}},
+    "status": {"changedBlockTracking": {"state": "Enabled"}},
+}  # fmt: skip
+STORE = "0b5ee1c4-9d22-4ff1-8f0c-5b5a0c1d7d11"
+
+
+class Cluster:
+    """denied: {(verb, kind)} that this account may not; items: {kind: objects, or an error}."""
+
+    host, inside, warnings = "https://cluster", False, ()
+
+    def __init__(self, denied=(), vm=VM, **listed):
+        self._denied, self._vm, self._items = denied, vm, listed
+
+    def version(self):
+        return "v1.34"
+
+    def get(self, _kind, _namespace, _name):
+        return self._vm
+
+    def may(self, verb, kind, namespace):
+        assert namespace == "ns"
+        return (verb, objects.plural(kind)) not in self._denied
+
+    def items(self, kind, _namespace, _labels=None):
+        found = self._items.get(objects.plural(kind), [])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def of_cluster(*args, **listed):
+    found = list(kubevirt.found(Cluster(*args, **listed), MACHINE))
+    return {each.subject: each for each in found}
+
+
+def installed(*gates):
+    return {"spec": {"configuration": {"developerConfiguration": {"featureGates": [*gates]}}},
+            "status": {"observedKubeVirtVersion": "v1.9.0"}}  # fmt: skip
+
+
+def test_a_cluster_that_is_fit():
+    found = of_cluster(kubevirts=[installed(objects.GATE)])
+    assert {each.state for name, each in found.items() if name != "volume init"} == {GOOD}
+    assert found["cluster"].text == "https://cluster, Kubernetes v1.34, from outside"
+    assert found["KubeVirt"].text == f"v1.9.0, with the feature gate {objects.GATE}"
+    assert (found["volume init"].state, found["volume data"].text) == (WARN, found["volume data"].text)
+    assert found["backups"].text == "none is running"
+
+
+@pytest.mark.parametrize("listed, state, says", [
+    ([installed()], WARN, "has no feature gate"),
+    ([{}], WARN, "an unknown version"),
+    (errors.AccessDenied("no"), GOOD, "its version is unknown: this account may not list kubevirts, and need not"),
+    (errors.HypervisorError("the cluster: does not answer"), BAD, "the cluster"),
+])  # fmt: skip
+def test_the_version_of_kubevirt(listed, state, says):
+    found = of_cluster(kubevirts=listed)
+    assert found["KubeVirt"].state == state and says in found["KubeVirt"].text
+    assert found["permissions"].state == GOOD  # each check is by itself
+
+
+@pytest.mark.parametrize("denied, state, code, says", [
+    (("get", "virtualmachines"), BAD, 7, "not get virtualmachines"),
+    (("delete", "virtualmachinebackups"), BAD, 7, "not delete virtualmachinebackups"),
+    (("create", "secrets"), BAD, 7, "not create secrets"),
+    (("list", "secrets"), WARN, 0, "not list secrets"),
+    (("create", "persistentvolumeclaims"), WARN, 0, "not create persistentvolumeclaims"),
+])  # fmt: skip
+def test_what_a_missing_right_prevents(denied, state, code, says):
+    found = of_cluster({denied}, kubevirts=[])["permissions"]
+    assert (found.state, found.exit_code) == (state, code) and says in found.text and found.advice
+
+
+@pytest.mark.parametrize("vm, code", [
+    (None, 3),
+    ({**VM, "status": {"printableStatus": "Stopped"}}, 3),
+    ({**VM, "status": {"changedBlockTracking": {"state": "PendingRestart"}}}, 6),
+])  # fmt: skip
+def test_a_machine_that_cannot_be_backed_up(vm, code):
+    found = of_cluster(vm=vm)
+    bad = found["virtual machine ns/vm1"]
+    assert (bad.state, bad.exit_code) == (BAD, code)
+    assert ("volume data" in found) == (vm is not None)  # they are shown nevertheless
+
+
+def test_backups_of_the_machine_that_are_running():
+    who = Who(MACHINE, STORE, "20261122T194500Z-7f3a9c04")
+    labels = ours.labels(STORE, who.run_id, who.tracker)
+    tracker = ours.tracker(MACHINE, who.tracker, labels)
+    mine = ours.backup(who.name, labels, ours.Wish(who.tracker, True, False, None, "c"))
+    source = {"kind": "VirtualMachine", "name": "vm1"}
+    theirs = {"metadata": {"name": "theirs"}, "spec": {"source": source}}
+    over = {**theirs, "metadata": {"name": "over"}, "status": {"conditions": [{"type": "Done", "status": "True"}]}}
+    other = {"metadata": {"name": "other"}, "spec": {"source": {**source, "name": "vm2"}}}
+    found = of_cluster(virtualmachinebackups=[mine, theirs, over, other], virtualmachinebackuptrackers=[tracker])
+    assert {name for name in found if name.startswith("backup")} == {f"backup {who.name}", "backup theirs"}
+    assert f"made by nbdpull, for store {STORE}" in found[f"backup {who.name}"].text
+    assert found["backup theirs"].text.startswith("not made by nbdpull; running: ")
+    assert found[f"tracker {who.tracker}"].text == f"store {STORE}; its next backup starts at checkpoint none"
