@@ -119,6 +119,13 @@ def test_invalid_ranges(wrong):
         held.joined([(0, 1), wrong], 0, 10, "vda")
 
 
+@pytest.mark.parametrize("wrong", [None, 5, True])
+def test_held_returns_no_ranges(wrong):
+    """A return was forgotten, for example."""
+    with pytest.raises(errors.UsageError, match=rf"held\(\) of disk vda returned {wrong}: return ranges"):
+        held.of_disk(lambda *_: wrong, "vda")(0, 10)
+
+
 def test_what_a_caller_raises_travels_and_comes_out():
     raised, calls = KeyError("x"), []
 

@@ -19,7 +19,14 @@ def of_disk(held: Optional[Held], disk: str) -> Optional[Callable[[int, int], An
     """Return held() for one disk, in the form that a Source calls."""
     if held is None:
         return None
-    asked: Callable[..., Any] = callers.wrapped(lambda start, stop: list(held(disk, start, stop)))
+
+    def ranges(start: int, stop: int) -> list[Any]:
+        given: Any = held(disk, start, stop)
+        if not isinstance(given, Iterable):
+            raise _refused(given, disk)
+        return list(given)
+
+    asked = callers.wrapped(ranges)
     return lambda start, stop: extents.of(
         (offset, length, extents.DATA) for offset, length in joined(asked(start, stop), start, stop, disk)
     )
@@ -44,5 +51,9 @@ def _span(given: Any, disk: str) -> tuple[int, int]:
     except (TypeError, ValueError):
         offset = length = None
     if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-        raise errors.UsageError(f"held() of disk {disk} returned {given!r}: return ranges of (offset, length) in bytes")
+        raise _refused(given, disk)
     return offset, offset + length
+
+
+def _refused(given: Any, disk: str) -> errors.UsageError:
+    return errors.UsageError(f"held() of disk {disk} returned {given!r}: return ranges of (offset, length) in bytes")
