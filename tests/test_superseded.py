@@ -132,3 +132,18 @@ def test_one_that_cannot_be_deleted_keeps_no_other():
     dropped = superseded.drop(vm, Points([first, second]), new)
     assert dropped.checkpoints == ["nbdpull-p1"]
     assert dropped.warnings == ["the superseded checkpoint nbdpull-p2 could not be deleted: libvirt says no"]
+
+
+def test_the_new_one_was_deleted_by_someone_else():
+    """The old one stays, although it is no base for the new point, and the user hears of it now, not when the next
+    backup is full."""
+    first = point(1, {"vda": FULL})
+    new = point(2, {"vda": INCREMENTAL}, first)
+    vm = Vm(["vda"])
+    vm.there["nbdpull-p1"] = checkpoint_of(first, ["vda"])
+    dropped = superseded.drop(vm, Points([first]), new)
+    assert dropped.checkpoints == vm.deleted == []
+    assert dropped.warnings == [
+        "the superseded checkpoint nbdpull-p1 could not be deleted: checkpoint nbdpull-p2, which replaces it, was "
+        "deleted by someone else: the next backup may have no base"
+    ]

@@ -92,5 +92,10 @@ def _covers(vm: Domain, new: str, checkpoint: Checkpoint) -> bool:
     """Return whether no disk loses its only base: the new checkpoint includes every disk of the old one that still
     exists."""
     present = {disk.target for disk in vm.disks()}
-    covered = vm.checkpoints.get(new).disks
+    try:
+        covered = vm.checkpoints.get(new).disks
+    except errors.NoSuchCheckpoint:  # else it would be news only with the next backup, which is full
+        raise errors.HypervisorError(
+            f"checkpoint {new}, which replaces it, was deleted by someone else: the next backup may have no base"
+        ) from None
     return (set(checkpoint.disks) & present) <= set(covered)
