@@ -192,6 +192,27 @@ def test_a_killed_backup_is_cleaned_by_the_next_one(program):
     assert how(mine.backup()) == {"vda": ("incremental", "checkpoint")}
 
 
+NEVER_LEFT = """
+import sys
+import nbdpull
+
+name, uri, scratch = sys.argv[1:]
+block = nbdpull.open_backup(nbdpull.Options(name, uri=uri, scratch_dir=scratch))
+job = block.__enter__()
+some = job.disks[0].extents()
+print(next(some))
+"""
+
+
+def test_a_program_ends_inside_of_a_block(program):
+    """In order, as with an ExitStack that nobody closes. It waited for its own threads, which were no longer run."""
+    mine = program({"vda": MIB})
+    words = [sys.executable, "-X", "dev", "-W", "error", "-c", NEVER_LEFT, mine.vm.name, mine.vm.bed.uri]
+    done = subprocess.run([*words, str(mine.scratch)], env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("Extent(offset=0")
+    mine.assert_clean()
+
+
 def test_killed_behind_its_commit_it_is_the_base(program):
     mine = program({"vda": MIB}, held=True)
     mine.vm.write("vda", 0, 64 * KIB, 0x33)

@@ -6,10 +6,11 @@ base is as before. Must not know: where the data goes.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -172,7 +173,7 @@ def open_backup(options: Options, check: Optional[Check] = None) -> Iterator[Job
     lists what could not be removed, and the next run removes that. check() is called often, from any thread; an
     exception from it ends the backup, and comes out unchanged.
     """
-    yield from _opened(options, check)
+    yield from _until_exit(_opened(options, check))
 
 
 @contextmanager
@@ -181,12 +182,30 @@ def open_for_others(options: Options, check: Optional[Check] = None) -> Iterator
 
     Unsupported, before anything is started, if QEMU would crash at that.
     """
-    yield from _opened(options, check, socket_keeper.require_none)
+    yield from _until_exit(_opened(options, check, socket_keeper.require_none))
+
+
+def _until_exit(block: Generator[Job, None, None]) -> Iterator[Job]:
+    """Let a block that is never left, such as one in a global ExitStack, end when the program does.
+
+    Else it would end when Python clears its modules. No thread runs any more then, and the wait for one would not end.
+    """
+    process = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == process:  # not one that was forked meanwhile
+            block.close()
+
+    atexit.register(end)
+    try:
+        yield from block
+    finally:
+        atexit.unregister(end)
 
 
 def _opened(
     options: Options, check: Optional[Check], require: Callable[[Domain, Sequence[Facts]], None] = lambda *_: None
-) -> Iterator[Job]:
+) -> Generator[Job, None, None]:
     checks = Checks(deadline.bounded(callers.checked(check), options.max_duration, "the backup"))
     ended = _Ended()
     try:
