@@ -87,9 +87,14 @@ def merged(extents: Extents) -> Extents:
     if len(extents) < 2:
         return extents
     breaks = (ends(extents)[:-1] != extents["offset"][1:]) | (extents["kind"][:-1] != extents["kind"][1:])
+    return _joined(extents, breaks)
+
+
+def _joined(ranges: Ranges, breaks: Mask) -> Ranges:
+    """Join neighbours, except where `breaks` is true for the border between two."""
     first = numpy.flatnonzero(numpy.concatenate([[True], breaks]))
-    result = extents[first]
-    result["length"] = numpy.add.reduceat(extents["length"], first)
+    result = ranges[first]
+    result["length"] = numpy.add.reduceat(ranges["length"], first)
     return result
 
 
@@ -220,17 +225,11 @@ def filled(extents: Extents, start: int, stop: int, kind: int) -> Extents:
 
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     """Return the parts of `ranges` that lie in `others`, with their other fields. Both sorted and disjoint."""
-    result: Ranges
     if not len(ranges) or not len(others):
-        result = ranges[:0].copy()
-        return result
-    edges = distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
-    offsets, lengths = edges[:-1], numpy.diff(edges)
-    mine = answering(ranges, offsets)
-    both = (mine >= 0) & (answering(others, offsets) >= 0)
-    result = ranges[mine[both]]
-    result["offset"], result["length"] = offsets[both], lengths[both]
-    return result
+        none: Ranges = ranges[:0].copy()
+        return none
+    pieces, inside = _cut_at_edges(ranges, others)
+    return pieces[inside]
 
 
 def covered(ranges: Ranges, others: Sequence[Ranges]) -> Mask:
@@ -249,13 +248,19 @@ def without(ranges: Ranges, others: Ranges) -> Ranges:
     """Return the parts of `ranges` that do not lie in `others`, with their other fields. Both sorted and disjoint."""
     if not len(ranges) or not len(others):
         return ranges
+    pieces, inside = _cut_at_edges(ranges, others)
+    return pieces[~inside]
+
+
+def _cut_at_edges(ranges: Ranges, others: Ranges) -> tuple[Ranges, Mask]:
+    """Return (`ranges`, cut where one of `others` begins or ends; which of these pieces lie in `others`)."""
     edges = distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
     offsets, lengths = edges[:-1], numpy.diff(edges)
     mine = answering(ranges, offsets)
-    left = (mine >= 0) & (answering(others, offsets) < 0)
-    result: Ranges = ranges[mine[left]]
-    result["offset"], result["length"] = offsets[left], lengths[left]
-    return result
+    held = mine >= 0
+    pieces: Ranges = ranges[mine[held]]
+    pieces["offset"], pieces["length"] = offsets[held], lengths[held]
+    return pieces, answering(others, pieces["offset"]) >= 0
 
 
 def meeting(ranges: Ranges, start: int, stop: int) -> Ranges:
@@ -303,10 +308,7 @@ def _rejoined(segments: Segments) -> Segments:
         & (segments["layer"][:-1] == segments["layer"][1:])
         & (segments["record"][:-1] == segments["record"][1:])
     )
-    first = numpy.flatnonzero(numpy.concatenate([[True], ~same]))
-    result = segments[first]
-    result["length"] = numpy.add.reduceat(segments["length"], first)
-    return result
+    return _joined(segments, ~same)
 
 
 def in_blocks(extents: Extents, size: int) -> Extents:
