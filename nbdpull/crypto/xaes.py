@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Optional
 
 from ..core import errors
 
-KEY_SIZE = 32
 NONCE_SIZE = 24
 TAG_SIZE = 16
 OVERHEAD = NONCE_SIZE + TAG_SIZE  # bytes that sealing adds

@@ -437,12 +437,3 @@ def image_digest_block(number: int, digest: bytes) -> bytes:
 def sums(digests: Mapping[str, str]) -> bytes:
     """Return the text for {file name: hex digest}."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
-
-
-def parse_sums(data: bytes) -> dict[str, str]:
-    """Return {file name: hex digest}; ValueError on a line of another form."""
-    lines = data.decode().splitlines()
-    pairs = [pair for line in lines if (pair := re.fullmatch(r"([0-9a-f]{64})  (.+)", line))]
-    if len(pairs) != len(lines):
-        raise ValueError("not in the form of sha256sum")
-    return {pair[2]: pair[1] for pair in pairs}

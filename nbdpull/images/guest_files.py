@@ -32,11 +32,6 @@ def read_file(path: str, seconds: float, most: int, check: Check = lambda: None)
     return _asked("read_file", path, seconds, check, most)
 
 
-def names(path: str, seconds: float, check: Check = lambda: None) -> list[str]:
-    """Return the names in a directory, sorted; OSError."""
-    return [os.fsdecode(name) for name in _asked("names", path, seconds, check).split(b"\0") if name]
-
-
 def has_writer(path: str, seconds: float, check: Check = lambda: None) -> bool:
     """Return whether a QEMU has an image open for writing, even on another host if the file system shows that;
     OSError."""

@@ -15,7 +15,7 @@ from errno import EIO
 
 
 def main(what: str, path: str, most: str) -> bytes:
-    return {"read": read, "read_file": read_file, "names": names, "has_writer": has_writer}[what](path, int(most))
+    return {"read": read, "read_file": read_file, "has_writer": has_writer}[what](path, int(most))
 
 
 def read(path: str, most: int) -> bytes:
@@ -28,10 +28,6 @@ def read_file(path: str, most: int) -> bytes:
     if not stat.S_ISREG(os.stat(path).st_mode):
         return b""
     return read(path, most)
-
-
-def names(path: str, _most: int) -> bytes:
-    return b"\0".join(sorted(map(os.fsencode, os.listdir(path))))
 
 
 def has_writer(path: str, _most: int) -> bytes:

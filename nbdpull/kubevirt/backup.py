@@ -25,7 +25,6 @@ from .objects import State
 from .ours import Wish
 from .remains import Remain
 
-Scratch = Callable[[], int]  # returns the bytes that the scratch may take
 POLL, MAX_POLL = 0.1, 2.0  # seconds between checks of a status, at first and at most
 SETTLED = 10.0  # seconds to wait until a tracker names its new checkpoint
 PATIENCE = 5  # times stall_timeout: pods have to start

@@ -36,7 +36,6 @@ TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
 class _Subject(NamedTuple):
     """What is pulled. machine: the VM's object; claims: {volume: its claim}."""
 
-    cluster: Cluster
     machine: objects.Object
     claims: dict[str, Optional[objects.Object]]
 
@@ -45,7 +44,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
     _require_sense(options)
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = kubevirt_backup.virtual_machine(cluster, machine)
-    subject = _Subject(cluster, found, kubevirt_backup.claims(cluster, machine, found))
+    subject = _Subject(found, kubevirt_backup.claims(cluster, machine, found))
     warnings = cluster.warnings
     store = unlocking.for_pull(options.output, options.group, options.identities, warnings.append)
     with machine_run.begun(store, machine, objects.uid(found), report, check, warnings) as run:
