@@ -121,7 +121,7 @@ def number(series: Series, name: str) -> Optional[int]:
 def _seeming_sequence(series: Series, name: str) -> int:
     """Return the number that a refused point seems to have; 0 if it cannot be determined."""
     with suppress(errors.Failure):
-        return manifest.seeming_sequence(series.store.read(f"{series.folder}/{name}/{layout.MANIFEST}"))
+        return number(series, name) or 0
     return 0
 
 
