@@ -26,8 +26,6 @@ from ..nbd import address, libnbd
 
 _TCP = re.compile(r"tcp:(?:\[([^][/\s\0-\x1f]+)\]|([^][:/\s\0-\x1f]+)):(\d{1,5})\Z", re.ASCII)
 _EVERYWHERE = ("0.0.0.0", "::", "*")
-_TLS_FILES = ("ca-cert.pem",)
-_CLIENT_FILES = ("client-cert.pem", "client-key.pem")
 _SSH_START = 30  # seconds
 
 
@@ -85,10 +83,12 @@ def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Ro
 
 
 def _require_files(folder: str) -> None:
-    present = {name: os.access(os.path.join(folder, name), os.R_OK) for name in (*_TLS_FILES, *_CLIENT_FILES)}
-    if not present["ca-cert.pem"]:
+    def is_there(name: str) -> bool:
+        return os.access(os.path.join(folder, name), os.R_OK)
+
+    if not is_there("ca-cert.pem"):
         raise errors.UsageError(f"TLS files in {folder}: there is no readable ca-cert.pem to verify the server with")
-    if present["client-cert.pem"] != present["client-key.pem"]:
+    if is_there("client-cert.pem") != is_there("client-key.pem"):
         raise errors.UsageError(f"TLS files in {folder}: client-cert.pem or client-key.pem is not readable")
 
 
