@@ -14,7 +14,7 @@ from ..core.errors import Check, Report
 from ..hypervisor import domain
 from ..pulling import held_series, holder, journal_files, reclaim
 from ..pulling.held_series import Held
-from ..pulling.leftover import Leftover
+from ..pulling.leftover import DRY_RUN, Leftover
 from ..repository import marker, series_choice
 from .options.domains import CleanupOptions as Options
 
@@ -58,7 +58,7 @@ def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> Leftover:
 
     Its QEMU process was ended once what was left in it had been removed.
     """
-    left = "dry run" if dry_run else "a job uses it, or somebody has resumed it" if vm.active else ""
+    left = DRY_RUN if dry_run else "a job uses it, or somebody has resumed it" if vm.active else ""
     return Leftover(run, "paused QEMU process of the domain, which was off before", left)
 
 

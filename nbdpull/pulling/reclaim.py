@@ -20,7 +20,7 @@ from ..storage import place
 from . import journal_files, scratch_watch
 from .held_series import Held
 from .journal import Run
-from .leftover import Leftover
+from .leftover import DRY_RUN, Leftover
 
 # Another run's store cannot be read: a user who pulls into a directory need not have the credentials for a bucket.
 _UNSEEN = errors.StoreError, errors.AccessDenied, errors.MissingSoftware, errors.UsageError
@@ -55,7 +55,7 @@ def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> 
     """Thaw a guest whose nbdpull was killed together with the guard that would have thawed it."""
     if not vm.power.left_frozen:
         return []
-    left = "dry run" if dry_run else ""
+    left = DRY_RUN if dry_run else ""
     if not dry_run:
         try:
             vm.power.thaw_guest()
@@ -76,7 +76,7 @@ def _reclaim_run(vm: domain.Domain, held: Optional[Held], run: Run, dry_run: boo
         why = f"{run.where} is missing or cannot be read, so it is not known whether the run succeeded"
         items = [Leftover(run.id, what, why) for what in found]
     elif not committed:
-        items = [Leftover(run.id, what, "dry run") for what in found] if dry_run else _remove(vm, run, found)
+        items = [Leftover(run.id, what, DRY_RUN) for what in found] if dry_run else _remove(vm, run, found)
     if is_here and held:
         items.append(_half_point(held.series, run.id, dry_run))
     if not dry_run:
@@ -171,7 +171,8 @@ def _half_point(
 ) -> Leftover:
     if not dry_run:
         remove(series, run_id)
-    return Leftover(run_id, f"partial files in {series.store.path(series.folder, run_id)}", "dry run" * dry_run)
+    what = f"partial files in {series.store.path(series.folder, run_id)}"
+    return Leftover(run_id, what, DRY_RUN if dry_run else "")
 
 
 def _unknown_job(vm: domain.Domain, known: Collection[Optional[str]]) -> list[Leftover]:
