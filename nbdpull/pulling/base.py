@@ -11,7 +11,7 @@ Must not know: NBD, how a backup runs, what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
@@ -361,11 +361,11 @@ class _Finder(Proof):
             return None, "first-point"
         if not self._vm.supports_checkpoints:
             return None, "no-checkpoint-support"
-        self._existing = set(self._vm.checkpoints.names())
+        existing = set(self._vm.checkpoints.names())
         none = None, "no-checkpoint"
         newest_first = self._points.newest_first() if self._newest_whole() is None else self._whole()
         for number, (point, made) in enumerate(_with_checkpoint(newest_first)):
-            base, why = self._of_point(point, made.name)
+            base, why = self._of_point(point, made.name, existing)
             if base:
                 return base, ""
             none = none if number else (None, why)  # report why the newest one is unusable
@@ -400,9 +400,10 @@ class _Finder(Proof):
                 f"store has no whole image of that time: it is partial, and latest stays {whole.id}"
             )
 
-    def _of_point(self, point: series.Point, name: str) -> tuple[Optional[Base], str]:
-        """Return (Base of a point with a checkpoint, "") or (None, why it cannot be a base)."""
-        if name not in self._existing and not self._given_back(point, name):
+    def _of_point(self, point: series.Point, name: str, existing: Container[str]) -> tuple[Optional[Base], str]:
+        """Return (Base of a point with a checkpoint, "") or (None, why it cannot be a base). existing: names of
+        checkpoints."""
+        if name not in existing and not self._given_back(point, name):
             return None, "checkpoint-lost"
         checkpoint = self._vm.checkpoints.get(name)
         if not is_of(point, checkpoint):

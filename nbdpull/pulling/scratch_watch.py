@@ -115,6 +115,8 @@ class ScratchWatch:
         self._stop = threading.Event()
         self._error: Optional[errors.NbdpullError] = None
         self._starved = False
+        self._grown = 0  # bytes since the last look
+        self._free: Optional[int] = None  # bytes, if the directory is on this host
         self.peak = 0
         self.growth = Growth()
 
