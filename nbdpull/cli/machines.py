@@ -19,6 +19,10 @@ def is_one(domain: Optional[str]) -> bool:
     return domain is not None and domain.startswith(KUBEVIRT)
 
 
+def add_domain(parser: usage.Parser, of: type) -> None:
+    usage.add(parser, of, "domain", metavar="DOMAIN", help=f"name of the libvirt domain, or {KUBEVIRT}NAMESPACE/VM")
+
+
 def add_cluster(group: argparse._ActionsContainer, of: type) -> None:
     usage.add(group, of, "--kubeconfig", metavar="FILE",
               help="how to reach the cluster (default: as kubectl, or the pod's own account)")  # fmt: skip

@@ -231,6 +231,10 @@ def add_domain_of_store(parser: Parser, of: type) -> None:
     add(parser, of, "--domain", metavar="D", help="name or UUID of the domain, if DIR holds more than one")
 
 
+def add_domains(parser: Parser, of: type) -> None:
+    add(parser, of, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
+
+
 def add_connect(parser: Parser, of: type, what: str = "libvirt to connect to") -> None:
     add(parser, of, "-c", "--connect", metavar="URI", dest="uri", help=what)
 
@@ -341,6 +345,11 @@ def _add_logging(parser: Parser) -> None:
     group.add_argument("-v", "--verbose", action="count",
                        help="show each step, libvirt call, connection and retry on stderr; -vv: more")  # fmt: skip
     group.add_argument("--log-file", metavar="FILE", help="append these lines, and all messages, to FILE")
+
+
+def add_json(group: argparse._ActionsContainer, what: str = "one JSON object") -> None:
+    """Add --json for a verb that prints no events. what: the document that it prints then."""
+    group.add_argument("--json", action="store_true", help=what)
 
 
 def add_output(parser: Parser) -> None:

@@ -18,7 +18,7 @@ EXAMPLE = "cleanup vm1 -o dir/"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")
+    machines.add_domain(parser, Options)
     usage.add(parser, Options, "-o", "--output", metavar="DIR", help="the store, to clean up as well")
     usage.add_connect(parser, Options)
     usage.add_dry_run(parser, Options)

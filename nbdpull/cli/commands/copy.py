@@ -22,7 +22,7 @@ EXAMPLE = "copy dir/ /mnt/usb/store"
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "dest", metavar="DEST", help="the other store; created if it does not exist")
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
+    usage.add_domains(parser, Options)
     usage.add(parser, Options, "--point", metavar="ID", dest="points", action="append",
               help="this point, however old (may be repeated); all: every point that DEST lacks")  # fmt: skip
     rules.add(parser, Options, "which of the points are copied")

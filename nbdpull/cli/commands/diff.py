@@ -22,7 +22,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_domain_of_store(parser, Options)
     usage.add(parser, Options, "--disk", metavar="D", help="only this disk")
     usage.add_identities(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

@@ -34,7 +34,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_connect(parser, Options)
     usage.add_scratch(parser, Options)
     machines.add_cluster(parser, Kubevirt)
-    parser.add_argument("--json", action="store_true", help="one JSON array")
+    usage.add_json(parser, "one JSON array")
 
 
 _KINDS = machines.Kinds("doctor", Options, Kubevirt)

@@ -22,7 +22,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_group(parser, Options)
     usage.add_recipients(parser, Options)
     locks.add(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

@@ -29,7 +29,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--force", action="store_true",
               help="remove and rotate: even if no available identity opens the store afterwards")  # fmt: skip
     usage.add_identities(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

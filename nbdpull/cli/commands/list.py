@@ -26,7 +26,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_as_of(parser, Options)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--wide", action="store_true", help="full ids, and more columns than fit into 80 characters")
-    shown.add_argument("--json", action="store_true", help="one JSON array")
+    usage.add_json(shown, "one JSON array")
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

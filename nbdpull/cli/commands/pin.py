@@ -16,7 +16,7 @@ EXAMPLE = "pin dir/ latest --reason upgrade"
 def add(parser: usage.Parser) -> None:
     usage.add_named_point(parser, Options)
     usage.add(parser, Options, "--reason", metavar="TEXT", help="the reason, shown in lists")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

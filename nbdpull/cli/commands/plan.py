@@ -18,7 +18,7 @@ EXAMPLE = "plan vm1 -o dir/"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")
+    machines.add_domain(parser, Options)
     usage.add(parser, Options, "-o", "--output", metavar="DIR", help="the store that the pull would go to; only read")
     base = parser.add_mutually_exclusive_group()
     usage.add(base, Options, "--since", metavar="CHECKPOINT", help="what changed since this checkpoint")
@@ -30,7 +30,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_threads(parser, Options)
     machines.add_cluster(parser, Kubevirt)
     usage.add_identities(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 _KINDS = machines.Kinds("plan", Options, Kubevirt)

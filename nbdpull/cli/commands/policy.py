@@ -32,7 +32,7 @@ def add(parser: usage.Parser) -> None:
     rules.add(parser, Options)
     locks.add(parser, Options)
     usage.add(parser, Options, "--remove", action="store_true", help="remove the policy, or that of --domain")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

@@ -21,7 +21,7 @@ EXAMPLE = "prune dir/ --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
+    usage.add_domains(parser, Options)
     rules.add(parser, Options)
     usage.add(parser, Options, "--force", action="store_true",
               help="continue even if more than half of a domain's points would be removed")  # fmt: skip

@@ -29,8 +29,7 @@ NICE = 0
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN",
-              help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")  # fmt: skip
+    machines.add_domain(parser, Options)
     usage.add(parser, Options, "-o", "--output", metavar="DIR", required=True,
               help="the store: a new or empty directory, or an existing store")  # fmt: skip
     _add_checkpoints(parser)

@@ -18,7 +18,7 @@ EXAMPLE = "release vm1"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")
+    machines.add_domain(parser, Options)
     usage.add_connect(parser, Options)
     usage.add_dry_run(parser, Options)
     usage.add_stall_timeout(parser, Options)

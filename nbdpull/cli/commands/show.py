@@ -20,7 +20,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_named_point(parser, Options)
     usage.add_identities(parser, Options)
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(shown)
     usage.add(shown, Options, "--xml", dest="definition", action="store_true",
               help="the domain's definition, as it was stored")  # fmt: skip
 

@@ -24,12 +24,12 @@ _HEADINGS = ("DOMAIN", "NEWEST SOUND", "AGE", "FROZEN", "VERIFIED", "DRILLED", "
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
+    usage.add_domains(parser, Options)
     usage.add(parser, Options, "--max-age", metavar="T", type=types.duration,
               help="how old the newest sound point of a domain may be: 26h, 8d")  # fmt: skip
     usage.add(parser, Options, "--expect", metavar="FILE",
               help="domains that must have a sound point, one name per line")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

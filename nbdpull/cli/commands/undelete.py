@@ -19,7 +19,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--as-of", metavar="TIME",
               help="bring back what existed at this time (default: each point as it was made)")  # fmt: skip
     usage.add_domain_of_store(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

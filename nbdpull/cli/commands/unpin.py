@@ -15,7 +15,7 @@ EXAMPLE = "unpin dir/ 20261122T194500Z-7f3a9c04"
 
 def add(parser: usage.Parser) -> None:
     usage.add_named_point(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

@@ -24,8 +24,8 @@ _TOTALS = ("stored", "exclusive", "shared", "dead", "waiting")
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    usage.add_domains(parser, Options)
+    usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
