@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Optional, Protocol
+from typing import Any, Optional
 
 from ..core.choices import Level
 from ..core.sizes import shown as size
@@ -185,21 +185,3 @@ def _in_brackets(text: Optional[str]) -> str:
 def count(number: int, what: str) -> str:
     """Return a count with its noun: 1 point, 2 points."""
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-class Leftover(Protocol):
-    """A Leftover of pulling/reclaim.py."""
-
-    @property
-    def what(self) -> str: ...
-
-    @property
-    def left(self) -> str: ...
-
-
-def leftovers(found: Iterable[Leftover]) -> list[str]:
-    """Return what cleanup or release found, and what became of it."""
-    return [f"{item.what}: {_FATE.get(item.left, f'left: {item.left}')}" for item in found]
-
-
-_FATE = {"": "removed", "dry run": "would be removed"}

@@ -10,8 +10,8 @@ from ...core.errors import Check, Report
 from ...operations.options.domains import CleanupOptions as Options
 from ...operations.options.domains import KubevirtCleanupOptions as Kubevirt
 from .. import leftovers, machines, usage
+from ..leftovers import Leftover
 from ..output import Outcome
-from ..terminal import Leftover
 
 SUMMARY = "remove what an interrupted pull left behind"
 EXAMPLE = "cleanup vm1 -o dir/"

@@ -10,8 +10,8 @@ from ...core.errors import Check, Report
 from ...operations.options.domains import KubevirtReleaseOptions as Kubevirt
 from ...operations.options.domains import ReleaseOptions as Options
 from .. import leftovers, machines, usage
+from ..leftovers import Leftover
 from ..output import Outcome
-from ..terminal import Leftover
 
 SUMMARY = "remove nbdpull's checkpoints and bitmaps from a domain"
 EXAMPLE = "release vm1"
