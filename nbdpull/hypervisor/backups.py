@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import urllib.parse
 from collections.abc import Iterator
 
 from ..core import errors, unix_socket
 from ..core.choices import SHARED_DIR
 from ..definitions import definition
-from . import backup_spec
+from . import backup_spec, libvirt_uri
 from .backup_job import Job
 from .backup_spec import BackupSpec
 from .backup_traces import Traces
@@ -79,7 +78,7 @@ class Backups:
         """
         name = backup_spec.socket_name(run_id)
         own = os.path.join("/var/lib/libvirt/qemu", f"domain-{self._vm.id}-{self._vm.name[:20]}")
-        usable = urllib.parse.urlsplit(self._vm.uri).path == "/system" and (self._vm.is_remote or os.path.isdir(own))
+        usable = libvirt_uri.is_system(self._vm.uri) and (self._vm.is_remote or os.path.isdir(own))
         path = os.path.join(own, name)
         usable = usable and definition.can_name(path) and unix_socket.fits(path)
         return path if usable else os.path.join(SHARED_DIR, name)

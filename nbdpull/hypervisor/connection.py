@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
 from ..core import errors
 from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
-from . import domain_link
+from . import domain_link, libvirt_uri
 from .bindings import libvirt
 from .libvirt_error import DENIED, UNREACHABLE, translated
 
@@ -38,7 +37,7 @@ def host(uri: Optional[str] = None) -> Iterator[Host]:
         here = connection.getURI()
         versions = {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
         names = sorted(each.name() for each in connection.listAllDomains())
-        yield Host(here, bool(urllib.parse.urlsplit(here).netloc), versions, names)
+        yield Host(here, libvirt_uri.is_remote(here), versions, names)
 
 
 @contextlib.contextmanager
@@ -67,7 +66,7 @@ def connecting(uri: Optional[str]) -> Iterator[None]:
     # code: a signal's exception raised in a Python handler, inside the C call, would become a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
     otherwise, denied = UNREACHABLE, DENIED
-    if _is_tls(uri):
+    if libvirt_uri.is_tls(uri):
         otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
     doing = f"cannot connect to libvirt at {uri or 'its default URI'}"
     try:
@@ -75,12 +74,6 @@ def connecting(uri: Optional[str]) -> Iterator[None]:
             yield
     except errors.NoAnswer as error:
         raise errors.NoAnswer(f"{doing}: {error}") from None
-
-
-def _is_tls(uri: Optional[str]) -> bool:
-    """Return whether a URI means TLS. libvirt also chooses TLS if a URI has a host and no transport."""
-    parts = urllib.parse.urlsplit(uri or "")
-    return bool(parts.hostname) and parts.scheme.partition("+")[2] in ("", "tls")
 
 
 def look_up(connection: Any, name: str) -> Any:

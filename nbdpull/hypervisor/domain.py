@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Optional
@@ -19,7 +18,7 @@ from ..core.errors import Check
 from ..definitions import domain_xml
 from ..definitions.domain_xml import Disk
 from ..images import guest_files
-from . import domain_link, domain_state, qemu_process
+from . import domain_link, domain_state, libvirt_uri, qemu_process
 from .backups import Backups
 from .bindings import libvirt
 from .checkpoints import Checkpoints
@@ -62,14 +61,12 @@ class Domain(Handle):
     @property
     def shown_uri(self) -> str:
         """The URI without a password that a user put into it: use this one in anything that is stored."""
-        parts = urllib.parse.urlsplit(self.uri)
-        user, at, host = parts.netloc.rpartition("@")
-        return parts._replace(netloc=user.partition(":")[0] + at + host).geturl() if at else self.uri
+        return libvirt_uri.without_password(self.uri)
 
     @property
     def host(self) -> str:
         """Name of the machine that the domain is on, as in its URI."""
-        return urllib.parse.urlsplit(self.uri).hostname or "localhost"
+        return libvirt_uri.host(self.uri)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -83,7 +80,7 @@ class Domain(Handle):
         """Version of the QEMU that runs the domain, such as (7, 2, 22); None if unknown."""
         if self.is_remote:
             return self._reported_version()
-        return qemu_process.version(self.name, urllib.parse.urlsplit(self.uri).path == "/session")
+        return qemu_process.version(self.name, libvirt_uri.is_session(self.uri))
 
     def _reported_version(self) -> Optional[tuple[int, ...]]:
         """Ask QEMU itself for its version: libvirt knows only the version that is installed now."""

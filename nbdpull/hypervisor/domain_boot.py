@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Optional
-from urllib.parse import urlsplit
 
 from ..definitions import domain_xml
 from ..definitions.host_reach import Offer
-from . import domain_offer
+from . import domain_offer, libvirt_uri
 from .bindings import libvirt, libvirt_qemu
 from .connection import connecting
 from .libvirt_error import translated, unless
@@ -51,7 +50,7 @@ def qemu_user(connection: Any) -> Optional[int]:
     """Return the ID of the user that QEMU runs as there; None if unknown."""
     with translated("cannot ask libvirt for QEMU's user"):
         user = domain_xml.qemu_user(connection.getCapabilities())
-        is_ours = urlsplit(connection.getURI()).path == "/session"  # a session's libvirt has only its own user
+        is_ours = libvirt_uri.is_session(connection.getURI())  # a session's libvirt has only its own user
     return os.geteuid() if is_ours else user
 
 

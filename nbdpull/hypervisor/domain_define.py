@@ -11,11 +11,10 @@ import functools
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional
-from urllib.parse import urlsplit
 
 from ..core import errors
 from ..definitions import definition, host_fit, host_reach
-from . import domain_files, domain_offer
+from . import domain_files, domain_offer, libvirt_uri
 from .bindings import libvirt
 from .connection import connected
 from .libvirt_error import translated, unless
@@ -48,8 +47,8 @@ def prepared(
             uri = connection.getURI()
         with translated(domain_offer.DOING):
             offer = domain_offer.offer(connection, xml)
-        is_local = not urlsplit(uri).netloc
-        look = functools.lru_cache(None)(domain_files.look) if is_local else lambda _path: host_fit.UNKNOWN
+        is_remote = libvirt_uri.is_remote(uri)
+        look = (lambda _path: host_fit.UNKNOWN) if is_remote else functools.lru_cache(None)(domain_files.look)
         fitted, warnings = host_fit.fitted(xml, offer, look, trusted)
         if not trusted:
             homes = domain_files.variables_homes(name, uri)

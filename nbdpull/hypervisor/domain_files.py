@@ -9,11 +9,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from typing import Optional
-from urllib.parse import urlsplit
 
 from ..definitions import definition, host_fit
 from ..format import layout
 from ..images import guest_files, image_header
+from . import libvirt_uri
 
 _SKIPPED = (".lock",)
 LOOK_TIME = 10.0  # seconds
@@ -105,15 +105,11 @@ def _copy(source: str, target: str) -> None:
 
 
 def _tpm_root(uri: str) -> str:
-    return os.path.join(_config_root() if _is_session(uri) else "/var/lib/libvirt", "swtpm")
+    return os.path.join(_config_root() if libvirt_uri.is_session(uri) else "/var/lib/libvirt", "swtpm")
 
 
 def _state_root(uri: str) -> str:
-    return _config_root() if _is_session(uri) else "/var/lib/libvirt/qemu"
-
-
-def _is_session(uri: str) -> bool:
-    return urlsplit(uri).path == "/session"
+    return _config_root() if libvirt_uri.is_session(uri) else "/var/lib/libvirt/qemu"
 
 
 def _config_root() -> str:

@@ -7,12 +7,12 @@ domain is started.
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Iterable
 from typing import Any
 
 from ..core import errors
 from ..images import guest_files
+from . import libvirt_uri
 from .bindings import libvirt
 
 _DENIED = (libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_AUTH_FAILED)
@@ -57,8 +57,8 @@ def other_session(uri: str, environment: Any = os.environ) -> str:
     Without XDG_RUNTIME_DIR, as under cron, libvirt looks for the daemon in another folder and starts one there, which
     has the same definitions and shows all domains as off.
     """
-    parts, folder = urllib.parse.urlsplit(uri), f"/run/user/{os.geteuid()}"
-    if parts.path != "/session" or parts.netloc or environment.get("XDG_RUNTIME_DIR") or not os.path.isdir(folder):
+    folder, is_ours = f"/run/user/{os.geteuid()}", libvirt_uri.is_session(uri) and not libvirt_uri.is_remote(uri)
+    if not is_ours or environment.get("XDG_RUNTIME_DIR") or not os.path.isdir(folder):
         return ""
     return ("XDG_RUNTIME_DIR is not set, so libvirt asked another daemon than your session's, which shows running "
             f"domains as off: set it to {folder}")  # fmt: skip

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Optional
 
 from ..core import errors
-from . import domain_start, domain_state
+from . import domain_start, domain_state, libvirt_uri
 from .bindings import libvirt
 from .domain_link import Link
 from .libvirt_error import FAILED, Verdict, code_of, translated
@@ -47,8 +46,8 @@ class Handle:
 
     @property
     def is_remote(self) -> bool:
-        """Whether its paths may name another machine's files. Any host counts: localhost may be the end of a tunnel."""
-        return bool(urllib.parse.urlsplit(self.uri).netloc)
+        """Whether its paths may name another machine's files."""
+        return libvirt_uri.is_remote(self.uri)
 
     @property
     def active(self) -> bool:

@@ -93,10 +93,6 @@ def test_an_upgrade_does_not_hide_which_qemu_runs(machine, monkeypatch):
         assert opened.running_version is None and opened.likely_version == (99, 0, 0)
 
 
-@pytest.mark.parametrize("uri, shown", [
-    ("qemu+ssh://backup:geheim@hv1:2222/system?keyfile=/k", "qemu+ssh://backup@hv1:2222/system?keyfile=/k"),
-    ("qemu+ssh://backup@hv1/system", "qemu+ssh://backup@hv1/system"), ("qemu:///system", "qemu:///system"),
-])  # fmt: skip
-def test_no_password_of_a_uri_is_kept(vm, monkeypatch, uri, shown):
-    monkeypatch.setattr(vm, "uri", uri)
-    assert vm.shown_uri == shown
+def test_no_password_of_a_uri_is_kept(vm, monkeypatch):
+    monkeypatch.setattr(vm, "uri", "qemu+ssh://backup:geheim@hv1:2222/system?keyfile=/k")
+    assert vm.shown_uri == "qemu+ssh://backup@hv1:2222/system?keyfile=/k"
