@@ -148,7 +148,7 @@ def _run(line: Line, check: Check) -> int:
     output.warn(*outcome.warnings)
     output.complain(*outcome.complaints)
     if getattr(args, "json", False) and outcome.values is not None:
-        output.print_json(outcome.values, indent=1)
+        output.print_json(outcome.values)
     elif outcome.text is not None:
         output.show_text(outcome.text)
     elif outcome.exit_code or not quiet:

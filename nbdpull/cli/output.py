@@ -70,8 +70,8 @@ def show_text(text: str) -> None:
         _print(text)
 
 
-def print_json(value: Any, indent: Optional[int] = None) -> None:
-    _print(json.dumps(value, indent=indent) + "\n")
+def print_json(value: Any) -> None:
+    _print(json.dumps(value, indent=1) + "\n")
 
 
 def print_event(event: str, domain: Optional[str], **values: Any) -> None:

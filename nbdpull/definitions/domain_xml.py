@@ -238,7 +238,7 @@ def _has_iothread(device: ET.Element) -> bool:
     return driver is not None and ("iothread" in driver.attrib or driver.find("iothreads") is not None)
 
 
-def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]] = frozenset()) -> Disk:
+def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]]) -> Disk:
     kind, source = element.get("type", ""), _source(element)
     encryption, below = _encryption(element), element.find("backingStore")
     return Disk(

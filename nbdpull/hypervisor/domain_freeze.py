@@ -57,7 +57,7 @@ class Freeze:
     before the block if the guest does not freeze, and after it if the guest did not stay frozen.
     """
 
-    def __init__(self, dom: Any, uri: str, how: str = Quiesce.NEVER, seconds: float = FREEZE_TIMEOUT):
+    def __init__(self, dom: Any, uri: str, how: str, seconds: float):
         self._dom, self._uri, self._how, self._seconds = dom, uri, how, seconds
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self.consistency, self.reason = CRASH_CONSISTENT, "not-requested"

@@ -41,7 +41,7 @@ class Power:
         self._vm, self._jobs = vm, jobs
 
     @contextlib.contextmanager
-    def awake(self, start: bool, hold: Optional[StartRecord] = None) -> Iterator[bool]:
+    def awake(self, start: bool, hold: StartRecord) -> Iterator[bool]:
         """Keep the domain running in QEMU inside the block: start it with paused CPUs if it is off, and end it
         gracefully after.
 
@@ -73,8 +73,9 @@ class Power:
             raise
         self._end_paused(ours)
 
-    def left_paused(self, hold: Optional[StartRecord] = None) -> bool:
-        """Return whether a dead run started it and left it paused: `awake` with that hold ends it."""
+    def left_paused(self, hold: Optional[StartRecord]) -> bool:
+        """Return whether a dead run started it and left it paused: `awake` with that hold ends it. hold: None if there
+        is no record of a start."""
         if self._is_unmarked(hold):
             return True
         owner = self._started_by() if self._vm.active and self._is_paused() else None
@@ -86,7 +87,7 @@ class Power:
             return False
         return self._vm.vcpu_seconds() < NEVER_RAN
 
-    def _started_paused(self, hold: Optional[StartRecord], is_up: bool) -> Process:
+    def _started_paused(self, hold: StartRecord, is_up: bool) -> Process:
         """Start the domain unless it is up, and tag it; return the tag's owner."""
         if not is_up:
             self._require_startable()
@@ -94,14 +95,12 @@ class Power:
             self._start_paused(hold)
         with self._vm.live("mark it as started for a pull"):
             owner = domain_mark.put(self._vm.dom, domain_mark.STARTED_PAUSED)
-        if hold:
-            hold.clear_start()
+        hold.clear_start()
         return owner
 
-    def _start_paused(self, hold: Optional[StartRecord]) -> None:
+    def _start_paused(self, hold: StartRecord) -> None:
         """Start the domain. The record of the start remains if the start happened or may still happen."""
-        if hold:
-            hold.note_start()
+        hold.note_start()
         try:
             with self._vm.seam("start it paused"):
                 self._call_start()
@@ -109,7 +108,7 @@ class Power:
             if is_unanswered(error):
                 subject = f"domain '{self._vm.name}' may still start, paused: the next pull, or nbdpull cleanup,"
                 leave(error, [f"{subject} stops it"])
-            elif hold:
+            else:
                 hold.clear_start()
             raise
 

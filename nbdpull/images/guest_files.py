@@ -38,7 +38,7 @@ def has_writer(path: str, seconds: float, check: Check = lambda: None) -> bool:
     return _asked("has_writer", path, seconds, check) == b"yes"
 
 
-def layers(path: str, kind: str, seconds: float, check: Check = lambda: None) -> list[dict[str, Any]]:
+def layers(path: str, kind: str, seconds: float, check: Check) -> list[dict[str, Any]]:
     """Return what `qemu-img info` reports about an image and its backing files, top first, even if a QEMU uses it;
     OSError."""
     command = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", kind, path]

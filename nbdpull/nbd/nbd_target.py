@@ -190,15 +190,13 @@ class _Connection(Connection):
         del self._nbd  # libnbd before 1.16 has no close()
 
 
-def open_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarget:
+def open_uri(uri: str, connections: int, check: Check) -> NbdTarget:
     """Return the NbdTarget of an nbd:// or nbd+unix:// URI."""
     return NbdTarget(lambda handle: handle.aio_connect_uri(uri), uri, connections, check=check)
 
 
 @contextlib.contextmanager
-def open_image(
-    path: str, image: Sequence[str], connections: int, draft: bool, check: Check = lambda: None
-) -> Iterator[NbdTarget]:
+def open_image(path: str, image: Sequence[str], connections: int, draft: bool, check: Check) -> Iterator[NbdTarget]:
     """Yield the NbdTarget of an image, through qemu-nbd.
 
     image: the arguments that name it, from qemu_img; draft: the whole image is synced afterwards, so no flush is

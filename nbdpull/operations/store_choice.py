@@ -46,7 +46,7 @@ def find_point(
     return series_choice.only_point(opened, domain, wanted, looking)
 
 
-def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[str] = ()) -> list[series.Series]:
+def find_domains(root: str, pattern: Optional[str], identities: Sequence[str] = ()) -> list[series.Series]:
     """Return the Series of all domains, of the one with this name or UUID, or of those whose names match.
 
     StoreError if there is none. identities, and further errors: see unlocking.opened.
@@ -60,7 +60,7 @@ def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[
     return wanted
 
 
-def fitting(every: list[series.Series], pattern: Optional[str] = None) -> list[series.Series]:
+def fitting(every: list[series.Series], pattern: Optional[str]) -> list[series.Series]:
     """Return those of some Series that `find_domains` would, perhaps none. The name of a domain is no pattern."""
     called = [each for each in every if each.domain == pattern]
     return called or [

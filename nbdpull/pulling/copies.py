@@ -40,7 +40,7 @@ class Healed(NamedTuple):
     mended: list[str]
 
 
-def base_of(series: Series, choice: Choice, target: str, check: Check = lambda: None) -> Optional[Directory]:
+def base_of(series: Series, choice: Choice, target: str, check: Check) -> Optional[Directory]:
     """Return the Directory over which a disk is laid, without its damaged files; None if the store has none."""
     below, bad = choice.below(target), choice.bad(target)
     if below is None:

@@ -22,7 +22,7 @@ class Hold:
     """The lock, held. starting: whether an earlier holder, now dead, was about to start the domain, and may have done
     so without marking it."""
 
-    def __init__(self, file: Optional[BinaryIO] = None) -> None:
+    def __init__(self, file: Optional[BinaryIO]) -> None:
         self._file = file
         self.starting = bool(file) and file.read() == _STARTING  # type: ignore[union-attr]
 

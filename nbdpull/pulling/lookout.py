@@ -46,7 +46,7 @@ class Lookout:
         vm: Domain,
         plan: BackupSpec,
         check: Checks,
-        keeps_sockets: bool = False,
+        keeps_sockets: bool,
         scratch_limit: Optional[int] = None,
     ) -> None:
         self._vm, self._run_id = vm, plan.run_id

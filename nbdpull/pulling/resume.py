@@ -46,9 +46,9 @@ def obstacle(
     vm: domain.Domain,
     run: journal.Run,
     plan: backup_spec.BackupSpec,
-    parent: Optional[Point] = None,
-    how: str = Resume.AUTO,
-    scratch_limit: Optional[int] = None,
+    parent: Optional[Point],
+    how: str,
+    scratch_limit: Optional[int],
 ) -> str:
     """Return why a pull by this plan cannot resume that run, as text; "" if it can.
 

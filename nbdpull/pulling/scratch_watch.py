@@ -108,7 +108,7 @@ class ScratchWatch:
     """The watch on the scratch of one job. `check` raises the error that was detected, if any; peak: highest number of
     bytes in use; growth: samples of the bytes in use."""
 
-    def __init__(self, vm: Guest, folder: str, limit: Optional[int] = None) -> None:
+    def __init__(self, vm: Guest, folder: str, limit: Optional[int]) -> None:
         self._vm, self._folder, self._limit = vm, folder, limit
         self._ran = vm.guest_state().running
         self._local = not vm.is_remote

@@ -24,7 +24,7 @@ class FrameCache:
     ahead while this many frames are being read.
     """
 
-    def __init__(self, read: Callable[[Place], bytes], budget: int, ahead: int = 0) -> None:
+    def __init__(self, read: Callable[[Place], bytes], budget: int, ahead: int) -> None:
         self._read, self._budget, self._ahead = read, budget, ahead
         self._lock = threading.Lock()
         self._held: OrderedDict[_Key, bytes] = OrderedDict()

@@ -144,7 +144,7 @@ class Incoming:
             raise
         return Taken(point.id, len(making.copied), sum(making.copied.values()))
 
-    def foresee(self, point: Point, entries: Iterable[FileEntry], check: Check = lambda: None) -> None:
+    def foresee(self, point: Point, entries: Iterable[FileEntry], check: Check) -> None:
         """Raise what `take` would raise, as far as that shows without reading the source's files, and without a change.
         entries: the files of the source that it would copy."""
         needed = self._needed(point, check)

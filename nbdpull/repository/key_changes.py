@@ -95,7 +95,7 @@ def rotate(
     words: Sequence[str],
     passphrase: Optional[bytes],
     label: str,
-    proof: Optional[Sequence[Identity]] = None,
+    proof: Optional[Sequence[Identity]],
 ) -> None:
     """Let these recipients open the store, and lock out all others who need a key file. The master key does not change.
 

@@ -118,7 +118,7 @@ class Resealing:
         self._pairs[point.id] = Pair(point, made)
         return Taken(point.id, len(making.made), sum(entry.size for entry in making.made))
 
-    def foresee(self, point: Point, entries: Iterable[FileEntry], check: Check = lambda: None) -> None:
+    def foresee(self, point: Point, entries: Iterable[FileEntry], check: Check) -> None:
         """Raise what `take` would raise, as far as that shows without reading whole files, and without a change.
         entries: the files of the source that hold what it would copy."""
         lock_free.require_not_doomed(self._target, point.id)

@@ -425,7 +425,7 @@ class Series:
             return str(error)
         return flaw or (None if intact else _not_stored(self.store.path(path)))
 
-    def as_it_is(self, path: str, check: Check = lambda: None) -> FileEntry:
+    def as_it_is(self, path: str, check: Check) -> FileEntry:
         """Return the FileEntry of a file of the series, with the size and SHA-256 that the file has now; Damaged."""
         full = f"{self.folder}/{path}"
         return FileEntry(path, self.store.size(full) or 0, self.store.sha256(full, check))

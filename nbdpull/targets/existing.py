@@ -42,7 +42,7 @@ def _qcow2_size(path: str) -> int:
     return qemu_img.virtual_size(path, "qcow2")
 
 
-def first_bytes(place: Place, count: int, check: Check = lambda: None) -> bytes:
+def first_bytes(place: Place, count: int, check: Check) -> bytes:
     """Return up to `count` of the first bytes at a Place, none if nothing exists there."""
     if place.kind == NBD:
         with open_uri(place.path, 1, check) as export:
@@ -53,7 +53,7 @@ def first_bytes(place: Place, count: int, check: Check = lambda: None) -> bytes:
         return file.read(count)
 
 
-def open_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarget:
+def open_uri(uri: str, connections: int, check: Check) -> NbdTarget:
     from ..nbd import nbd_target
 
     opened: NbdTarget = nbd_target.open_uri(uri, connections, check)

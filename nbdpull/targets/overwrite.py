@@ -20,7 +20,7 @@ def require_overwritable(
     in_place: bool,
     encrypted: Optional[bool],
     head: Callable[[], Optional[bytes]],
-    check: Check = lambda: None,
+    check: Check,
 ) -> None:
     """Raise if the content of a Place must not be overwritten.
 

@@ -8,6 +8,7 @@ from fake_libvirt import raising
 
 from nbdpull.core import errors
 from nbdpull.hypervisor import domain
+from nbdpull.pulling.holder import Hold
 from nbdpull.readiness import domain as readiness
 from nbdpull.readiness import finding
 
@@ -35,6 +36,6 @@ def test_a_run_that_was_asked_to_end_does_not_start_the_domain(machine):
     vm.stop()
     with domain.open(vm.name) as opened:
         opened.heed(raising(errors.Interrupted(signal.SIGTERM)))
-        with pytest.raises(errors.Interrupted) as caught, opened.power.awake(start=True):
+        with pytest.raises(errors.Interrupted) as caught, opened.power.awake(True, Hold(None)):
             pass
     assert caught.value.left_behind == () and not vm.active

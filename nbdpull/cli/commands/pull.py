@@ -152,7 +152,7 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
 
-def next_kubevirt_command(options: Kubevirt, server: Optional[str] = None) -> str:
+def next_kubevirt_command(options: Kubevirt, server: Optional[str]) -> str:
     """Return the command line for the next point; if the endpoint was given, it repeats its URLs."""
     words = ["nbdpull", options.domain, *_option("-o", options.output), *(["--prune"] if options.prune else [])]
     words += _option("--s3-endpoint", server) if server else []
@@ -203,7 +203,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
 
-def next_command(options: Options, point: dict[str, Any], server: Optional[str] = None) -> str:
+def next_command(options: Options, point: dict[str, Any], server: Optional[str]) -> str:
     """Return the command line for the next point. A plain pull continues a store, except from a partial point."""
     dashed = options.domain.startswith("-")
     words = ["nbdpull", *(["pull"] if dashed or options.domain in RESERVED else [])]
