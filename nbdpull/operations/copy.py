@@ -202,6 +202,16 @@ def _require_both(dest: Store, source: Store, options: Options) -> None:
         )
 
 
+class _Ends(NamedTuple):
+    """The series of a domain in the two stores. there: the points of the target; match: how those of the source compare
+    with them."""
+
+    source: Series
+    target: Series
+    there: list[Point]
+    match: Matched
+
+
 def _domain(source: Series, dest: Store, run: _Run) -> Domain:
     found = Domain(source.domain)
     with ExitStack() as held:
@@ -231,12 +241,13 @@ def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _R
     found.warnings += soundness.damaged_copies(known_there, target, match.same, source.store)
     if resealed_point.is_needed(source, target, match):
         foreign.require_none(target, there, unreadable)
+    ends = _Ends(source, target, there, match)
     points = _to_copy(source, dest, known, match, found, run)
     if run.options.dry_run:
-        foresee = _taking(source, target, match, there, run).foresee if points else None
-        found.copied = _planned(source, target, match, points, found, run.check, foresee)
+        foresee = _taking(ends, run).foresee if points else None
+        found.copied = _planned(ends, points, found, run.check, foresee)
     elif points:
-        _take(source, target, match, there, points, found, run)
+        _take(ends, points, found, run)
 
 
 def _to_copy(
@@ -282,19 +293,13 @@ def _other(point: Point, dest: Store) -> errors.NbdpullError:
 
 
 def _planned(
-    source: Series,
-    target: Series,
-    match: Matched,
-    points: list[Point],
-    found: Domain,
-    check: Check,
-    foresee: Optional[Foresee] = None,
+    ends: _Ends, points: list[Point], found: Domain, check: Check, foresee: Optional[Foresee] = None
 ) -> list[Taken]:
     """Return what a copy of each point would add; refuse the points for which that cannot be determined, or for which
     `foresee` raises an error."""
     seen: set[str] = set()
     planned = []
-    lacking = resealed_point.lacking(source, target, match, check)
+    lacking = resealed_point.lacking(ends.source, ends.target, ends.match, check)
     for point in points:
         check()
         try:
@@ -302,27 +307,20 @@ def _planned(
             if foresee:
                 foresee(point, entries, check)
         except (errors.Damaged, errors.StoreError) as error:
-            found.refused.append(Refused(point.id, _why(source, target, point, error)))
+            found.refused.append(Refused(point.id, _why(ends, point, error)))
             continue
         seen |= {entry.path for entry in entries}
         planned.append(Taken(point.id, len(entries), sum(entry.size for entry in entries)))
     return planned
 
 
-def _take(
-    source: Series,
-    target: Series,
-    match: Matched,
-    there: list[Point],
-    points: list[Point],
-    found: Domain,
-    run: _Run,
-) -> None:
+def _take(ends: _Ends, points: list[Point], found: Domain, run: _Run) -> None:
+    source, target = ends.source, ends.target
     with source.store.looking(source.folder), target.store.looking(target.folder):
         known = frozenset(findings.names(target))
-        planned = {each.point: each.bytes for each in _planned(source, target, match, points, found, run.check)}
+        planned = {each.point: each.bytes for each in _planned(ends, points, found, run.check)}
     progress = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
-    taking = _taking(source, target, match, there, run)
+    taking = _taking(ends, run)
     with _sweeping(target, found, run):
         for point in points:
             if point.id not in planned:
@@ -330,7 +328,7 @@ def _take(
             try:
                 taken = taking.take(point, partial(progress, point.id), run.check)
             except (errors.Damaged, errors.StoreError) as error:
-                found.refused.append(Refused(point.id, _why(source, target, point, error)))
+                found.refused.append(Refused(point.id, _why(ends, point, error)))
                 continue
             found.copied.append(taken)
             run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
@@ -365,9 +363,8 @@ def _found_since(target: Series, taken: Taken, known: Container[str]) -> list[st
         return [f"it is not known whether a verification has found damages of point {taken.point} meanwhile: {error}"]
 
 
-def _taking(
-    source: Series, target: Series, match: Matched, there: list[Point], run: _Run
-) -> Union[Incoming, Resealing]:
+def _taking(ends: _Ends, run: _Run) -> Union[Incoming, Resealing]:
+    source, target, there, match = ends
     if not resealed_point.is_needed(source, target, match):
         return Incoming(source, target, there, run.throttle)
     for store in (source.store, target.store):
@@ -388,8 +385,9 @@ class _Progress:
         self._report(event="progress", point=point, position=self._position, size=size, written_bytes=self._position)
 
 
-def _why(source: Series, target: Series, point: Point, error: errors.NbdpullError) -> errors.NbdpullError:
+def _why(ends: _Ends, point: Point, error: errors.NbdpullError) -> errors.NbdpullError:
     """Return why a point was not copied: a point that was removed meanwhile is not damaged."""
-    if source.has_point(point.id):
+    if ends.source.has_point(point.id):
         return error
-    return errors.NoSuchPoint(f"it was removed from {source.store.root} meanwhile; {target.store.root} has none of it")
+    here, there = ends.source.store.root, ends.target.store.root
+    return errors.NoSuchPoint(f"it was removed from {here} meanwhile; {there} has none of it")
