@@ -102,7 +102,9 @@ class Job:
 
     def _undo(self) -> list[str]:
         lost_bitmaps = self._failed_with == libvirt.VIR_ERR_INTERNAL_ERROR
-        return self._traces.remove(self.finished, self._may_begin_yet, lost_bitmaps)
+        return self._traces.remove(
+            job_ended=self.finished, may_begin_yet=self._may_begin_yet, lost_bitmaps=lost_bitmaps
+        )
 
     def begin(self) -> None:
         """Start the job. Raises what Backups.begun lists."""

@@ -95,7 +95,7 @@ class Traces:
                 unless(_TRY_AGAIN, lambda: dom.blockJobAbort(target))  # noqa: B023
         return True
 
-    def remove(self, job_ended: bool = False, may_begin_yet: bool = False, lost_bitmaps: bool = False) -> list[str]:
+    def remove(self, *, job_ended: bool = False, may_begin_yet: bool = False, lost_bitmaps: bool = False) -> list[str]:
         """Remove all traces; return what could not be removed, one text each.
 
         job_ended: there is no job to end; may_begin_yet: libvirt was asked to start the job and did not answer;

@@ -136,9 +136,16 @@ class _Subject:
 def _subject(options: Options, opened: Series, point: Point, check: Check) -> _Subject:
     stored = belongings.stored(opened, point)
     where = _destinations(options, point, stored)
-    asked = Asked(options.define, options.name, options.new_uuid, options.uri, options.force, options.trust_definition)
+    asked = Asked(
+        define=options.define,
+        name=options.name,
+        new_uuid=options.new_uuid,
+        uri=options.uri,
+        force=options.force,
+        trusted=options.trust_definition,
+    )
     return _Subject(
-        origin=Origin(opened, point, options.onto, options.threads, check),
+        origin=Origin(opened, point, onto=options.onto, threads=options.threads, check=check),
         stored=stored,
         name=options.name or stored.name or opened.domain,
         where=where,
@@ -153,8 +160,15 @@ def _destinations(options: Options, point: Point, stored: Stored) -> Destination
     to = {point.disks[0] if disk is None else disk: target for disk, target in options.to.items()}
     if len(to) != len(options.to):
         raise errors.UsageError(f"disk {point.disks[0]} has two targets")
-    how = options.kind, options.image_options, options.in_place
-    return Destinations(options.output, to, *how, stored.disks, options.secrets)
+    return Destinations(
+        output=options.output,
+        to=to,
+        kind=options.kind,
+        options=options.image_options,
+        in_place=options.in_place,
+        disks=stored.disks,
+        secrets=options.secrets,
+    )
 
 
 def _chosen(options: Options, point: Point, where: Destinations, asked: Asked) -> list[str]:
@@ -203,7 +217,7 @@ def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Rep
         _require_partial(images)
     taken = {disk: subject.places[disk] for disk in images}
     beside = belongings.beside(source.point, where.folder)
-    allowed = fit.Allowed(options.force, options.in_place, options.space_check)
+    allowed = fit.Allowed(force=options.force, in_place=options.in_place, space_check=options.space_check)
     fitting = fit.require_fit(where, images, taken, beside.values(), allowed, source.check)
     planned = belongings.planned(source.series, source.point, subject.stored, taken, where.folder, subject.asked)
     spare: list[str] = []
@@ -239,7 +253,7 @@ class _Done:
 
 def _write(options: Options, subject: _Subject, prepared: _Prepared, report: Report) -> _Done:
     source, folder = subject.origin, subject.where.folder
-    how = copying.How(options.threads, options.force, options.delta, options.salvage)
+    how = copying.How(options.threads, force=options.force, delta=options.delta, salvage=options.salvage)
     with ExitStack() as outputs:
         if folder:
             outputs.enter_context(folders.made(folder, access.PASSABLE))

@@ -56,9 +56,18 @@ def _over_nbd(options: Options, report: Report, check: Check) -> Result:
     for name in ("token_file", "tls", "client_ca"):
         if getattr(options, name) is not None:
             raise errors.UsageError(f"--{name.replace('_', '-')} is for HTTP: use it with --http")
-    request = nbd_server.Request(options.store, options.domain, options.point, options.disks, options.socket,
-                                 options.port, options.writable, options.cache_bytes, _master(options),
-                                 cached=True)  # fmt: skip
+    request = nbd_server.Request(
+        options.store,
+        domain=options.domain,
+        point=options.point,
+        disks=options.disks,
+        socket=options.socket,
+        port=options.port,
+        writable=options.writable,
+        cache_bytes=options.cache_bytes,
+        master=_master(options),
+        cached=True,
+    )
     served = Result()
     with suppress(errors.Interrupted), nbd_server.Server(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))
@@ -75,9 +84,18 @@ def _over_http(options: Options, report: Report, check: Check) -> Result:
         raise errors.UsageError("--http needs --token-file FILE, with the token that clients must send")
     if options.writable or options.socket is not None or options.port is not None:
         raise errors.UsageError("--http cannot be combined with --socket, --port or --writable")
-    request = point_server.Request(options.store, options.domain, options.point, options.disks, options.cache_bytes,
-                                   options.http or "", options.token_file, options.tls, options.client_ca,
-                                   _master(options))  # fmt: skip
+    request = point_server.Request(
+        options.store,
+        domain=options.domain,
+        point=options.point,
+        disks=options.disks,
+        cache_bytes=options.cache_bytes,
+        listen=options.http or "",
+        token_file=options.token_file,
+        tls=options.tls,
+        client_ca=options.client_ca,
+        master=_master(options),
+    )
     served = Result()
     with suppress(errors.Interrupted), point_server.serving(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))
