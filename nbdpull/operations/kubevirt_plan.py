@@ -81,11 +81,7 @@ def _kept(options: Options, machine: Machine, uid: str) -> _Kept:
         return _Kept()
     store = unlocking.opened(options.output, options.identities)
     target, uid = machine_run.series_of(store, machine, uid)
-    heads, refused = target.heads()
-    points = Points(target, heads)
-    foreign.require_none(target, points, refused)
-    points.require_of(uid)
-    return _Kept(marker.uuid_of(store), target, points)
+    return _Kept(marker.uuid_of(store), target, foreign.points_of(target, uid))
 
 
 def _latest(cluster: Cluster, machine: Machine, store: Optional[str]) -> tuple[Optional[str], list[str]]:

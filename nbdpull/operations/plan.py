@@ -24,7 +24,6 @@ from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
 from ..pulling.sampling import Sample
 from ..repository import foreign, marker, series_choice
-from ..repository.points import Points
 from . import unlocking
 from .options.domains import PlanOptions as Options
 
@@ -82,11 +81,7 @@ def _of_store(options: Options, subject: Subject) -> Subject:
     target = series_choice.of_domain(
         unlocking.opened(options.output, options.identities), subject.vm.name, subject.vm.uuid
     )
-    heads, refused = target.heads()
-    points = Points(target, heads)
-    foreign.require_none(target, points, refused)
-    points.require_of(subject.vm.uuid)
-    return replace(subject, series=target, points=points)
+    return replace(subject, series=target, points=foreign.points_of(target, subject.vm.uuid))
 
 
 def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sized
 
 from ..core import errors
 from . import series_choice
+from .points import Points
 from .series import Refused, Series
 
 
@@ -26,6 +27,16 @@ def require_none(target: Series, points: Sized, refused: Refused) -> None:
             raise errors.Foreign(f"{error}; until that is settled, nothing is written beside it")
     if target.store.seal.id is not None and not len(points):
         _require_key_of_any(target, refused.values())
+
+
+def points_of(target: Series, uuid: str) -> Points:
+    """Return the points of a series with which a pull of the domain with this UUID would begin. Foreign, Damaged: as
+    require_none raises them; OtherDomain."""
+    heads, refused = target.heads()
+    points = Points(target, heads)
+    require_none(target, points, refused)
+    points.require_of(uuid)
+    return points
 
 
 def _require_key_of_any(target: Series, refused: Iterable[errors.NbdpullError]) -> None:
