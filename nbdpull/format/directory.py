@@ -115,7 +115,7 @@ class Directory:
         return found
 
     def _window(self, start: int) -> Window:
-        stop = min(start + layout.WINDOW, self.size)
+        stop = layout.window_stop(start, self.size)
         layers = [*self._store.several(self.records, self.refs(start))]
         found = stack.segments(layers, start, stop)
         for number, records in enumerate(layers):
@@ -159,7 +159,7 @@ class Directory:
         return renumbered(self._page(ref), self.number)
 
     def _page(self, ref: numpy.void) -> pages.Page:
-        path, stop = self.files[int(ref["file"])].path, min(int(ref["offset"]) + layout.WINDOW, self.size)
+        path, stop = self.files[int(ref["file"])].path, layout.window_stop(int(ref["offset"]), self.size)
         return self._read_page(self._store, self._series, path, ref, self.disk, stop)
 
     def number(self, path: str) -> int:

@@ -94,7 +94,7 @@ class IndexWriter:
             raise errors.Failure(f"disk {self._disk.name}: records from byte {records['offset'][0]} come too late")
         self._reached = int(extents.ends(records[-1:])[0])
         for part in extents.split(extents.cut(records, layout.WINDOW), layout.WINDOW):
-            start = int(part["offset"][0]) // layout.WINDOW * layout.WINDOW
+            start = layout.window_start(int(part["offset"][0]))
             if start != self._start:
                 self._end_window()
                 self._start = start
@@ -111,7 +111,7 @@ class IndexWriter:
             return
         new, self._waiting = numpy.concatenate(self._waiting), []
         self._keep(self._start)
-        stop = min(self._start + layout.WINDOW, self._disk.size)
+        stop = layout.window_stop(self._start, self._disk.size)
         below = self._below(self._start, stop)
         before = stack.flat([layer.records for layer in below], self._start, stop)
         changed = stack.changes(new, before, self._disk.whole)

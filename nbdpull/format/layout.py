@@ -319,6 +319,16 @@ if TYPE_CHECKING:
 _ZERO_RECORD_FIELDS = ("position", "stored", "raw", "skip", "chunk")
 
 
+def window_start(offset: int) -> int:
+    """Return where the window begins that contains this byte of a disk."""
+    return offset // WINDOW * WINDOW
+
+
+def window_stop(start: int, size: int) -> int:
+    """Return where the window that begins at `start` ends. size: of the disk."""
+    return min(start + WINDOW, size)
+
+
 def zero_records(ranges: extents.Ranges) -> Records:
     """Return the records of ranges that read as zero."""
     records = numpy.zeros(len(ranges), RECORD)

@@ -75,7 +75,7 @@ class SoundPart(Directory):
             shown = super().frames(start)
             return shown[~self._is_bad(shown)]
         layers = [self._readable(ref) for ref in self.refs(start)]
-        shown = stack.flat(layers, start, min(start + layout.WINDOW, self.size))
+        shown = stack.flat(layers, start, layout.window_stop(start, self.size))
         return whole_frames(shown[numpy.isin(shown["chunk"], self._in_place)])
 
     @functools.cached_property

@@ -73,7 +73,7 @@ class Catalog:
     def _add_pages(self, disk: Directory) -> None:
         for ref, file, digest in zip(disk.pages, disk.pages["file"].tolist(), disk.pages["digest"].tolist()):
             start, index = int(ref["offset"]), disk.files[file].path
-            stop = min(start + layout.WINDOW, disk.size)
+            stop = layout.window_stop(start, disk.size)
             if (index, digest, stop) not in self._known:
                 self._known.add((index, digest, stop))
                 self.pages.setdefault(index, []).append(Page(index, disk.disk, ref, stop))

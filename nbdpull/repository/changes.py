@@ -31,7 +31,7 @@ def between(before: Directory, after: Directory, check: Check = lambda: None) ->
     grown = before.size
     for start in sorted({*before.starts(), *after.starts()}):
         check()
-        stop = min(start + layout.WINDOW, after.size)
+        stop = layout.window_stop(start, after.size)
         if start >= after.size:
             break
         if grown < start:

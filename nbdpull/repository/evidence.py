@@ -349,7 +349,7 @@ class References:
 
 def _shows(disk: Directory, path: str, offset: int, length: int) -> bool:
     """Return whether a disk has a page in that index file there, or shows a frame of that chunk file there."""
-    start, number = offset // layout.WINDOW * layout.WINDOW, disk.number(path)
+    start, number = layout.window_start(offset), disk.number(path)
     if not layout.CHUNK_PATH.match(path):
         return bool((disk.refs(start)["file"] == number).any())
     try:

@@ -42,7 +42,7 @@ class KnownFrames:
         return numpy.concatenate([numpy.zeros(0, bool), *masks]), numpy.concatenate([records[:0], *references])
 
     def _find(self, records: layout.Records) -> tuple[Mask, layout.Records]:
-        frames = self._frames(int(records["offset"][0]) // layout.WINDOW * layout.WINDOW)
+        frames = self._frames(layout.window_start(int(records["offset"][0])))
         if not len(frames):
             return numpy.zeros(len(records), bool), records[:0]
         nearest = numpy.minimum(numpy.searchsorted(frames["offset"], records["offset"]), len(frames) - 1)

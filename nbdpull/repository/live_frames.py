@@ -274,7 +274,7 @@ def _data(
     directory: Directory, start: int, numbers: Collection[int], seen: set[tuple[int, int, bytes]], check: Check
 ) -> Iterator[Records]:
     """Yield the records of some files that a window shows, unless another directory had the same stack of pages."""
-    about = start, min(start + layout.WINDOW, directory.size), directory.refs(start)["digest"].tobytes()
+    about = start, layout.window_stop(start, directory.size), directory.refs(start)["digest"].tobytes()
     if about not in seen:
         check()
         data = stack.data_of(directory.window(start).flat())

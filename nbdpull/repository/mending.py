@@ -179,7 +179,7 @@ class _Shown:
         return bytes(data)
 
     def _window(self, offset: int) -> Records:
-        start = offset // layout.WINDOW * layout.WINDOW
+        start = layout.window_start(offset)
         if start != self._start:
             self._start, self._map = start, stack.data_of(self._directory.window(start).flat())
         return self._map

@@ -103,7 +103,7 @@ def _chunk_file(target: Series, copy: Series, entry: FileEntry, disk: str, known
 
 def _frame(copy: Series, disk: str, record: Record, known: Iterable[Twin]) -> Optional[bytes]:
     """Return the frame of a record, not sealed, from a point of the copy that shows it there; None if none does."""
-    start = int(record["offset"]) // layout.WINDOW * layout.WINDOW
+    start = layout.window_start(int(record["offset"]))
     for _, there in known:
         with suppress(errors.Damaged):
             directory = copy.directory(there, disk, partial=True)

@@ -192,7 +192,7 @@ def _batches(here: Directory, base: Optional[Base], known: _Known, check: Check)
         is_cut = base is not None and _is_cut(base.there, start, here.size)
         if base and not is_cut and _is_same(here, base, start):
             continue
-        yield from _of_window(here, known.window(start, min(start + layout.WINDOW, here.size)), is_cut)
+        yield from _of_window(here, known.window(start, layout.window_stop(start, here.size)), is_cut)
 
 
 def _is_cut(there: Directory, start: int, size: int) -> bool:
