@@ -25,6 +25,15 @@ class FileEntry:
     size: int
     sha256: str
 
+    @property
+    def folder(self) -> str:
+        """The folder of the point that made it, or of moved frames, within that of the series."""
+        return self.path.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.partition("/")[2]
+
 
 @dataclass(frozen=True)
 class DiskEntry:

@@ -77,7 +77,7 @@ def _indexes(target: Series, point: Point, disk: DiskEntry) -> list[str]:
     if point.manifest.origin:  # a copy may have made it in a folder beside the point's, which has no manifest
         with suppress(errors.Damaged):
             named = target.directory(point, disk.name, partial=True).indexes
-            found = [each.path for each in named if _is_beside(target, each.path.partition("/")[0])]
+            found = [each.path for each in named if _is_beside(target, each.folder)]
     return found or [f"{point.id}/{layout.index_name(disk.name)}"]
 
 

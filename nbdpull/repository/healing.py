@@ -68,7 +68,7 @@ def heal(
         for entry, is_listed in _damaged(target, point, known):
             before = wanted.get(entry, _Wanted(False, []))
             wanted[entry] = _Wanted(before.is_listed or is_listed, [*before.points, point])
-    drafts.remove(target, {entry.path.partition("/")[0] for entry in wanted})  # of a healing that was killed
+    drafts.remove(target, {entry.folder for entry in wanted})  # of a healing that was killed
     mended: set[FileEntry] = set()
     for entry, (is_listed, named_by) in wanted.items():
         if entry in tried:
@@ -112,7 +112,7 @@ def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> boo
     with suppress(errors.Damaged, _Other):
         if copy.store.size(where) != entry.size:
             return False
-        half_points.set_apart(target, entry.path.partition("/")[0])
+        half_points.set_apart(target, entry.folder)
         with target.store.replacing(path) as file:
             if not proved_copy.copied(copy, entry, file, lambda count: check()):
                 raise _Other

@@ -84,7 +84,7 @@ def secure(series: Series, point: Point, promise: Optional[Promise] = None) -> O
     if wanted is None:
         return None
     if promise and promise.inherits:
-        own = [each.path for each in references.of_point(series, point) if each.path.startswith(f"{point.id}/")]
+        own = [each.path for each in references.of_point(series, point) if each.folder == point.id]
         store.protect([*promise.paths, *_in(series, own)], wanted)  # a resumed run may have made some earlier
         return wanted._replace(until=promise.until)
     with store.looking(series.folder):

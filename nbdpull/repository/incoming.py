@@ -240,7 +240,7 @@ def require_sizes(source: Series, entries: Iterable[FileEntry]) -> None:
 
 def _folders(point: str, entries: Iterable[FileEntry]) -> list[str]:
     """Return the names of the folders that contain the files, and last that of the point itself."""
-    return [*{entry.path.partition("/")[0] for entry in entries} - {point}, point]
+    return [*{entry.folder for entry in entries} - {point}, point]
 
 
 class _Making:

@@ -148,7 +148,7 @@ class Inspector:
     def _looking(self, entries: Iterable[FileEntry]) -> AbstractContextManager[None]:
         """Look at the folder of some files. Usually the files left to check of a point are its own, and the folder of
         a long series has thousands."""
-        folder, names = self._target.folder, {entry.path.partition("/")[0] for entry in entries}
+        folder, names = self._target.folder, {entry.folder for entry in entries}
         return self._target.store.looking(f"{folder}/{names.pop()}" if len(names) == 1 else folder)
 
     def _of_each(

@@ -237,7 +237,7 @@ def _olds(named: Sequence[Named], staying: Collection[str]) -> list[Old]:
         made = each.table.files if each.table and not is_lost else []
         entries = [*([each.entry] if each.is_there else []), *made]
         for entry in entries:
-            if entry.path.partition("/")[0] not in staying and entry.size:
+            if entry.folder not in staying and entry.size:
                 found.setdefault(entry.path, Old(entry.path, entry.size, [])).holders.append(each)
     return list(found.values())
 

@@ -151,7 +151,7 @@ def _recorded_levels(now: Now, entry: FileEntry) -> list[int]:
     """Return the levels at which the point that made a file compressed the disk, the most used first, according to its
     manifest; none if that cannot be read."""
     with suppress(errors.Failure):
-        recorded = now.series.point_in(entry.path.partition("/")[0]).disk(now.disk).levels
+        recorded = now.series.point_in(entry.folder).disk(now.disk).levels
         return [
             _LEVELS[level] for level in sorted(recorded, key=recorded.__getitem__, reverse=True) if level in _LEVELS
         ]
@@ -198,7 +198,7 @@ def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], ch
     """
     done: list[str] = []
     entries = [*entries]
-    drafts.remove(now.series, {entry.path.partition("/")[0] for entry in entries})  # left by a repair that was killed
+    drafts.remove(now.series, {entry.folder for entry in entries})  # left by a repair that was killed
     try:
         for entry in entries:
             with suppress(errors.Damaged):  # the file's records may be damaged, too

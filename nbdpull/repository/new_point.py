@@ -96,8 +96,7 @@ class NewPoint:
         store, disks = self.series.store, [each.entry for each in stored]
         lock_free.require_alive(self.series, self.id)
         entries = [*(disk.directory for disk in disks), *(file for each in stored for file in each.files), *self._files]
-        own = [entry.path.partition("/") for entry in entries]
-        digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
+        digests = {entry.name: entry.sha256 for entry in entries if entry.folder == self.id}
         self._add_stored(layout.SUMS, layout.sums(digests))
         store.sync_folder(self._folder)
         promise = immutable.promised(self.series, fields.get("parent"), fields["store"])
@@ -127,6 +126,6 @@ class NewPoint:
 
     def remove_all_but(self, kept: Iterable[FileEntry]) -> None:
         """Remove the files that a dead run left, except the useful ones. kept: their FileEntry."""
-        stay = {announcement.NAME, *(entry.path.partition("/")[2] for entry in kept)}
+        stay = {announcement.NAME, *(entry.name for entry in kept)}
         for name in set(self.series.store.names(self._folder)) - stay:
             self.series.store.remove_file(f"{self._folder}/{name}")

@@ -65,12 +65,12 @@ def made_again(target: Series, copy: Series, entry: FileEntry, known: Iterable[T
 
 
 def _small_file(target: Series, copy: Series, entry: FileEntry, known: Iterable[Twin]) -> bool:
-    name = entry.path.partition("/")[2]
+    name = entry.name
     for here, there in known:
         data = copy.read_file(there, name) if entry in here.manifest.files else None
         stored = None if data is None else target.store.seal.piece(data, layout.file_piece(name))
         if stored is not None and hashlib.sha256(stored).hexdigest() == entry.sha256:
-            half_points.set_apart(target, entry.path.partition("/")[0])
+            half_points.set_apart(target, entry.folder)
             with target.store.replacing(f"{target.folder}/{entry.path}") as file:
                 file.write(stored)
             return True

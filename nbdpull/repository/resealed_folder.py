@@ -189,8 +189,8 @@ class Making:
     def sums(self, files: Iterable[FileEntry], disks: Iterable[DiskEntry]) -> FileEntry:
         """Make SHA256SUMS, once all other files of the point exist."""
         entries = {entry.path: entry for entry in [*self.own, *files, *(disk.directory for disk in disks)]}
-        own = [entry for path, entry in entries.items() if path.startswith(f"{self.point}/")]
-        digests = {each.path.partition("/")[2]: each.sha256 for each in own if is_there(self._target, each)}
+        own = [entry for entry in entries.values() if entry.folder == self.point]
+        digests = {each.name: each.sha256 for each in own if is_there(self._target, each)}
         data = layout.sums(digests)
         found = None if self._store.has_locks else self._store.find(self._path(layout.SUMS))
         if found and {*found.splitlines()} < {*data.splitlines()}:

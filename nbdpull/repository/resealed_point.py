@@ -223,7 +223,7 @@ class Resealing:
         own = [each for each in files if not self._counted_on.includes(each)]
         for each in own:
             making.adopt(each.path)
-        mine = [each for each in files if each in own or each.path.startswith(f"{making.point}/")]
+        mine = [each for each in files if each in own or each.folder == making.point]
         making.own += [*mine, found]
         making.is_adopted = True
         return replace(entry, stored_bytes=sum(each.size for each in [*mine, found]))

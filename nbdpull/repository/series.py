@@ -62,7 +62,7 @@ class Point:
     @property
     def files(self) -> dict[str, FileEntry]:
         """The small files of the point, by name."""
-        return {entry.path.partition("/")[2]: entry for entry in self.manifest.files}
+        return {entry.name: entry for entry in self.manifest.files}
 
     @property
     def when(self) -> datetime:

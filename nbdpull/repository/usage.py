@@ -76,10 +76,6 @@ class _File:
         return bool(self.users & (self.users - 1))
 
     @property
-    def folder(self) -> str:
-        return self.entry.path.partition("/")[0]
-
-    @property
     def dead(self) -> int:
         return self.entry.size - self.shown
 
@@ -104,7 +100,7 @@ def _of_series(series: Series, check: Check) -> Usage:
     shared = _by_point((file for file in files if file.is_shared), len(points))
     dead = dict.fromkeys(whose, 0)
     for file in files:
-        dead[file.folder] = dead.get(file.folder, 0) + file.dead
+        dead[file.entry.folder] = dead.get(file.entry.folder, 0) + file.dead
     elsewhere = _elsewhere(named.values(), whose)
     kept = references.paths(series, elsewhere).difference(references.beside(series, elsewhere))
     kept |= {file.entry.path for file in files}  # what is beside one file may be all that is left of another
@@ -150,14 +146,14 @@ _AS_BITS = bytes.maketrans(b"01", b"\0\1")
 
 def _elsewhere(files: Iterable[_File], points: Container[str]) -> list[FileEntry]:
     """Return the files in folders without a point."""
-    return [file.entry for file in files if file.folder not in points]
+    return [file.entry for file in files if file.entry.folder not in points]
 
 
 def _held(series: Series, named: Iterable[_File], points: Container[str]) -> list[_File]:
     """Return the files that are actually read; only files of removed points may have been moved."""
     found: dict[str, _File] = {}
     for file in named:
-        held = [file.entry] if file.folder in points else references.holding(series, [file.entry])
+        held = [file.entry] if file.entry.folder in points else references.holding(series, [file.entry])
         if held == [file.entry]:
             found[file.entry.path] = file
         else:
