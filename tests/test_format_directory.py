@@ -1,7 +1,6 @@
 """The directory of a disk: each page is the stored one, what it shows is sound, and few windows are in memory."""
 
 import random
-import threading
 from dataclasses import replace
 
 import numpy
@@ -9,6 +8,7 @@ import pytest
 import stores
 from stores import KIB, MIB, Vm, directory_of, page_of, relaid
 from strange import FILES, NO_FRAMES, compressed
+from threads import at_once
 
 from nbdpull.core import errors, extents
 from nbdpull.format import directory, layout, pages
@@ -212,11 +212,7 @@ def test_many_threads(tmp_path, monkeypatch):
             if found.window(start).flat()["offset"].tolist() != [start + start // MIB]:
                 wrong.append(start)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(4))
     assert wrong == [] and len(found._held) <= directory.HELD
 
 

@@ -3,12 +3,12 @@
 import os
 import random
 import resource
-import threading
 
 import numpy
 import pytest
 import stores
 from stores import KIB, MIB, ROLLING, Vm, chain, records_of, scribble
+from threads import at_once
 
 from nbdpull.core import errors, extents
 from nbdpull.format import directory, layout
@@ -171,11 +171,7 @@ def test_many_chunk_files_are_not_all_open_at_once(tmp_path, monkeypatch, count,
         monkeypatch.setattr(image.reader, name, value)
     most, before = [0], len(os.listdir("/proc/self/fd"))
     with Image(vm.series, point, "vda") as opened:
-        threads = [threading.Thread(target=lambda: read_all(opened, most)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(lambda _: read_all(opened, most), range(4))
         assert content(opened) == vm.images[point.id]["vda"]
     assert max(most) - before <= 10 + 4 + 4 + 2  # those in use, the indexes, and the look at it
     assert len(os.listdir("/proc/self/fd")) == before
@@ -248,11 +244,7 @@ def test_many_threads_read_pieces(tmp_path):
                     if bytes(buffer) != expected[int(extent["offset"]) :][: len(buffer)]:
                         wrong.append(extent)
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work, range(4))
     assert wrong == []
 
 

@@ -2,12 +2,12 @@
 
 import os
 import random
-import threading
 
 import command
 import pytest
 import stores
 from stores import MIB, Vm
+from threads import at_once
 
 from nbdpull.core import extents
 from nbdpull.format import layout, writer
@@ -95,11 +95,7 @@ def test_windows_in_any_order(vm, monkeypatch, held):
             if [int(at) for at in found.records["offset"][found.old]] != [at for at in chosen if at in content]:
                 wrong.append(chosen)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(4))
     assert wrong == [] and len(known._held) <= held
 
 

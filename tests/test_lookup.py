@@ -7,6 +7,7 @@ import tracemalloc
 import numpy
 import pytest
 from stores import KIB, MIB, ROLLING, Blank, Vm, chain, chunks_of, damaged, flipped, index_of, scribble
+from threads import at_once
 
 from nbdpull.core import errors, extents
 from nbdpull.format import layout
@@ -80,11 +81,7 @@ def test_many_threads(tmp_path):
                 if opened.read(offset, length) != expected[offset : offset + length]:
                     wrong.append((offset, length))
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work, range(4))
     assert wrong == []
 
 

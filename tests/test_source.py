@@ -8,12 +8,14 @@ import subprocess
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from bed.address import free_port, is_listening
 from bed.machine import wait_for
 from fake_nbd import FakeServer
+from threads import at_once
 
 from nbdpull.core import errors, extents
 from nbdpull.core.extents import DATA, ZERO
@@ -249,11 +251,7 @@ def test_reading_by_many_threads(tmp_path, qemu_nbd):
                     views = reader.read_batch([(start, min(9000, len(expected) - start)) for start in starts])
                     wrong.extend(s for s, view in zip(starts, views) if bytes(view) != expected[s : s + len(view)])
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work, range(4))
     assert wrong == []
 
 
@@ -392,12 +390,11 @@ def test_all_connections_are_made_before_anything_is_asked(fake):
             for at in range(20):
                 assert opened.read(at * 512, 512) == bytes(512)
 
-        threads = [threading.Thread(target=work) for _ in range(12)]  # more than there are connections
-        for thread in threads:
-            thread.start()
-        assert mapped(opened) == [(0, MIB, DATA)]
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(12) as pool:  # more than there are connections
+            done = [pool.submit(work) for _ in range(12)]
+            assert mapped(opened) == [(0, MIB, DATA)]
+            for each in done:
+                each.result()
         assert server.asked > 200 and server.clients == 5
 
 

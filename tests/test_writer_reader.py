@@ -17,6 +17,7 @@ import zstandard
 from blake3 import blake3
 from stores import KIB, MIB, ROLLING, Vm, chain, flipped, records_of, scribble, zstd_frames
 from strange import NO_FRAMES, compressed
+from threads import at_once
 
 from nbdpull.core import errors, extents
 from nbdpull.core.extents import DATA, ZERO
@@ -113,11 +114,7 @@ def test_many_threads_read_at_once(tmp_path):
                 if frames.read(records[i]) != bytes([i + 1]) * 64 * KIB:
                     wrong.append(i)
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work, range(6))
     assert wrong == []
 
 
