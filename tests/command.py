@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import resource
 import select
 import socket
@@ -61,6 +62,22 @@ def nbdpull(*words, timeout=100, **options):
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def on_a_terminal(*words):
+    """Run a command line whose standard error is a terminal, and require that it succeeds; return (its standard output,
+    the bytes that the terminal got)."""
+    ours, theirs = pty.openpty()
+    with start_nbdpull(*words, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 65536):
+                shown += part
+        output = process.stdout.read()
+    os.close(ours)
+    assert process.returncode == 0
+    return output, shown
 
 
 def run_bytes(*words, **options):

@@ -1,14 +1,11 @@
 """What a person sees: nothing in a store reaches the terminal as a command to it, and JSON stays exact."""
 
 import json
-import os
-import pty
-import subprocess
-import sys
 
+import command
 import pytest
 import stores
-from stores import KIB, package_environment
+from stores import KIB
 
 from nbdpull.cli import main as cli
 from nbdpull.cli import terminal
@@ -129,20 +126,8 @@ def texts(value):
 
 
 def test_the_bar_of_a_disk(vm, tmp_path):
-    ours, theirs = pty.openpty()
     words = ["restore", vm.root, "--point", vm.points[0].id, "-o", tmp_path / "out", "--format", "raw"]
-    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
-    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, env=package_environment()) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while part := os.read(ours, 65536):
-                shown += part
-        except OSError:  # the other end is closed
-            pass
-        process.stdout.read()
-    os.close(ours)
-    assert process.returncode == 0
+    _, shown = command.on_a_terminal(*words)
     assert rb"\x1b[31m" in shown and b"\x1b[31m" not in shown and b"\a" not in shown
 
 
