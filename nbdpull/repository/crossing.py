@@ -15,7 +15,7 @@ from typing import Optional
 from ..format import findings
 from ..format.layout import Document
 from . import verdict
-from .evidence import MAX_PLACES, Damage, References
+from .evidence import MAX_PLACES, Damage, Needs
 from .series import Point, Series
 
 
@@ -53,13 +53,13 @@ def _about(series: Series, point: Point, found: list[Document]) -> Optional[Docu
     findings do not list all damage, whether the rest affects the point is unknown, so the point counts as damaged
     unless it refers only to its own files."""
     places, is_complete = _places(found)
-    refers, seen = References(series, point), dict[tuple[Optional[str], Optional[int]], Document]()
+    needs, seen = Needs(series, point), dict[tuple[Optional[str], Optional[int]], Document]()
     for place in places:
         at = map(place.get, ("offset", "length", "path"))
         damage = Damage(point.id, place.get("disk"), place.get("problem") or "", *at)
-        if damage.path and refers.to(damage):
+        if damage.path and needs.includes(damage):
             seen.setdefault((damage.path, damage.offset), damage.place)
-    if not seen and (is_complete or refers.is_alone):
+    if not seen and (is_complete or needs.is_alone):
         return None
     about = {**findings.entry(point), "verdict": verdict.DAMAGED, "damages": max(1, len(seen)), "complete": False}
     more = {} if is_complete and len(seen) <= MAX_PLACES else {"more": True}

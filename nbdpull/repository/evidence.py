@@ -304,11 +304,11 @@ class Evidence:
         noted = {(each.path, each.offset) for each in look.damages} if look else set()
         sees_all = look is not None and look.complete and self._level == verdict.FRAMES and self._part.is_everything
         seen = look.seen if look else set()
-        refers = References(self.target, point)
+        needs = Needs(self.target, point)
         for damage in shared:
             is_seen = damage.offset is not None and (sees_all or damage.path in seen)
             known = (damage.path, damage.offset) in noted or is_seen
-            if not known and refers.to(damage):
+            if not known and needs.includes(damage):
                 yield damage
 
     @staticmethod
@@ -329,7 +329,7 @@ class Evidence:
         return verdict.OK if look.complete and self._part.is_everything else verdict.PARTIAL
 
 
-class References:
+class Needs:
     """What a point refers to, as far as its directories are intact. is_alone: whether all of it is the point's own."""
 
     def __init__(self, target: Series, point: Point) -> None:
@@ -337,7 +337,7 @@ class References:
         self._paths = {entry.path for entry in references.by_directories(point, self._disks.values())}
         self.is_alone = all(path.startswith(f"{point.id}/") for path in self._paths)
 
-    def to(self, damage: Damage) -> bool:
+    def includes(self, damage: Damage) -> bool:
         """Return whether the point needs the damaged file, or the damaged range of it."""
         disk, start, length = self._disks.get(damage.disk or ""), damage.offset, damage.length or 0
         if damage.path not in self._paths or disk is None or start is None:
