@@ -21,31 +21,18 @@ from ..core.errors import Check
 from . import logs, output, signals, terminal, usage
 from .commands import VERBS
 
-_ONE_DOCUMENT = (
-    "init",
-    "key",
-    "list",
-    "status",
-    "show",
-    "diff",
-    "usage",
-    "index",
-    "plan",
-    "doctor",
-    "policy",
-    "pin",
-    "unpin",
-    "undelete",
-    "compare",
-)  # the others print events with --json
-
 
 @dataclass(frozen=True)
 class Line:
-    """A command line. guessed: the first word, if it was taken for a domain because it is not a verb."""
+    """A command line.
+
+    prints_lines: whether it asks for JSON lines, events and a result; guessed: the first word, if it was taken for a
+    domain because it is not a verb.
+    """
 
     verb: str
     args: Namespace
+    prints_lines: bool
     guessed: Optional[str] = None
 
 
@@ -119,14 +106,20 @@ def parsed(words: list[str]) -> Line:
             raise errors.UsageError(f"unexpected argument {more[0]!r}; see nbdpull help")
         first, rest = verb, ["--help"]
     if first in VERBS:
-        return Line(first, usage.Parser(first).parsed(rest))
+        return _line(first, rest)
     guessed = None if first.startswith("-") else first  # options before the domain are those of pull
     try:
-        return Line("pull", usage.Parser("pull").parsed(words), guessed)
+        return _line("pull", words, guessed)
     except errors.UsageError as error:
         if not _meant(guessed):
             raise
         raise errors.UsageError(f"no verb {guessed!r}{_meant(guessed)}; as a domain to pull: {error}") from error
+
+
+def _line(verb: str, words: list[str], guessed: Optional[str] = None) -> Line:
+    parser = usage.Parser(verb)
+    args = parser.parsed(words)
+    return Line(verb, args, parser.prints_events and getattr(args, "json", False), guessed)
 
 
 def _meant(word: Optional[str]) -> str:
@@ -136,7 +129,7 @@ def _meant(word: Optional[str]) -> str:
 
 def _run(line: Line, check: Check) -> int:
     verb, args = usage.command(line.verb), line.args
-    if getattr(args, "json", False) and line.verb not in _ONE_DOCUMENT:
+    if line.prints_lines:
         outcome = verb.run(args, logs.with_steps(output.Events(), line.verb), check)
         output.print_result(outcome)
         output.complain(*outcome.complaints)
@@ -174,9 +167,9 @@ def _failed(error: errors.NbdpullError, words: list[str], line: Optional[Line]) 
 def _prints_lines(words: list[str], line: Optional[Line]) -> bool:
     """Return whether JSON lines are requested, even by a command line that could not be parsed."""
     if line:
-        return getattr(line.args, "json", False) and line.verb not in _ONE_DOCUMENT
+        return line.prints_lines
     before = words[: words.index("--")] if "--" in words else words
-    return "--json" in before and words[0] not in _ONE_DOCUMENT
+    return "--json" in before and usage.Parser(words[0] if words[0] in VERBS else "pull").prints_events
 
 
 def _domain(line: Line) -> Optional[str]:

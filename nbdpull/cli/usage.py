@@ -86,7 +86,10 @@ def near(word: str, known: Iterable[str]) -> Optional[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of one verb. The parsed arguments contain only what was given."""
+    """Parser of one verb. The parsed arguments contain only what was given.
+
+    prints_events: whether the verb prints JSON lines with --json, instead of one document.
+    """
 
     def __init__(self, verb: str) -> None:
         about = command(verb)
@@ -99,7 +102,7 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
         )
         self._verb, self._words = verb, cast(Sequence[str], ())
-        self._takes_command = self._takes_cache = False
+        self._takes_command = self._takes_cache = self.prints_events = False
         about.add(self)
         _add_server(self, self._takes_cache)
         _add_logging(self)
@@ -354,6 +357,7 @@ def add_json(group: argparse._ActionsContainer, what: str = "one JSON object") -
 
 def add_output(parser: Parser) -> None:
     """Add how the result is shown, for a verb that prints events."""
+    parser.prints_events = True
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="JSON lines on stdout: events, then one result")
     group.add_argument("--quiet", action="store_true", help="print only errors and warnings")

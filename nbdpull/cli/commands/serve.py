@@ -35,6 +35,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--cache", dest="cache_bytes", metavar="N", type=types.size,
               help="memory for decompressed frames of a disk")  # fmt: skip
     usage.add_identities(parser, Options)
+    parser.prints_events = True
     parser.add_argument("--json", action="store_true", help="JSON lines on stdout")
 
 
