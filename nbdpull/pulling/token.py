@@ -79,4 +79,4 @@ class Token:
                     return found
         if text.startswith("nbdpull-token-") and not text.startswith(_PREFIX):
             raise errors.UsageError("the token is from a newer nbdpull: use that version, or begin with a full backup")
-        raise errors.UsageError("not a token of nbdpull: give back the text that dumps() returned, unchanged")
+        raise errors.UsageError("not a token of nbdpull: its text has to be complete and unchanged")
