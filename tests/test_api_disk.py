@@ -4,6 +4,7 @@ import array
 import ctypes
 import mmap
 import os
+import random
 from contextlib import contextmanager
 
 import numpy
@@ -130,6 +131,20 @@ def test_reads_in_any_order_that_overlap(disk):
     assert {offset: bytes(buffer) for offset, buffer in buffers.items()} == {
         offset: DATA[offset : offset + 1000] for offset in buffers
     }
+
+
+def test_any_reads_at_once_are_those_one_by_one(disk, source, monkeypatch):
+    """In any order, overlapping, empty, and larger than what is read at once."""
+    monkeypatch.setattr("nbdpull.api.disk.BATCH", 500)
+    chance = random.Random(9)
+    for _ in range(50):
+        lengths = [chance.choice([0, 1, 499, 501, 1800]) for _ in range(chance.randrange(8))]
+        reads = [(chance.randrange(SIZE - length + 1), bytearray(length)) for length in lengths]
+        source.asked.clear()
+        disk.read_many(reads)
+        assert all(buffer == DATA[offset : offset + len(buffer)] for offset, buffer in reads)
+        assert all(length <= 500 for _, length in source.asked)
+        assert sum(length for _, length in source.asked) == sum(lengths)
 
 
 def test_what_the_generator_of_reads_raises(disk):
