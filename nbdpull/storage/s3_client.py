@@ -24,6 +24,7 @@ from .s3_failure import Absent, Exists, Failure
 log = logging.getLogger("nbdpull.s3")
 PATIENCE = 60.0  # seconds that a server may be unreachable
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
+_RENEWAL = 60.0  # seconds after which credentials that a server refuses are read again
 _MAY_BE_LEFT = 8 << 20  # bytes from which on an object may be left half sent when the process has to end
 _PORTS = {"http": ":80", "https": ":443"}  # the default ports
 
@@ -102,6 +103,7 @@ class Bucket:
         self._sdk, self._failures = s3_library.library()
         self._lock = threading.Lock()
         self._client: Any = None
+        self._renewed = -_RENEWAL  # when the credentials were read again
         self._is_away = False  # a request was retried in vain: the next ones are tried once
         self._has_worked = False  # whether any request has succeeded
         self.requests: dict[str, int] = {}
@@ -277,6 +279,7 @@ class Bucket:
         """Make a request, with retries, and return the answer with its body read."""
         tries, may_be_done = _Tries(self._patience, _named(call, what)), False
         while True:
+            client = self._client
             try:
                 answer = self._once(call, what)
                 self._is_away, self._has_worked = False, True
@@ -289,6 +292,8 @@ class Bucket:
                 raise Exists
             if failure.status == 416:  # the object ends before the range
                 return {"Body": b""}
+            if s3_failure.may_be_outdated(call, failure) and self._has_new_client(client):
+                continue
             if not self._may_pass(failure):
                 raise self._error(call, what, failure)
             may_be_done = may_be_done or not failure.status or failure.status >= 500
@@ -365,6 +370,18 @@ class Bucket:
             if self._client is None:
                 self._client = s3_library.client(self._sdk, self._patience)
             return self._client
+
+    def _has_new_client(self, old: Any) -> bool:
+        """Return whether there is, or will be, another client than the old one, whose credentials were refused. boto3
+        renews only those whose end it knows; others are read from its files again, as somebody may have renewed them
+        there. `old`: None for the first request."""
+        with self._lock:
+            if old is None or self._client is not old:
+                return old is not None
+            if time.monotonic() < self._renewed + _RENEWAL:
+                return False
+            self._client, self._renewed = None, time.monotonic()
+            return True
 
     def _error(self, call: str, what: dict[str, Any], failure: Failure) -> Exception:
         return s3_failure.error(self.name, call, what, failure, self._patience if self._may_pass(failure) else None)

@@ -27,6 +27,7 @@ _OF_VERSIONS = ("get_object", "head_object", "delete_object")  # calls that need
 _OF_LOCKS = ("put_object_retention", "get_object_retention")
 _UNLOCKED = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest")
 WRITING = ("put_object", "delete_object", "put_object_retention", "copy_object")
+_OUTDATED = ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired")
 CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # the data changed in transit
 NO_BUCKET = "NoSuchBucket"
 _AGAIN = {
@@ -48,6 +49,7 @@ _DENIED = {  # reasons for a refused request
     "InvalidToken": "the server does not know the session token",
     "RequestTimeTooSkewed": "the clocks of this host and of the server differ by too much",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+    "TokenRefreshRequired": "the credentials have expired",
     "UserSuspended": "the server has suspended the user of the access key",
     "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 }
@@ -107,6 +109,8 @@ def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried:
         return Absent()
     if code in _DENIED:
         return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
+    if call == "head_object" and status == 400:
+        return errors.AccessDenied(f"{cannot}: refused without a reason, as with credentials that have expired")
     if code not in _FULL and (code == "AccessDenied" or status in (401, 403)):
         return errors.AccessDenied(f"{cannot}: access denied; allow {right} on it to these credentials")
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
@@ -119,6 +123,12 @@ def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried:
     kind = errors.OutputFull if code in _FULL else errors.OutputError if call in WRITING else errors.StoreError
     in_vain = "" if tried is None else f"; {tried:g} s of retries did not help"
     return kind(f"{cannot}: {text}{in_vain}")
+
+
+def may_be_outdated(call: str, failure: Failure) -> bool:
+    """Return whether the credentials of a request may have been replaced since they were read. The answer to HEAD has
+    no error code."""
+    return failure.code in _OUTDATED or (call == "head_object" and failure.status in (400, 403))
 
 
 def of(error: Any) -> Failure:
