@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Callable, NamedTuple, Optional, TypeVar, Union, cast
 
-from ..core import errors, pipeline
+from ..core import errors, members, pipeline
 from ..core.errors import Check
 from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ, Protection, Store
@@ -35,6 +35,7 @@ CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and sent 
 _STEP = 8 << 20  # bytes per request when a whole file is read
 _AT_ONCE = 16  # requests: half of the connections that s3_library.py keeps
 _AS_OF = "?as-of="
+_LONGEST = 478  # bytes of a prefix: a key has at most 1,024, and the longest path of a file of a store 545
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/(.*?))?/*\Z", re.IGNORECASE | re.DOTALL)
@@ -58,10 +59,21 @@ def normal(word: str) -> Place:
     prefix = (match[2] or "") if match else ""
     if match is None or any(each in ("", ".", "..") for each in prefix.split("/") if prefix):
         raise errors.UsageError(f"{url}: not a place in an object store; name it as s3://BUCKET or s3://BUCKET/PREFIX")
-    try:
-        return Place(f"{SCHEME}{match[1]}/{prefix}".rstrip("/"), datetime.fromisoformat(when) if when else None)
-    except ValueError:
-        raise errors.UsageError(f"{word}: not a time") from None
+    if flaw := members.flaw_of_text(prefix):
+        raise errors.UsageError(f"{url}: the prefix {flaw}")
+    if len(prefix.encode()) > _LONGEST:
+        raise errors.UsageError(
+            f"{url}: the prefix has more than {_LONGEST} bytes, and keys of files would be too long"
+        )
+    return Place(f"{SCHEME}{match[1]}/{prefix}".rstrip("/"), _time(word, when) if when else None)
+
+
+def _time(word: str, when: str) -> datetime:
+    with suppress(ValueError):
+        found = datetime.fromisoformat(when)
+        if found.tzinfo:
+            return found
+    raise errors.UsageError(f"{word}: not a time with a time zone")
 
 
 def _lock(protection: Protection) -> Lock:
