@@ -13,8 +13,9 @@ from worn import mostly_hidden
 
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
-from nbdpull.repository import keyring, live_frames, lookup, marker, policies
+from nbdpull.repository import half_points, keyring, live_frames, lookup, marker, policies, removal
 from nbdpull.repository.retention import Policy
+from nbdpull.storage import s3_client
 from nbdpull.storage.s3 import S3Store
 
 KIB = stores.KIB
@@ -115,6 +116,50 @@ def test_an_emptied_store_is_empty(object_store):
     store.remove_folder("vm")
     assert marker.is_new(object_store.url)
     said("init", object_store.url)
+
+
+def test_folders_that_a_file_manager_made(object_store, tmp_path, capsys, monkeypatch):
+    """They are objects whose keys end in "/": they are no files, and hide nothing."""
+    vm = stores.chain(tmp_path / "store", points=2, size=300 * KIB)
+    first, second = (f"vm1/{point.id}/" for point in vm.points)
+    objects, key = s3_client.Bucket.objects, object_store.key  # SeaweedFS does not list such objects
+
+    def with_folders(bucket, prefix, at_most=None):
+        found = {each.key: each for each in objects(bucket, prefix)}
+        made = ["", "vm1/", first, second] if found else [""]
+        found.update({each: s3_client.Found(each, 0, 1e6) for each in map(key, made) if each.startswith(prefix)})
+        yield from [found[key] for key in sorted(found)][:at_most]
+
+    monkeypatch.setattr(s3_client.Bucket, "objects", with_folders)
+    assert marker.is_new(object_store.url)
+    assert answered(capsys, "copy", vm.root, object_store.url, "--dry-run")[0] == 0
+    said("copy", vm.root, object_store.url)
+    store = marker.open_store(object_store.url)
+    with store.looking("vm1"):
+        assert "" not in store.files(first[:-1])
+        assert store.folders("vm1") == sorted(point.id for point in vm.points)
+    assert answered(capsys, "verify", object_store.url)[::2] == (0, "")
+    with Hours(S3Store) as hours:
+        said("remove", object_store.url, vm.points[0].id)
+        hours.let_pass(27)
+        with half_points.writing(stores.series.Series(store, "vm1")):
+            removal.sweep(stores.series.Series(store, "vm1"))
+            hours.let_pass(27)
+            removal.sweep(stores.series.Series(store, "vm1"))
+    assert answered(capsys, "verify", object_store.url)[::2] == (0, "")
+
+
+def test_a_prefix_with_any_characters(object_store, tmp_path, capsys):
+    """And another one of which it is the beginning."""
+    vm = stores.chain(tmp_path / "store", points=1, size=300 * KIB)
+    urls = [f"{object_store.url}/two words/Grüße 😀/100%/%2F/a+b/a=b&c;d/'\"<>/..a/~", f"{object_store.url}/two"]
+    for url in urls:
+        said("copy", vm.root, url)
+    assert answered(capsys, "verify", urls[0])[::2] == (0, "")
+    said("pin", urls[0], "latest")
+    said("unpin", urls[0], "latest")
+    said("remove", urls[0], vm.points[0].id)
+    assert [len(answered_json(capsys, "list", url)[1]) for url in urls] == [0, 1]
 
 
 def test_concurrent_policies_are_not_lost(object_store, monkeypatch):

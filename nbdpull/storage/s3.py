@@ -80,6 +80,12 @@ def _lock(protection: Protection) -> Lock:
     return Lock(protection.mode.upper(), protection.until)
 
 
+def _is_file(found: Found) -> bool:
+    """Return whether an object can be a file of a store: file managers make one whose key ends in "/" for an empty
+    folder."""
+    return not found.key.endswith("/")
+
+
 class S3Store:
     """The objects of a bucket whose keys begin with a prefix. url: starts the names in messages. patience: see
     s3_client; cache: keeps what is read from them on this host, None: no cache."""
@@ -91,7 +97,7 @@ class S3Store:
 
     def __init__(self, url: str, patience: Optional[float] = None, cache: Optional[Cache] = None) -> None:
         found = normal(url)
-        self.root, self.url = found.name, found.url
+        self.root, self.url, self.when = found.name, found.url, found.when
         name, _, prefix = self.url[len(SCHEME) :].partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         patience = PATIENCE if patience is None else patience
@@ -270,7 +276,7 @@ class S3Store:
     def _below(self, path: str) -> dict[str, Found]:
         """Return {path: Found} of all files in a folder and its subfolders."""
         found = self.bucket.objects(self._key(f"{path}/" if path else ""))
-        return {each.key[len(self._prefix) :]: each for each in found}
+        return {each.key[len(self._prefix) :]: each for each in found if _is_file(each)}
 
     def folders(self, path: str = "") -> list[str]:
         return self._level(path)[0]
@@ -296,14 +302,18 @@ class S3Store:
 
     def holds(self, path: str) -> bool:
         if not path:
-            return any(self.bucket.objects(self._prefix, 1))
+            return self._has_files(self._prefix)
         known = self._listed.of(path)
         if known is not None:
             return path in known or any(each.startswith(f"{path}/") for each in known)
         return self._found(path) is not None or self._is_folder(path)
 
     def _is_folder(self, path: str) -> bool:
-        return any(self.bucket.objects(self._key(f"{path}/"), 1))
+        return self._has_files(self._key(f"{path}/"))
+
+    def _has_files(self, prefix: str) -> bool:
+        first = [*self.bucket.objects(prefix, 1)]
+        return any(map(_is_file, first)) or (bool(first) and any(map(_is_file, self.bucket.objects(prefix))))
 
     def seconds_since_change(self, path: str, anew: bool = False) -> float:
         """Return the seconds since a file was created; for a folder, since any file in it was last created."""
@@ -421,6 +431,9 @@ class S3Store:
             self.bucket.put(self._key(path), body, size, digest, fresh, lock=lock)
         except Exists:
             raise self._exists("create", path) from None
+        except errors.OutputError as error:
+            self._require_future(path, lock, error)
+            raise
         self._ahead.forget(path)
         self._listed.note(Found(path, size, 0.0))
         self._protected.pop(path, None)
@@ -439,7 +452,18 @@ class S3Store:
             self.bucket.lock(self._key(path), lock)
         except Absent:
             raise self._missing(path) from None
+        except errors.OutputError as error:
+            self._require_future(path, lock, error)
+            raise
         self._protected[path] = lock.until
+
+    def _require_future(self, path: str, lock: Optional[Lock], error: errors.OutputError) -> None:
+        """Raise OutputError if a lock was refused because its end is past."""
+        if lock and lock.until <= datetime.now(timezone.utc):
+            raise errors.OutputError(
+                f"cannot lock {self.path(path)} until {lock.until:%Y-%m-%d %H:%M:%S} UTC, which is past: points are "
+                "immutable for a shorter time than this run takes; set a longer one (--immutable-for)"
+            ) from error
 
     def protected_until(self, path: str) -> Optional[datetime]:
         found = self.bucket.locked(self._key(path))
@@ -484,6 +508,7 @@ class S3Store:
                 with suppress(Exists):
                     self.bucket.put(key, data, len(data), digest, fresh=False, tag=spelled.format(tag))
                     self._listed.note(Found(path, len(data), 0.0))
+                    self._protected.pop(path, None)
                     return
         raise errors.Busy(f"{self.path(path)}: another nbdpull changed it meanwhile: try again")
 

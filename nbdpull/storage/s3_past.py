@@ -31,6 +31,7 @@ class PastBucket(Bucket):
         self.when = when
         self._known_lock = threading.Lock()
         self._known: dict[str, dict[str, Version]] = {}  # {prefix: {key: its version}}
+        self._keeps_versions = False  # as far as is known
 
     def past(self, key: str) -> Version:
         """Return the version of an object that was current at that time; Absent."""
@@ -41,6 +42,19 @@ class PastBucket(Bucket):
         if key not in known:
             raise Absent
         return known[key]
+
+    def _version_pages(self, prefix: str, **how: Any) -> Iterator[dict[str, Any]]:
+        self._require_versions()
+        yield from super()._version_pages(prefix, **how)
+
+    def _require_versions(self) -> None:
+        """Raise StoreError if the bucket keeps no versions: what was not changed since would look like all that there
+        was."""
+        if not self._keeps_versions:
+            code, answer = super().tried("get_bucket_versioning")
+            if not code and not answer.get("Status"):
+                raise errors.StoreError(f"s3://{self.name}: the bucket keeps no old versions, so it has no past")
+            self._keeps_versions = True
 
     def _picked(self, versions: Iterable[Version]) -> dict[str, Version]:
         return {each.key: each for each in self._each_picked(versions)}
@@ -75,7 +89,8 @@ class PastBucket(Bucket):
 
     def level(self, prefix: str) -> tuple[list[str], list[str]]:
         folders, versions = self.versions_level(prefix)
-        return folders, [each.key[len(prefix) :] for each in self._picked(versions).values()]
+        names = [each.key[len(prefix) :] for each in self._picked(versions).values()]
+        return folders, [name for name in names if name]
 
     def put(self, key: str, *_: Any, **__: Any) -> None:
         self._refuse(key)
