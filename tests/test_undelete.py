@@ -8,15 +8,28 @@ import botocore.exceptions
 import pytest
 import stores
 from command import answered, answered_json, said
+from hours import Hours
 from identities import path, recipient
+from key_store import forged
 from worn import mostly_hidden, pruned
 
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
 from nbdpull.format import layout
 from nbdpull.operations import undelete
-from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, references, series_choice
+from nbdpull.repository import (
+    half_points,
+    immutable,
+    keyring,
+    live_frames,
+    marker,
+    references,
+    removal,
+    series_choice,
+    sweep_mark,
+)
 from nbdpull.storage import s3_client, s3_past
+from nbdpull.storage.s3 import S3Store
 
 pytestmark = pytest.mark.e2e
 KIB = stores.KIB
@@ -25,6 +38,12 @@ KIB = stores.KIB
 @pytest.fixture
 def place(locking_store):
     return locking_store
+
+
+@pytest.fixture
+def hours():
+    with Hours(S3Store) as passing:
+        yield passing
 
 
 def instant():
@@ -143,6 +162,48 @@ def test_a_removed_recipient_stays_removed(place, capsys, monkeypatch):
     said("undelete", place.url, "all", "--as-of", before)
     assert answered(capsys, "key", "test", place.url, *first)[0] == 16, "the other one was there last"
     assert answered(capsys, "key", "test", place.url, "--identity", path("ed25519"))[0] == 0
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_key_file_that_a_thief_put_in_place_of_all_others(place, capsys, monkeypatch, is_there):
+    """Without an identity it cannot be told from one that the owner made since. It may be gone again, and last."""
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(s3_past, "_AT_ONCE", datetime.timedelta(seconds=1))
+    said("init", place.url, "--recipient", recipient("age1"), "--recipient", recipient("ed25519"))
+    filled(place.url, 1, keyring.keys_of(marker.open_store(place.url), identity_files.given([path("age1")])))
+    before, thief = instant(), {"Bucket": place.bucket, "Key": place.key(f"{layout.KEYS}/deadbeef.age")}
+    for name in place.objects():
+        place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
+    place.client.put_object(**thief, Body=forged([recipient("age1")]))
+    instant()
+    if not is_there:
+        place.client.delete_object(**thief)
+    asked = "undelete", place.url, "all", "--as-of", before
+    code, _, warning = answered(capsys, *asked)
+    assert code == 0 and "none of the key files of that time is left" in warning and "--identity FILE" in warning
+    assert answered(capsys, "key", "test", place.url, "--identity", path("age1"))[0] == 11
+    assert answered(capsys, *asked, "--identity", path("age2"))[0] == 16
+    assert answered(capsys, *asked, "--identity", path("age1"))[::2] == (0, "")
+    for name in ("age1", "ed25519"):
+        assert answered(capsys, "key", "test", place.url, "--identity", path(name))[0] == 0
+    assert answered(capsys, *asked)[::2] == (0, "")
+
+
+def test_a_pull_builds_at_once_on_a_point_whose_files_a_prune_had_removed(place, hours):
+    said("init", place.url, "--immutable-for", "30d")
+    vm = filled(place.url, 1)
+    first = vm.points[0].id
+    instant()
+    said("remove", place.url, first)
+    hours.let_pass(27)
+    with half_points.writing(vm.series):
+        removal.sweep(vm.series)
+    assert f"vm1/{first}/{sweep_mark.NAME}" in place.objects() and f"vm1/{first}/vda.0000.zst" not in place.objects()
+    said("undelete", place.url, first)
+    assert f"vm1/{first}/{sweep_mark.NAME}" not in place.objects()
+    vm.write("vda", 200 * KIB, b"more")
+    assert vm.pull().manifest.parent.point == first
 
 
 def test_files_healed_since_then_are_kept(place, tmp_path, capsys):
@@ -292,4 +353,16 @@ def test_a_store_without_a_past(tmp_path, object_store, capsys):
     }.items():
         code, _, problem = answered(capsys, *words)
         assert code == 2 and message in problem
-    assert answered(capsys, "list", object_store.url, "--as-of", "yesterday")[0] == 10
+    said("copy", vm.root, object_store.url)
+    code, _, problem = answered(capsys, "list", object_store.url, "--as-of", "yesterday")
+    assert code == 10 and "the bucket keeps no old versions, so it has no past" in problem, "less would seem to be all"
+
+
+def test_a_time_at_which_there_was_nothing(place, capsys):
+    said("init", place.url)
+    for verb in (["list", place.url], ["undelete", place.url, "all"]):
+        code, _, problem = answered(capsys, *verb, "--as-of", "2020-01-01")
+        assert code == 10 and f"{place.url} was not an nbdpull store at 2020-01-01 " in problem
+        code, _, problem = answered(capsys, *verb, "--as-of", "2999-01-01")
+        assert code == 2 and "--as-of 2999-01-01: nothing is known of a time in the future" in problem
+    assert answered(capsys, "list", place.url, "--as-of", "today")[0] == 0

@@ -6,7 +6,7 @@ Owns: what counts as a time. Must not know: how an earlier state is read (see st
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 from ..core import errors
@@ -25,11 +25,14 @@ def seen(options: _O) -> _O:
 
 
 def moment(text: str) -> datetime:
-    """Return the last instant that a text stands for, in UTC; UsageError if it is not a time."""
+    """Return the last instant that a text stands for, in UTC; UsageError if it is not a time, or one after today."""
+    now = datetime.now(timezone.utc)
     try:
-        found = point_choice.moment(text, datetime.now(timezone.utc))
+        found = point_choice.moment(text, now)
     except ValueError as error:
         raise errors.UsageError(f"--as-of: {error}") from None
     if found is None:
         raise errors.UsageError(f"--as-of {text}: not a time; write {point_choice.FORMS}")
+    if found > now + timedelta(days=1):
+        raise errors.UsageError(f"--as-of {text}: nothing is known of a time in the future")
     return found.astimezone(timezone.utc)

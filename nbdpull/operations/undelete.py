@@ -6,7 +6,7 @@ old version becomes the newest one (see storage/s3_past.py), how the result is s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple, Optional
@@ -14,13 +14,23 @@ from typing import NamedTuple, Optional
 from ..core import errors
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
-from ..crypto import age
+from ..crypto import identity_files
+from ..crypto.recipients import Identity
 from ..format import layout
-from ..repository import half_points, key_files, marker, point_choice, references, series_choice
+from ..repository import (
+    half_points,
+    key_files,
+    key_past,
+    marker,
+    point_choice,
+    references,
+    series_choice,
+    sweep_mark,
+)
 from ..repository.series import Point, Series
 from ..storage import place
 from ..storage.place import Versioned
-from . import earlier, store_choice
+from . import earlier, store_choice, unlocking
 from .options.points import UndeleteOptions as Options
 
 _SECOND = timedelta(seconds=1, microseconds=-1)  # servers give times in whole seconds
@@ -38,9 +48,10 @@ class Back(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """The points that exist again, in the order in which they were asked for."""
+    """The points that exist again, in the order in which they were asked for. warnings: about the keys."""
 
     points: list[Back]
+    warnings: list[str]
 
 
 class _Past(NamedTuple):
@@ -63,8 +74,12 @@ def undelete(options: Options, report: Report = lambda **event: None, check: Che
     if ALL_POINTS in options.points and options.as_of is None:
         raise errors.UsageError("all: give a time with --as-of: points removed on purpose should remain removed")
     found = [each for wanted in options.points for each in _found(options, wanted, now, check)]
+    for store in {each.series.store.root: each.series.store for each in found}.values():
+        unlocking.require_sealed(store, options.identities)
+    tried = identity_files.given(options.identities)
     check()
-    return Result([_brought_back(each, now) for each in found])
+    back = [_brought_back(each, now, tried) for each in found]
+    return Result(back, _warnings(found, now, tried))
 
 
 def _found(options: Options, wanted: str, now: Versioned, check: Check) -> Iterator[_Past]:
@@ -74,10 +89,10 @@ def _found(options: Options, wanted: str, now: Versioned, check: Check) -> Itera
     when = earlier.moment(options.as_of)
     root = place.as_of(options.store, when)
     if wanted != ALL_POINTS:
-        series, point = store_choice.find_point(root, wanted, options.domain)
+        series, point = store_choice.find_point(root, wanted, options.domain, options.identities)
         yield _Past(series, point, when, _held(series, point, now, check))
         return
-    for series in store_choice.find_domains(root, options.domain):
+    for series in store_choice.find_domains(root, options.domain, options.identities):
         points, refused = series.load()
         for error in refused.values():
             raise error
@@ -130,15 +145,18 @@ def _held(series: Series, point: Point, now: Versioned, check: Check) -> dict[st
     return now.holding({f"{series.folder}/{each.path}": (each.size, each.sha256) for each in entries}, check)
 
 
-def _brought_back(past: _Past, now: Versioned) -> Back:
-    """Bring the point back, its manifest last, as for any point, and remove the mark of its removal."""
+def _brought_back(past: _Past, now: Versioned, tried: Sequence[Identity]) -> Back:
+    """Bring the point back, its manifest last, as for any point, and remove the marks of its removal."""
     series = past.series
     manifest = f"{series.folder}/{past.point.id}/{layout.MANIFEST}"
-    of_store = {**now.as_it_was(series.store, [layout.MARKER]), **_keys(now)}
+    of_store = now.as_it_was(series.store, [layout.MARKER])
+    if series.store.seal.id is not None:
+        of_store.update(key_past.lost(now, series.store.seal.id, tried))
     count = now.bring_back({**of_store, **past.files})
     count += now.bring_back(now.as_it_was(series.store, [manifest]))
     back = Series(marker.open_store(now.root), series.domain, series.folder)
     half_points.end_setting_apart(back, past.point.id)
+    sweep_mark.drop(back, past.point.id)  # for a day, no pull would build on the point
     _require_files(back, back.point_in(past.point.id))
     return Back(series.domain, past.point.id, past.when.isoformat(timespec="seconds"), count)
 
@@ -150,9 +168,12 @@ def _require_files(series: Series, point: Point) -> None:
                 raise errors.Damaged(flaw)
 
 
-def _keys(now: Versioned) -> dict[str, str]:
-    """Return {path: id of the version} of the key files to bring back.
-
-    None if a sound one exists, as a key that was removed since must remain removed; otherwise those that existed last.
-    """
-    return {} if any(key_files.sound(now)) else now.last(layout.KEYS, key_files.may_be, age.MAX_FILE)
+def _warnings(found: Sequence[_Past], now: Versioned, tried: Sequence[Identity]) -> list[str]:
+    """Return a warning if, for all that is known without an identity, the key files may be somebody else's."""
+    then = {name for each in found if each.series.store.seal.id for name in key_files.names(each.series.store)}
+    if tried or not then or then.intersection(name for name, _ in key_files.sound(now)):
+        return []
+    return [
+        f"{now.path(layout.KEYS)}: none of the key files of that time is left: if you did not replace them, somebody "
+        "else did; with --identity FILE, undelete brings back those that were made with the key of the store"
+    ]

@@ -32,13 +32,13 @@ def opened(root: str, named: Sequence[str], cache: Optional[place.Warn] = None) 
 
 def unlock(store: Store, named: Sequence[str]) -> None:
     """Unlock an open Store as `opened` does, with the same errors."""
-    _require_sealed(store, named)
+    require_sealed(store, named)
     tried = identity_files.given(named)
     if tried:
         marker.unlock(store, keyring.keys_of(store, tried))
 
 
-def _require_sealed(store: Store, named: Sequence[str]) -> None:
+def require_sealed(store: Store, named: Sequence[str]) -> None:
     """Raise StoreError if there is an identity, but the store is not sealed."""
     meant = [name for _, name in identity_files.meant(named)]
     if meant and store.seal.id is None:
@@ -83,5 +83,5 @@ def master(root: str, named: Sequence[str]) -> Optional[bytes]:
     if not identity_files.meant(named):
         return None
     store = marker.open_store(root)
-    _require_sealed(store, named)
+    require_sealed(store, named)
     return keyring.open_master(store, identity_files.given(named)).master

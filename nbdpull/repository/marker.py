@@ -167,6 +167,10 @@ def master_of(found: Store) -> Optional[str]:
 def of(found: Store) -> Marker:
     """Read and return the Marker of a Store; StoreError if there is no marker, Damaged if it is not valid."""
     data = found.find(layout.MARKER)
+    if data is None and (when := place.when(found)):
+        raise errors.StoreError(
+            f"{found.path()} was not an nbdpull store at {when}, or the bucket no longer has its versions of that time"
+        )
     if data is None:
         raise errors.StoreError(
             f"{found.root} is not an nbdpull store (it has no {layout.MARKER}); name the directory "

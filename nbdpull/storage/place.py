@@ -78,6 +78,14 @@ def as_of(word: str, when: datetime) -> str:
     return normal(word)._replace(when=when).name
 
 
+def when(store: Store) -> str:
+    """Return the time as of which a place in a bucket is read, for messages; "" if that is now, and for a directory."""
+    if not is_url(store.root):
+        return ""
+    time = cast("S3Store", store).when
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %z}" if time else ""
+
+
 class Versioned(Store, Protocol):
     """The additional calls of a place in a bucket. See storage/s3.py."""
 

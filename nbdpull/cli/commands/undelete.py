@@ -19,13 +19,15 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--as-of", metavar="TIME",
               help="bring back what existed at this time (default: each point as it was made)")  # fmt: skip
     usage.add_domain_of_store(parser, Options)
+    usage.add_identities(parser, Options)
     usage.add_json(parser)
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import undelete
 
-    found = undelete.undelete(usage.options(Options, args), report, check).points
+    result = undelete.undelete(usage.options(Options, args), report, check)
+    found = result.points
     lines = [f"{each.point} of {each.domain} is back: {terminal.count(each.files, 'file')} as of {each.as_of}"
              if each.files else f"{each.point} of {each.domain} is unchanged" for each in found]  # fmt: skip
-    return Outcome({"points": [each._asdict() for each in found]}, lines)
+    return Outcome({"points": [each._asdict() for each in found]}, lines, warnings=result.warnings)

@@ -94,6 +94,7 @@ class UndeleteOptions:
     points: list[str]
     domain: Optional[str] = None
     as_of: Optional[str] = None
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
