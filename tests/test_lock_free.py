@@ -494,3 +494,20 @@ def test_files_that_may_belong_to_another_run_are_left_to_a_sweep(vm):
     assert half_points.names(vm.series) == [] and half_points.removed(vm.series) == [name]
     with aged(27):
         assert removal.sweep(vm.series).freed == 4
+
+
+def test_a_prune_frees_half_points_of_a_domain_that_is_never_pulled_again(vm):
+    """As a pull would: once no run can be working on them, they become the rest of a removed point."""
+    half = vm.folder / "20300101T000000Z-aaaaaa"
+    half.mkdir()
+    (half / "vda.0000.zst").write_bytes(b"1" * 1000)
+    removal.sweep(vm.series)
+    with aged(25):
+        removal.sweep(vm.series)
+    assert half_points.names(vm.series) == [half.name]
+    with aged(27, half.name):
+        assert removal.sweep(vm.series).freed == 0
+    assert half_points.removed(vm.series) == [half.name]
+    with aged(27):
+        assert removal.sweep(vm.series).freed == 1000
+    assert vm.series.points() == vm.points

@@ -240,6 +240,14 @@ def give_to_sweep(series: Series, point_id: str) -> None:
             series.store.publish(f"{series.folder}/{point_id}/{REMOVED}", _APART)
 
 
+def give_up_forsaken(series: Series) -> None:
+    """Give half points to a sweep on which no run can still be working: a domain that is gone is not pulled again, and
+    so no pull would. Only in a store without locks, see `is_forsaken`."""
+    for name in () if series.store.has_locks else names(series):
+        if is_forsaken(series, name):
+            give_to_sweep(series, name)
+
+
 def give_up(series: Series, point_id: str) -> None:
     """Remove a point whose manifest has just appeared: its files go like those of any removed point. OutputError."""
     rename_manifest(series, point_id)

@@ -145,6 +145,7 @@ def sweep(
     grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
         drafts_freed = drafts.remove_all(series)
+        half_points.give_up_forsaken(series)
         moved = frozenset(emptied())
         points = frozenset(lock_free.points(series) if moved else ())
         late = _late(series, grace, check) - moved
@@ -303,12 +304,14 @@ def _swept(series: Series, left: _Left, how: _How) -> Swept:
     is_late = _is_late(series, left.point, is_point, how.grace) or sweep_mark.is_young(series, left.point)
     due = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in how.late}
     found = how.locks.of({f"{folder}/{file}": size for file, size in due.items()})
+    rest = how.locks.of({f"{folder}/{file}": size for file, size in left.free.items() if file not in due})
     age = half_points.seconds_set_apart(series, left.point)
     going = _deleted(series, left.point, due, age, how)
     gone = sum(going.values())
     freed = max(0, gone - found.locked)
     if is_late or left.shared or len(going) < len(left.free):
-        return Swept(freed, sum(left.free.values()) - gone, left.shared) + found
+        waiting = max(0, sum(left.free.values()) - gone - rest.locked)
+        return Swept(freed, waiting, left.shared) + found + rest
     strange = set(series.store.names(folder)) - _TELLING
     is_to_stay = strange or left.point == how.last  # the manifest of the last point remains
     if is_to_stay or (going and not has_locks):  # the mark of a sweep outlives the files
