@@ -204,6 +204,13 @@ def test_it_is_changed_by_policy(place, capsys):
     assert answered(capsys, "policy", place.url, "--immutable-for", "40000d")[0] == 2
 
 
+def test_a_run_that_takes_longer_than_its_locks(vm, place):
+    vm.store.protection = until(-5)
+    for refused in (lambda: vm.store.create("file").seal(), lambda: vm.store.protect([layout.POLICY], until(-5))):
+        with pytest.raises(errors.OutputError, match=r"which is past: points are immutable for a shorter time than"):
+            refused()
+
+
 def test_an_unreadable_policy_ends_a_pull(vm):
     """Otherwise unprotected points would be made."""
     vm.store.replace(layout.POLICY, b"{}")
@@ -439,6 +446,26 @@ def test_a_mended_file_of_unknown_lock_is_locked_for_the_time_in_its_base(vm, pl
     assert mode == "COMPLIANCE" and 39 * DAY < left < 41 * DAY
 
 
+def test_a_rebuilt_file_is_locked_for_the_time_in_its_points(vm, place, capsys):
+    """Even if no more files are to be locked."""
+    point = pull(vm, b"1" * 100 * KIB)
+    pull(vm)
+    index = f"vm1/{point.id}/vda.index"
+    place.client.delete_object(Bucket=place.bucket, Key=place.key(index))
+    output = answered(capsys, "policy", place.url, "--immutable-for", "0")[1]
+    assert output == "what is made from now on is not immutable; existing locks remain\nno policy\n"
+    assert answered(capsys, "index", place.url, point.id, "vda", "--rebuild")[::2] == (0, "")
+    assert abs(lock_of(place, index)[1] - 40 * DAY) < 60
+
+
+def test_a_file_that_is_exchanged_is_locked_anew(place):
+    store, protection = S3Store(place.url), until(100)
+    store.publish("file", b"first", protection)
+    store.replace("file", b"second", b"first")
+    store.protect(["file"], protection)
+    assert lock_of(place, "file")
+
+
 def test_each_point_of_a_long_copy_has_its_time(place, tmp_path, monkeypatch):
     """Counted from when its own copy began."""
     vm = stores.chain(tmp_path / "store", points=2, size=300 * KIB)
@@ -553,6 +580,26 @@ def test_a_pull_warns_that_its_point_is_no_longer_protected(vm, place):
     assert warnings_of_a_pull() == [], "it is said once"
 
 
+def test_a_bucket_that_got_locks_after_the_store_was_made(vm, place):
+    """The marker states that there are none. It is never written again."""
+    vm.store.protects = False
+    point = pull(vm, b"1" * 100 * KIB)
+    assert vm.store.protects
+    path = f"vm1/{point.id}/vda.0000.zst"
+    data = place.read(path)
+    place.client.delete_object(Bucket=place.bucket, Key=place.key(path))
+    other = marker.open_store(place.url)
+    other.protects = False
+    with other.replacing(path) as file:
+        file.write(data)
+    series = stores.series.Series(other, "vm1")
+    assert immutable.keep_promises(series, path.partition("/")[2], [point]) == [] and lock_of(place, path)
+    place.client.delete_object(Bucket=place.bucket, Key=place.key(layout.POLICY))
+    immutable.begin(other)
+    with held_series.for_new_point(series) as held:
+        assert "the last point is locked until" in held.warnings[0]
+
+
 @pytest.mark.parametrize(
     "before, now", [(LockMode.GOVERNANCE, LockMode.COMPLIANCE), (LockMode.COMPLIANCE, LockMode.GOVERNANCE)]
 )
@@ -584,7 +631,8 @@ def test_prune_reports_what_remains_locked(vm, place, capsys):
     policies.put(vm.store, None, Policy(keep_last=1))
     code, output, problem = answered(capsys, "prune", place.url, "--force", "--dry-run")
     assert (code, problem) == (0, "") and "would free 0 B" in output and " more are locked until " in output
-    assert answered(capsys, "prune", place.url, "--force")[::2] == (0, "")
+    code, output, problem = answered(capsys, "prune", place.url, "--force")
+    assert (code, problem) == (0, "") and " more are locked until " in output and "more are freed" not in output
     with half_points.writing(vm.series):
         swept = removal.sweep(vm.series, 0)
     assert swept.freed == 0 and swept.locked > 300 and set(swept.points) == {point.id for point in points[:2]}

@@ -30,9 +30,14 @@ def size_text(count: int) -> str:
 
 
 def duration(text: str) -> float:
+    return _seconds(text, ", or seconds")
+
+
+def _seconds(text: str, more: str = "") -> float:
+    """Return the seconds of a duration. more: further forms, for the message."""
     match = _DURATION.match(text)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90s, 5m, 2h, 30d, or seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90s, 5m, 2h, 30d{more}")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
@@ -40,7 +45,7 @@ def time_with_unit(text: str) -> float:
     """Return a duration that points are kept for: a number alone is refused, as it was probably meant in days."""
     if text.replace(".", "", 1).isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} has no unit; write {text}d for days, or 90s, 5m, 2h")
-    return duration(text)
+    return _seconds(text)
 
 
 def duration_text(seconds: float) -> str:

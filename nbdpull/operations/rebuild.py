@@ -30,18 +30,22 @@ from .options.points import IndexOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """What was rebuilt. paths: of the files that were made again."""
+    """What was rebuilt. paths: of the files that were made again; warnings: of those that are not locked."""
 
     domain: str
     point: str
     disk: str
     paths: list[str]
+    warnings: list[str]
 
 
 def rebuild(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Make the index of a disk of a point again, and its directory. OutputExists if both exist."""
     target, point = store_choice.find_point(options.store, options.point, options.domain, options.identities)
-    return Result(target.domain, point.id, options.disk, _rebuilt(target, point, options.disk, check))
+    made = _rebuilt(target, point, options.disk, check)
+    paths = [path[len(target.folder) + 1 :] for path in made]
+    warnings = [text for path in paths for text in immutable.keep_promises(target, path)]
+    return Result(target.domain, point.id, options.disk, [*map(target.store.path, made)], warnings)
 
 
 class _Way(NamedTuple):
@@ -54,6 +58,7 @@ class _Way(NamedTuple):
 
 
 def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]:
+    """Make the lost files again; return their paths."""
     disk = point.disk(name)
     paths = [f"{target.folder}/{path}" for path in [disk.directory.path, *_indexes(target, point, disk)]]
     if all(target.store.size(path) is not None for path in paths):
@@ -68,7 +73,7 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
         raise errors.OutputExists(f"{' and '.join(map(target.store.path, sorted(made)))} {which}")
     for path in lost:
         target.store.publish(path, made[path], target.store.protection)
-    return [target.store.path(path) for path in lost]
+    return lost
 
 
 def _indexes(target: Series, point: Point, disk: DiskEntry) -> list[str]:

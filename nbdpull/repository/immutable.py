@@ -33,6 +33,7 @@ def begin(store: Store, more: timedelta = timedelta()) -> None:
     Damaged if the policy cannot be read."""
     setting = None if store.has_locks else policies.immutability(store)
     store.protection = protection(setting, datetime.now(timezone.utc) + more) if setting else None
+    store.protects = store.protects or setting is not None  # the bucket may have got locks after the store was made
 
 
 def protection(setting: Immutability, now: datetime) -> Protection:
@@ -106,7 +107,7 @@ def forgotten(series: Series, newest: Optional[Point]) -> list[str]:
     """Return a warning if the newest point is locked and the next one will not be: anybody who can write to a store can
     write its policy."""
     store, locked = series.store, newest.manifest.locked if newest else None
-    if newest is None or locked is None or store.protection or not store.protects:
+    if newest is None or locked is None or store.protection or store.has_locks:
         return []
     with suppress(ValueError, TypeError):  # it need not have been written by us
         until = datetime.fromisoformat(locked.until)
@@ -159,24 +160,34 @@ def _record(series: Series, point: Point, uuid: str) -> Optional[_Record]:
     return None
 
 
-def keep_promises(series: Series, path: str, points: Iterable[Point]) -> list[str]:
+def keep_promises(series: Series, path: str, points: Optional[Iterable[Point]] = None) -> list[str]:
     """Lock a file that was made again for as long as these points, which refer to it, promise; return a warning if that
-    fails. The file that it replaced may have been deleted or overwritten, and then its lock is no longer visible."""
+    fails. The file that it replaced may have been deleted or overwritten, and then its lock is no longer visible.
+
+    points: None for all that refer to the file, as far as they can be read.
+    """
     try:
-        _keep_promises(series, path, points)
+        _keep_promises(series, path, _naming(series, path) if points is None else points)
     except errors.Failure as error:
         return [f"{path} was written again, but is not locked, although points promise that it is: {error}"]
     return []
 
 
 def _keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
-    if series.store.protects:
+    if not series.store.has_locks:
         uuid = marker.uuid_of(series.store)
         records = [found for point in points if (found := _record(series, point, uuid))]
         longest = max(records, key=lambda each: each.until, default=None)
         if longest and longest.until > datetime.now(timezone.utc):
             wanted = Protection(longest.until.replace(microsecond=0), longest.mode, longest.until)
             series.store.protect([f"{series.folder}/{path}"], wanted)
+
+
+def _naming(series: Series, path: str) -> list[Point]:
+    """Return the points that promise locks, and refer to a file."""
+    some = [] if series.store.has_locks else [each for each in series.load()[0] if each.manifest.locked]
+    files = ((each, references.by_directories(each, references.readable(series, each))) for each in some)
+    return [point for point, entries in files if any(entry.path == path for entry in entries)]
 
 
 def whole(store: Store) -> list[str]:

@@ -91,8 +91,10 @@ def immutability(store: Store) -> Optional[Immutability]:
         return None
     try:
         return members.build(_Document, layout.unseal(data, store.path(layout.POLICY))).immutable
-    except (ValueError, errors.Damaged) as error:
+    except ValueError as error:
         raise errors.Damaged(f"{store.path(layout.POLICY)}: {error}; {_MEND}") from error
+    except errors.Damaged as error:
+        raise errors.Damaged(f"{error}; {_MEND}") from error
 
 
 def _content(store: Store) -> _Content:

@@ -27,7 +27,8 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     if getattr(args, "rebuild", False):
         from ...operations import rebuild
 
-        return Outcome(lines=rebuild.rebuild(options, report, check).paths)
+        made = rebuild.rebuild(options, report, check)
+        return Outcome(lines=made.paths, warnings=made.warnings)
     from ...operations import index
 
     return Outcome(lines=map(json.dumps, index.index(options, report, check).records))

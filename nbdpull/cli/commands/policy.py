@@ -47,6 +47,8 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 def _lines(found: Result, options: Options) -> Iterator[str]:
     yield from locks.lines(found.immutable)
+    if options.immutable_for is not None and not found.immutable:
+        yield "what is made from now on is not immutable; existing locks remain"
     if not found.policies:
         yield f"no policy for {options.domain}" if options.domain and not options.remove else "no policy"
         return
