@@ -230,6 +230,7 @@ def test_a_cluster_that_is_fit():
 
 @pytest.mark.parametrize("listed, state, says", [
     ([installed()], WARN, "has no feature gate"),
+    ([installed("Snapshot")], WARN, "has no feature gate"),
     ([{}], WARN, "an unknown version"),
     (errors.AccessDenied("no"), GOOD, "its version is unknown: this account may not list kubevirts, and need not"),
     (errors.HypervisorError("the cluster: does not answer"), BAD, "the cluster"),

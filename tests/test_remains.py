@@ -72,12 +72,13 @@ def test_only_what_runs_made_for_this_machine_and_store():
 
 
 @pytest.mark.parametrize("error", [errors.AccessDenied("may not list"), errors.Unsupported("no such kind")])
-def test_secrets_that_cannot_be_listed_are_those_of_the_backups(error):
-    """They have the same names."""
-    cluster = Cluster({**made(), objects.SECRET: error})
+@pytest.mark.parametrize("kind, called", [(objects.SECRET, "secrets"), (objects.CLAIM, "claims")])
+def test_what_cannot_be_listed_is_that_of_the_backups(error, kind, called):
+    """It has the same names."""
+    cluster = Cluster({**made(), kind: error})
     found, hidden = remains.found(cluster, MACHINE, STORE)
-    assert [(each.kind, each.run) for each in found] == [(kind, RUN) for kind in remains.OF_A_RUN]
-    assert hidden == [("secrets", str(error))]
+    assert [(each.kind, each.run) for each in found] == [(each, RUN) for each in remains.OF_A_RUN]
+    assert hidden == [(called, str(error))]
 
 
 def test_backups_that_cannot_be_listed_are_an_error():

@@ -123,8 +123,14 @@ def test_an_export_cannot_be_named(pulled):
     assert stores.disks_of(made.xml) == {"vda": ("qcow2", "/images/vda.qcow2")}
 
 
-def test_the_state_of_a_tpm_needs_define(pulled):
-    assert any("the TPM's state is in the directory" in text for text in plan(pulled, new()).warnings)
+def test_what_define_does_needs_no_warning(pulled, monkeypatch):
+    monkeypatch.setattr(belongings, "_for_libvirt", lambda xml, *_args: (xml, []))
+    known, point = belongings.stored(pulled.series, pulled.points[-1]), with_manifest(pulled.points[-1], autostart=True)
+    for define in (False, True):
+        made = plan(pulled, new(), asked=replace(NOTHING, define=define), point=point, known=known)
+        for text in ("the TPM's state is in the directory", "the domain started with its host"):
+            assert any(text in warning for warning in made.warnings) is not define
+        assert made.autostart
 
 
 def test_what_only_the_running_domain_had_is_said(pulled):
