@@ -85,6 +85,7 @@ def _named(option: str, text: str, names: Sequence[str]) -> list[tuple[str, str]
         if not names:
             raise errors.UsageError(f"--http-{option} {text!r}: name the volumes that {_PLACE} stands for with --disk")
         return [(name, text.replace(_PLACE, name)) for name in names]
+    _require_url(option, text)  # else its path cannot be told
     match = _OF_KUBEVIRT.search(urlsplit(text).path)
     if match is None:
         raise errors.UsageError(f"--http-{option} {text!r} does not name the volume: write VOLUME=URL")
@@ -115,7 +116,8 @@ def _data_beside(url: str) -> str:
 
 def unencrypted(found: Access) -> list[str]:
     """Return a warning for each host that is reached without encryption."""
-    hosts = {urlsplit(url).hostname or "" for urls in found.volumes.values() for url in urls if url[:5] != "https"}
+    every = [urlsplit(url) for urls in found.volumes.values() for url in urls]
+    hosts = {parts.hostname or "" for parts in every if parts.scheme != "https"}
     return [f"the token and the disks go to {host} unencrypted (http)" for host in sorted(hosts - _LOCAL)]
 
 
