@@ -7,10 +7,9 @@ the extra nbdpull[seal] installs, and imports it only when used. Must not know: 
 from __future__ import annotations
 
 import functools
+import io
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 from ..core import errors
@@ -37,12 +36,14 @@ def encrypted(key: bytes, nonce: bytes, data: bytes, context: bytes) -> bytes:
     """Do the same as `seal` with a given nonce, which must never be used again with this key for other bytes."""
     encryptor = _gcm(key, nonce, None).encryptor()
     encryptor.authenticate_additional_data(context)
-    with _room(len(data) + OVERHEAD) as room:
+    sealed = _room(len(data) + OVERHEAD)
+    with sealed.getbuffer() as room:
         room[:NONCE_SIZE] = nonce
         end = NONCE_SIZE + encryptor.update_into(data, room[NONCE_SIZE:])
         encryptor.finalize()
         room[end : end + TAG_SIZE] = encryptor.tag
-        return bytes(room[: end + TAG_SIZE])
+    sealed.truncate(end + TAG_SIZE)
+    return sealed.getvalue()
 
 
 def opened(key: bytes, sealed: bytes, context: bytes = b"") -> bytes:
@@ -54,34 +55,25 @@ def opened(key: bytes, sealed: bytes, context: bytes = b"") -> bytes:
         raise ValueError("it is too short to be sealed")
     decryptor = _gcm(key, sealed[:NONCE_SIZE], sealed[-TAG_SIZE:]).decryptor()
     decryptor.authenticate_additional_data(context)
-    with _room(len(sealed)) as room:
+    unsealed = _room(len(sealed) - OVERHEAD)
+    with unsealed.getbuffer() as room:
         end = decryptor.update_into(memoryview(sealed)[NONCE_SIZE:-TAG_SIZE], room)
         try:
             decryptor.finalize()
         except _library().invalid_tag:
             raise ValueError("it does not open with the key of the store") from None
-        return bytes(room[:end])
+    unsealed.truncate(end)
+    return unsealed.getvalue()
 
 
-_MAX_KEPT = 1 << 21  # bytes
 _MAX_KEYS = 4  # of a thread: those for frames and for indexes, of a store that is read and one that is written
 _thread = threading.local()
 
 
-@contextmanager
-def _room(size: int) -> Iterator[memoryview]:
-    """Yield a buffer of at least that size, and of what the library requires beyond it.
-
-    Each thread reuses its buffer: the pages of a new one would first have to be mapped, which takes longer than the
-    cipher.
-    """
-    size += TAG_SIZE
-    if size > _MAX_KEPT:
-        yield memoryview(bytearray(size))
-        return
-    if not hasattr(_thread, "room"):
-        _thread.room = bytearray(_MAX_KEPT)
-    yield memoryview(_thread.room)
+def _room(size: int) -> io.BytesIO:
+    """Return a buffer of that size, and of what the library requires beyond it. Its bytes are handed out without a
+    copy."""
+    return io.BytesIO(bytes(size + TAG_SIZE))
 
 
 def _gcm(key: bytes, nonce: bytes, tag: Optional[bytes]) -> Any:
