@@ -112,8 +112,9 @@ class Rgw(Server):
 
     def _spawn(self, *words):
         with open(self.folder / "log", "ab") as log:
+            # In the root directory, as a service: Debian 13's OSD looks for its classes in a relative path.
             self._cluster.append(subprocess.Popen([*map(str, words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                  preexec_fn=child.ended_with_us()))  # fmt: skip
+                                                  cwd="/", preexec_fn=child.ended_with_us()))  # fmt: skip
 
     def close(self):
         self.kill()
