@@ -53,6 +53,14 @@ def flaw_of_text(text: str) -> str:
     return "is not text in UTF-8" if _NO_TEXT.search(text) else ""
 
 
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object that json has parsed, as its object_pairs_hook; ValueError if a member is given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member twice")
+    return found
+
+
 def build(kind: type[_D], document: object) -> _D:
     """Return the dataclass `kind` made from a JSON object.
 

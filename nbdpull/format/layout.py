@@ -262,13 +262,6 @@ def parse_object(data: bytes) -> Document:
     return found
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Document:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a member twice")
-    return found
-
-
 _N = TypeVar("_N", int, float)
 
 
@@ -290,7 +283,10 @@ def _no_number(text: str) -> float:
 
 _MAX_DIGITS = 100
 _STRICT = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_number(int), parse_float=_number(float), parse_constant=_no_number
+    object_pairs_hook=members.each_once,
+    parse_int=_number(int),
+    parse_float=_number(float),
+    parse_constant=_no_number,
 )
 
 

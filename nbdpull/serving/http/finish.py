@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from ...core.members import each_once
 from .app import Route
 from .message import Refused, Request, Response, json_response
 
@@ -60,16 +61,9 @@ class Finish:
 
 def _said(body: bytes) -> bool:
     try:
-        answer = json.loads(body, object_pairs_hook=_members)
+        answer = json.loads(body, object_pairs_hook=each_once)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or set(answer) != {"ok"} or not isinstance(answer["ok"], bool):
         raise Refused(400, "usage", 'send {"ok": true} if all that you need is durable, else {"ok": false}')
     return answer["ok"]
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a member is given twice")
-    return found
