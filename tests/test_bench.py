@@ -7,8 +7,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
-import types
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -146,15 +144,15 @@ def test_memory_of_all_processes_of_a_pipe(tmp_path, monkeypatch):
     """They hold their memory until it was measured while both had it."""
     monkeypatch.chdir(tmp_path)
     Path("hold").write_text(HOLD)
-    looks = []
+    looks, tree = [], measure._tree
 
-    def pause(seconds):
+    def seen(pid):
         looks.append(Path("left").exists() and Path("right").exists())
         if sum(looks) == 2:
             Path("seen").touch()
-        time.sleep(seconds)
+        return tree(pid)
 
-    monkeypatch.setattr(measure, "time", types.SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    monkeypatch.setattr(measure, "_tree", seen)
     command = ["sh", "-c", f"{sys.executable} hold left | {sys.executable} hold right"]
     took = measure.run(command, log=tmp_path / "log")
     assert 128 < took.peak_mib < 300 and took.wall > 0.5

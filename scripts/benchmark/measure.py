@@ -1,6 +1,7 @@
 """Runs one command and measures its cost. Must not know: which tool it is, or what is compared."""
 
 import os
+import select
 import subprocess
 import time
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
 MEMORY = "/dev/shm"  # a file system without a disk
+LOOK = 20  # milliseconds between two looks at the memory of a command
 
 
 class Failed(Exception):
@@ -54,13 +56,13 @@ def _watch(pid):
 
     ru_maxrss is of no use: it includes the memory of the process that forked. VmHWM starts again at exec.
     """
-    peak = 0
-    while True:
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-        if ended:
-            return status, usage, peak / 1024
-        peak = max(peak, sum(map(_peak_kib, _tree(pid))))
-        time.sleep(0.005)
+    peak, end = 0, select.poll()
+    with open(os.pidfd_open(pid)) as process:
+        end.register(process, select.POLLIN)
+        while not end.poll(LOOK):
+            peak = max(peak, sum(map(_peak_kib, _tree(pid))))
+    _, status, usage = os.wait4(pid, 0)
+    return status, usage, peak / 1024
 
 
 def _tree(pid):
