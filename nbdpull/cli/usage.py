@@ -267,15 +267,20 @@ def add_route(parser: Parser, of: type) -> None:
     add(parser, of, "--tls", metavar="DIR", help="require TLS, using ca-cert.pem and client-*.pem in DIR")
 
 
-def add_threads(parser: Parser, of: type) -> None:
+def add_threads(parser: Parser, of: type, default: str = "two more than cores") -> None:
     add(
         parser,
         of,
         "--threads",
         metavar="N",
         type=types.in_range(1, 64),
-        help="work on this many blocks at once (default: two more than cores)",
+        help=f"work on this many blocks at once (default: {default})",
     )
+
+
+def add_readers(parser: Parser, of: type) -> None:
+    """Add how many threads read a store."""
+    add_threads(parser, of, "one more than cores; in a bucket at least 8")
 
 
 def add_stall_timeout(parser: Parser, of: type) -> None:

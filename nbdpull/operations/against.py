@@ -23,7 +23,7 @@ from ..images import image_header
 from ..nbd import qemu_nbd, source
 from ..repository import lookup, series, series_choice
 from ..repository.part import Part
-from . import earlier, unlocking
+from . import earlier, reading, unlocking
 from .options.restores import AgainstOptions as Options
 
 log = logging.getLogger("nbdpull.verify")
@@ -64,12 +64,13 @@ def against(options: Options, report: Report = lambda **event: None, check: Chec
     store, image = unlocking.opened(options.store, options.identities), options.image
     target, found = series_choice.only_point(store, options.domain, options.point)
     disk = _chosen(found, options.disk)
+    threads = reading.threads(store, options.threads)
     log.info("%s is compared with %s of point %s", image, disk, found.id)
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
         progress = partial(report, event="progress", domain=target.domain, point=found.id, disk=disk, size=opened.size)
-        compared, differences = _compared(opened, live, options, progress, check)
+        compared, differences = _compared(opened, live, options, threads, progress, check)
     return Result(target.domain, found, disk, opened.size, compared, differences)
 
 
@@ -81,7 +82,7 @@ def _chosen(point: series.Point, disk: Optional[str]) -> str:
 
 
 def _compared(
-    opened: lookup.RandomImage, live: source.Source, options: Options, progress: Report, check: Check
+    opened: lookup.RandomImage, live: source.Source, options: Options, threads: int, progress: Report, check: Check
 ) -> tuple[int, list[_Range]]:
     """Compare the wanted part, as far as there is time; return (bytes that were compared, differences)."""
     is_over = deadline.after(options.max_duration)
@@ -92,7 +93,7 @@ def _compared(
         return number, _block_differences(opened, live, number * BLOCK, _length(number, opened.size))
 
     for number, found in pipeline.ordered(
-        work, numbers, threads=options.threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
+        work, numbers, threads=threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
     ):
         compared += _length(number, opened.size)
         differences += found

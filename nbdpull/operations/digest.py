@@ -19,7 +19,7 @@ from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..format import findings, layout, reader
 from ..repository import lookup, series, series_choice
-from . import unlocking
+from . import reading, unlocking
 from .options.restores import DigestOptions as Options
 
 log = logging.getLogger("nbdpull.digest")
@@ -43,7 +43,8 @@ def digest(options: Options, report: Report = lambda **event: None, check: Check
     target = series_choice.only_series(unlocking.opened(options.store, options.identities), options.domain)
     report = partial(report, domain=target.domain)
     wanted = target.points() if options.point == ALL_POINTS else [target.point(options.point)]
-    points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]
+    threads = reading.threads(target.store, options.threads)
+    points = [(each, _of_point(target, each, options.disks, threads, report, check)) for each in wanted]
     found = [{**findings.entry(point), "disks": _kept(target, disks)} for point, disks in points]
     warnings = findings.kept(target, findings.DIGEST, points=found) if options.keep else []
     return Result(target.domain, points, warnings)

@@ -29,7 +29,7 @@ from ..restoring.origin import Origin
 from ..storage import access, folders
 from ..targets import places
 from ..targets.places import Place
-from . import earlier, unlocking
+from . import earlier, reading, unlocking
 from .options.restores import RestoreOptions as Options
 
 log = logging.getLogger("nbdpull.restore")
@@ -144,8 +144,9 @@ def _subject(options: Options, opened: Series, point: Point, check: Check) -> _S
         force=options.force,
         trusted=options.trust_definition,
     )
+    threads = reading.threads(opened.store, options.threads)
     return _Subject(
-        origin=Origin(opened, point, onto=options.onto, threads=options.threads, check=check),
+        origin=Origin(opened, point, onto=options.onto, threads=threads, check=check),
         stored=stored,
         name=options.name or stored.name or opened.domain,
         where=where,
@@ -253,7 +254,7 @@ class _Done:
 
 def _write(options: Options, subject: _Subject, prepared: _Prepared, report: Report) -> _Done:
     source, folder = subject.origin, subject.where.folder
-    how = copying.How(options.threads, force=options.force, delta=options.delta, salvage=options.salvage)
+    how = copying.How(source.threads, force=options.force, delta=options.delta, salvage=options.salvage)
     with ExitStack() as outputs:
         if folder:
             outputs.enter_context(folders.made(folder, access.PASSABLE))

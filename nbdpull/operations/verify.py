@@ -24,7 +24,7 @@ from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point
 from ..storage.base import Store
-from . import earlier, unlocking, verify_keys
+from . import earlier, reading, unlocking, verify_keys
 from .options.restores import VerifyOptions as Options
 from .verify_heal import Healed, Healer
 from .verify_run import Outcome, Run, Tally, TimeIsUp, Verdict
@@ -78,12 +78,13 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         _unlock(copy, opened, options)
     wanted = [series_choice.only_series(opened, options.domain)] if one else series_choice.folders(opened)
     part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
-    depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
+    threads = reading.threads(opened, options.threads)
+    depth = Depth(options.level, part, threads, _until(options.max_duration, check))
     tally = Tally(report)
     runs = [Run(target, options, depth, tally) for target in wanted]
     if copy is not None:
         immutable.begin(opened)
-    healers = [] if copy is None else [Healer(run, copy, options, depth.check) for run in runs]
+    healers = [] if copy is None else [Healer(run, copy, options, depth) for run in runs]
     outcomes, damages = _looked_and_healed(runs, healers, options, depth, tally)
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]

@@ -7,10 +7,10 @@ a file is healed (repository/healing.py), which points are checked, and in which
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..core import errors
-from ..core.errors import Check
 from ..format import layout
 from ..format.manifest import FileEntry
 from ..repository import half_points, healing, series_choice
@@ -48,9 +48,9 @@ class Healer:
     the findings of verify must be reported in any case.
     """
 
-    def __init__(self, run: Run, copy: Store, options: Options, check: Check) -> None:
+    def __init__(self, run: Run, copy: Store, options: Options, depth: Depth) -> None:
         self.run, self.complete, self.healed = run, True, list[Healed]()
-        self._copy, self._options, self._check = copy, options, check
+        self._copy, self._options, self._depth = copy, options, depth
         self._tried: set[FileEntry] = set()
         self._doubted: dict[str, None] = {}  # paths of files that were damaged, and later sound without being healed
         self._unseen: list[str] = []  # paths of healed or doubted files that were not yet checked again in all points
@@ -87,7 +87,7 @@ class Healer:
             last = run.points[-1].manifest
             with half_points.writing(run.target, "verify"):
                 copy = series_choice.of_domain(self._copy, last.domain, last.uuid)
-                yield from healing.heal(run.target, copy, damaged, known, self._tried, self._check)
+                yield from healing.heal(run.target, copy, damaged, known, self._tried, self._depth.check)
 
     def heal_found(self, damages: list[Damage]) -> list[Damage]:
         """Heal the damages that are recorded now, and check the healed files again; for a healed directory, also
@@ -96,7 +96,7 @@ class Healer:
         while self._unseen:
             paths, self._unseen = self._unseen, []
             tally = Tally(lambda **_: None)
-            depth = Depth(self._options.level, self._part_again(paths), self._options.threads, self._check)
+            depth = replace(self._depth, part=self._part_again(paths))
             self.run = Run(self.run.target, self._options, depth, tally, self.run.warnings)
             left = damages
             if self._has_looked_again(depth, {*paths}):

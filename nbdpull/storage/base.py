@@ -116,15 +116,16 @@ class Store(Protocol):
     interface: directory.DirectoryStore has it, and code that needs it requires that type.
 
     root: the place, under a name that is valid for every process of this machine: an absolute path, or a URL.
-    has_locks: whether `locked` keeps out all other writers. chunk_size: the size in bytes for large files in this
-    store, None: no limit. An empty folder may not be visible. seal: how callers must seal the frames, pages and small
-    files that they write, and open those that they read; the store itself never uses it. protects: whether files can be
-    protected, as far as is known; protection: applied to what `create` and `replacing` make from now on, None: no
-    protection.
+    has_locks: whether `locked` keeps out all other writers. is_remote: whether each read is a request to a server.
+    chunk_size: the size in bytes for large files in this store, None: no limit. An empty folder may not be visible.
+    seal: how callers must seal the frames, pages and small files that they write, and open those that they read; the
+    store itself never uses it. protects: whether files can be protected, as far as is known; protection: applied to
+    what `create` and `replacing` make from now on, None: no protection.
     """
 
     root: str
     has_locks: bool
+    is_remote: bool
     chunk_size: Optional[int]
     seal: Seal
     protects: bool

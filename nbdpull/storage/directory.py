@@ -38,6 +38,7 @@ class DirectoryStore:
     """The files below an existing folder, `root`. access: the Access of what is created in it."""
 
     has_locks = True
+    is_remote = False
     chunk_size: Optional[int] = None
     protects = False
     protection: Optional[Protection] = None

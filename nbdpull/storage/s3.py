@@ -91,6 +91,7 @@ class S3Store:
     s3_client; cache: keeps what is read from them on this host, None: no cache."""
 
     has_locks = False
+    is_remote = True
     chunk_size: Optional[int] = CHUNK_SIZE
     protects = False
     protection: Optional[Protection] = None

@@ -19,7 +19,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_point(parser, Options, "id or its beginning, date, latest: see nbdpull list; or all")
     usage.add_disks(parser, Options)
     usage.add_no_record(parser, Options)
-    usage.add_threads(parser, Options)
+    usage.add_readers(parser, Options)
     usage.add_identities(parser, Options)
     usage.add_output(parser)
 

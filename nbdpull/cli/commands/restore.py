@@ -61,7 +61,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--trust-definition", action="store_true",
               help="with --define: keep everything of the host that the definition names")  # fmt: skip
     usage.add_connect(parser, Options, "libvirt to define it in")
-    usage.add_threads(parser, Options)
+    usage.add_readers(parser, Options)
     usage.add_identities(parser, Options)
     usage.add_output(parser)
 

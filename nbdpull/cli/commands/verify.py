@@ -47,7 +47,7 @@ def add(parser: usage.Parser) -> None:
               help="replace damaged and missing files by intact ones from this store")  # fmt: skip
     usage.add_as_of(parser, Options)
     usage.add_no_record(parser, Options)
-    usage.add_threads(parser, Options)
+    usage.add_readers(parser, Options)
     usage.add_identities(parser, Options)
     usage.add_output(parser)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from ...core.choices import CACHE_BYTES, LATEST, SHARED_DIR, Level
-from .threads import threads
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class RestoreOptions:
     disks: list[str] = field(default_factory=list)
     kind: Optional[str] = None
     force: bool = False
-    threads: int = field(default_factory=threads)
+    threads: Optional[int] = None
     to: dict[Optional[str], str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     image_options: str = ""
@@ -71,7 +70,7 @@ class VerifyOptions:
     heal_from: Optional[str] = None
     max_duration: Optional[float] = None
     keep: bool = True
-    threads: int = field(default_factory=threads)
+    threads: Optional[int] = None
     identities: list[str] = field(default_factory=list)
     as_of: Optional[str] = None
 
@@ -93,7 +92,7 @@ class AgainstOptions:
     sample: Optional[float] = None
     shard: Optional[tuple[int, int]] = None
     max_duration: Optional[float] = None
-    threads: int = field(default_factory=threads)
+    threads: Optional[int] = None
     identities: list[str] = field(default_factory=list)
     as_of: Optional[str] = None
 
@@ -107,7 +106,7 @@ class DigestOptions:
     point: str = LATEST
     disks: list[str] = field(default_factory=list)
     keep: bool = True
-    threads: int = field(default_factory=threads)
+    threads: Optional[int] = None
     identities: list[str] = field(default_factory=list)
 
 
