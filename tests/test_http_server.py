@@ -404,3 +404,32 @@ def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
     (tmp_path / "bad").write_text("no certificate")
     with pytest.raises(errors.UsageError, match="--client-ca"):
         endpoint.tls_context(str(certificates), str(tmp_path / "bad"))
+
+
+class Options:
+    """A socket that notes its options, and refuses some. family: of addresses."""
+
+    def __init__(self, family, *refused):
+        self.family, self._refused, self.set = family, refused, []
+
+    def setsockopt(self, level, option, value):
+        if option in self._refused:
+            raise PermissionError
+        self.set.append((level, option, value))
+
+
+@pytest.mark.parametrize(
+    "family, refused, options",
+    [
+        (socket.AF_UNIX, [], [limits._SO_SNDBUFFORCE]),
+        (socket.AF_UNIX, [limits._SO_SNDBUFFORCE], [socket.SO_SNDBUF]),
+        (socket.AF_UNIX, [limits._SO_SNDBUFFORCE, socket.SO_SNDBUF], []),
+        (socket.AF_INET, [], []),
+        (socket.AF_INET6, [], []),
+    ],
+)
+def test_more_is_under_way_to_a_client_of_a_unix_socket(family, refused, options):
+    connection = limits.Connection.__new__(limits.Connection)
+    connection.socket = Options(family, *refused)
+    connection.widen()
+    assert connection.socket.set == [(socket.SOL_SOCKET, each, limits.SEND_BUFFER) for each in options]

@@ -35,7 +35,9 @@ MAX_HEAD, MAX_BODY = 16 << 10, 16 << 10  # bytes of a request
 TIMEOUT = 30.0  # seconds for a request to arrive completely, with its TLS handshake; and for a piece of an answer
 GOODBYE = 1.0  # seconds at the end for answers in progress
 LOOK_INTERVAL = 0.5
+SEND_BUFFER = 1 << 20  # bytes
 
+_SO_SNDBUFFORCE = 32
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
 # Of two of these, cheroot uses the last one, others the first one.
@@ -122,6 +124,14 @@ class Connection(server.HTTPConnection):
         finally:
             self.arriving = None
             self.server.busy.discard(self)
+
+    def widen(self) -> None:
+        """Let the kernel take more than 208 KiB for a client of a unix socket: what that is for TCP, it knows best."""
+        if self.socket.family == socket.AF_UNIX:
+            for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):  # the former is for root, whatever sysctl's limit is
+                with suppress(OSError):
+                    self.socket.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER)
+                    return
 
     def refuse(self) -> None:
         """Answer that there are too many connections, if that is possible at once, and close this one."""
@@ -238,6 +248,7 @@ class Server(wsgi.Server):
 
         cheroot would answer it in one thread, where an unfinished TLS handshake delays all others, and leave it open.
         """
+        conn.widen()
         try:
             self.requests.put(conn)
         except queue.Full:
