@@ -237,14 +237,18 @@ def incompressible(setting, rounds):
 
 
 def expose(setting, rounds):
-    """Everything of a disk of random bytes over HTTP by curl, and from the same job by nbdcopy, to nothing."""
-    image = disks.of_bytes(setting.fresh("vda.qcow2"), setting.size // 4)
-    with setting.machine(image) as vm, serving.exposed(vm, setting) as (curl, pid, uri):
-        for _ in range(rounds):
-            before = measure.cpu_of(pid)
-            cost = setting.run(curl, vm)
-            yield "nbdpull", replace(cost, cpu=cost.cpu + measure.cpu_of(pid) - before, data=setting.size // 4)
-            yield "nbdcopy", replace(setting.run(tools.nbdcopy_to_null(uri), vm), data=setting.size // 4)
+    """Everything of a disk of random bytes over HTTP by curl, by TCP and by a unix socket, and from the same job by
+    nbdcopy, to nothing."""
+    size = setting.size // 4
+    image = disks.of_bytes(setting.fresh("vda.qcow2"), size)
+    with setting.machine(image) as vm:
+        for tool, path in (("nbdpull", None), ("by unix socket", setting.fresh("http.sock"))):
+            with serving.exposed(vm, setting, path) as (curl, pid, uri):
+                for _ in range(rounds):
+                    before = measure.cpu_of(pid)
+                    cost = setting.run(curl, vm)
+                    yield tool, replace(cost, cpu=cost.cpu + measure.cpu_of(pid) - before, data=size)
+                    yield "nbdcopy", replace(setting.run(tools.nbdcopy_to_null(uri), vm), data=size)
 
 
 def api(setting, rounds):

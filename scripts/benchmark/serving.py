@@ -58,20 +58,21 @@ def server(command, environment, started=lambda pid: None):
 
 
 @contextmanager
-def exposed(vm, setting):
-    """Run `nbdpull expose` while the block runs; give a command that reads vda from it, its pid, and QEMU's URI of
-    vda."""
+def exposed(vm, setting, path=None):
+    """Run `nbdpull expose` while the block runs; give a command that reads vda from it, its pid, and QEMU's URI of vda.
+    path: of a unix socket to use instead of TCP."""
     secret, header = setting.fresh("secret"), setting.fresh("header")
     secret.touch(0o600)
     header.write_text(f"{auth.NAME}: of-the-benchmark")
     secret.write_text("of-the-benchmark")
-    words = tools.nbdpull("expose", vm.name, "-c", setting.bed.uri, "--token-file", secret, "--listen", "127.0.0.1:0",
-                          "--json")  # fmt: skip
+    words = tools.nbdpull("expose", vm.name, "-c", setting.bed.uri, "--token-file", secret, "--listen",
+                          f"unix:{path}" if path else "127.0.0.1:0", "--json")  # fmt: skip
     process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, env=tools.environment())
     try:
         [export] = json.loads(process.stdout.readline())["exports"]
         server = ET.fromstring(vm.domain.backupGetXMLDesc()).find("server")
-        curl = ["curl", "-sSf", "-H", f"@{header}", "-o", "/dev/null", export["data"]]
+        by = ["--unix-socket", path] if path else []
+        curl = ["curl", "-sSf", *by, "-H", f"@{header}", "-o", "/dev/null", export["data"]]
         yield curl, process.pid, tools.export_uri(server.get("socket"), "vda")
     finally:
         process.terminate()
