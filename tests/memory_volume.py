@@ -7,7 +7,7 @@ import urllib.parse
 from contextlib import contextmanager
 
 from nbdpull.core import errors
-from nbdpull.serving.http import app, auth
+from nbdpull.serving.http import app, auth, data
 
 TOKEN = "a-token-of-ours"
 BLOCK = 512
@@ -22,7 +22,7 @@ class Memory:
         self.content = b"".join(bytes(BLOCK) if kind == "zero" else chance.randbytes(BLOCK) for kind in kinds)[
             : self.size
         ]
-        self.kinds, self.readers = kinds, chance.choice([0, 2])
+        self.kinds, self._with_threads = kinds, chance.choice([False, True])
         self.fails_from = None
 
     def extents(self, start=0):
@@ -34,6 +34,15 @@ class Memory:
         if self.fails_from is not None and offset + len(buffer) > self.fails_from:
             raise errors.SourceError("the disk cannot be read")
         buffer[:] = self.content[offset : offset + len(buffer)]
+
+    def filling(self, offset, buffer):
+        yield True
+        self.read_into(offset, buffer)
+
+    def pieces(self, begin, end):
+        if self._with_threads:
+            return data.by_threads(self.read_into, begin, end, threads=2)
+        return data.in_two_steps(self.filling, begin, end)
 
 
 def merged(kinds, start, stop):

@@ -9,6 +9,7 @@ from memory_volume import TOKEN, Memory, client, heard, merged, some
 
 from nbdpull.core import errors
 from nbdpull.serving.http import auth, data, finish, gate, volumes
+from nbdpull.serving.http.message import Refused
 
 
 def over(*served):
@@ -53,7 +54,7 @@ def test_pages_are_contiguous_complete_and_right(mode, seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_data_is_the_bytes_of_any_range(seed, monkeypatch):
     monkeypatch.setattr(data, "PIECE", 1000)
-    monkeypatch.setattr(data, "NEXT", 700)
+    monkeypatch.setattr(data, "STEP", 700)
     monkeypatch.setattr(data, "AHEAD", 4000)
     chance = random.Random(seed)
     volume = some(chance, "full")
@@ -264,6 +265,18 @@ def test_closing_waits_for_a_read_in_progress():
     ender.join()
     reader.join()
     assert got[0][2] == volume.content
+
+
+def test_closing_waits_for_no_client():
+    """A read that waits until its client has taken what came before has only begun."""
+    closing = gate.Gate()
+    closing.open({"vda": Memory(["data"] * 4000, "full")})
+    pieces = closing["vda"].pieces(0, 4000 * 512)
+    next(pieces)
+    closing.close()
+    with pytest.raises(Refused, match="has ended"):
+        next(pieces)
+    assert closing.failed is None
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"ok": 1}', b'{"ok": "true"}', b'{"ok": true, "x": 1}', b"\xff",

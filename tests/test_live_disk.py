@@ -30,9 +30,10 @@ def test_all_threads_together_keep_the_limit():
 def test_all_disks_together_keep_the_limit_of_the_server():
     for threads in range(1, 40):
         for disks in range(1, 60):
-            each = Reading(threads).connections(disks)
-            assert 1 <= each <= min(threads, source.READERS) + 1  # one is for the map
-            assert each * disks <= source.MAX_CONNECTIONS or each == 1
+            for reading, most in ((Reading(threads), source.READERS), (Reading(threads, readers=8), 8)):
+                each = reading.connections(disks)
+                assert 1 <= each <= min(threads, most) + 1  # one is for the map
+                assert each * disks <= source.MAX_CONNECTIONS or each == 1
 
 
 @pytest.fixture

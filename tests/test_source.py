@@ -326,6 +326,88 @@ def test_a_buffer_is_filled_over_several_connections(tmp_path, qemu_nbd, monkeyp
     assert sum(each.reads > 0 for each in counted) == max(1, min(source.SPREAD, count - 1))
 
 
+@pytest.fixture
+def steps_of(tmp_path, qemu_nbd):
+    """Factory: a Source over some connections, and its content."""
+
+    def start(connections):
+        content, raw = random.Random(connections).randbytes(2 * MIB), tmp_path / "disk.raw"
+        raw.write_bytes(content)
+        return Source(qemu_nbd(raw, "-f", "raw", "-e", "16"), "vda", connections=connections), content
+
+    return start
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_buffers_are_filled_in_two_steps(steps_of, seed):
+    """Some are given up after the first: then their connections serve the next."""
+    rng = random.Random(seed)
+    connections = rng.randint(1, 12)
+    opened, content = steps_of(connections)
+    with opened:
+        first, under_way = [*opened._opened], []
+        for _ in range(60):
+            start = rng.randrange(2 * MIB)
+            found = bytearray(rng.randrange(2 * MIB - start))
+            steps = opened.filling(start, memoryview(found))
+            is_requested = next(steps)
+            assert is_requested == (connections - source.SPREAD * sum(each[3] for each in under_way) > source.SPREAD)
+            under_way.append((steps, start, found, is_requested))
+            while under_way and rng.random() < 0.6:
+                steps, start, found, _ = under_way.pop(rng.randrange(len(under_way)))
+                if rng.random() < 0.3:
+                    steps.close()
+                elif len(opened._free):
+                    assert next(steps, None) is None and found == content[start : start + len(found)]
+        for steps, *_ in under_way:
+            steps.close()
+        assert len(opened._free) == connections and opened._opened == first
+
+
+def test_a_connection_that_breaks_between_two_steps(steps_of):
+    opened, content = steps_of(9)
+    with opened:
+        steps = [opened.filling(start, memoryview(bytearray(MIB))) for start in (0, MIB)]
+        found = bytearray(MIB)
+        steps[0] = opened.filling(0, memoryview(found))
+        assert [*map(next, steps)] == [True, True]
+        for each in opened._opened:
+            source_connection._hang_up(each._nbd)
+        assert next(steps[0], None) is None and found == content[:MIB]
+        steps[1].close()
+        assert opened.read(MIB, MIB) == content[MIB:]
+
+
+def test_the_end_waits_for_nobody_between_two_steps(steps_of):
+    opened, _ = steps_of(9)
+    one, other = steps = [opened.filling(0, memoryview(bytearray(MIB))) for _ in range(2)]
+    assert [*map(next, steps)] == [True, True]
+    opened._handshake = 60.0  # seconds that `close` waits for threads at work
+    opened.close()
+    with pytest.raises(errors.SourceError, match="vda: the source was closed"):
+        next(one)
+    other.close()
+
+
+def test_threads_that_read_in_two_steps_wait_for_each_other_never_in_a_circle(steps_of):
+    opened, content = steps_of(9)
+
+    def work(number):
+        rng = random.Random(number)
+        for _ in range(30):
+            start = rng.randrange(MIB)
+            found = [bytearray(rng.randrange(512 * KIB)) for _ in range(2)]
+            steps = [opened.filling(start, memoryview(each)) for each in found]
+            for each in steps:
+                next(each)
+            for each, got in zip(steps, found):
+                next(each, None)
+                assert got == content[start : start + len(got)]
+
+    with opened:
+        at_once(work, range(6))
+
+
 def test_more_requests_are_in_flight_over_tcp(tmp_path):
     raw = tmp_path / "disk.raw"
     raw.write_bytes(random.Random(1).randbytes(2 * MIB))

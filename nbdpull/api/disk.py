@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Union
 
 from ..core import errors, extents
@@ -69,6 +69,17 @@ class Disk:
         self._require_within(offset, len(view))
         with self._read_from() as source:
             source.read_into(offset, view)
+
+    def _filling(self, offset: int, buffer: memoryview) -> Generator[bool, None, None]:
+        """Do what `read_into` does in two steps: see Source.filling."""
+        self._require_within(offset, len(buffer))
+        with self._read_from() as source:
+            steps = source.filling(offset, buffer)
+            is_requested = next(steps)
+        with closing(steps):
+            yield is_requested
+            with self._read_from():
+                next(steps, None)
 
     def read_many(self, reads: Iterable[tuple[int, Buffer]]) -> None:
         """Fill several buffers with concurrent reads, each (offset, buffer)."""

@@ -155,7 +155,7 @@ class Job:
     def _begin_reading(self, options: Options) -> None:
         inside, enter = self._inside, self._reading.enter_context
         enter(inside.journal.reading(self.consistency, self.consistency_reason))
-        reading = Reading(options.connections, stall_timeout=options.stall_timeout)
+        reading = Reading(options.connections, stall_timeout=options.stall_timeout, readers=options.connections)
         live = enter(active_job.live(inside.subject, inside.job, inside.lookout, reading))
         self._server, choice, disks = live.server, inside.prepared.choice, []
         for facts in inside.subject.disks:

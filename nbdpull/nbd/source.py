@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 
 import numpy
@@ -108,6 +109,7 @@ class Source:
         self._free: list[_Reader] = []
         self._given_back = threading.Condition()  # guards self._free
         self._count = 0  # of those in self._free, or lent from it
+        self._paused = 0  # of those lent: no thread works with them
         self._opened: list[SourceConnection] = []
         self._closed = False
         self._handshake = KEPT_HANDSHAKE if isinstance(address, Kept) else HANDSHAKE
@@ -142,9 +144,12 @@ class Source:
 
     def _require_open(self) -> None:
         """Raise if the run was given up: this also ends what is in progress in other threads."""
+        self._require_not_closed()
+        self._check()
+
+    def _require_not_closed(self) -> None:
         if self._closed:
             raise errors.SourceError(f"{self._export}: the source was closed")
-        self._check()
 
     # Extents
 
@@ -171,7 +176,7 @@ class Source:
             offset = reached
 
     def _map(self, offset: int, length: int) -> tuple[list[tuple[Numbers, Numbers]], float]:
-        with self._lent(1) as [reader]:
+        with self._lent(self._taken(1)) as [reader]:
             began = time.monotonic()
             return reader.block_status(offset, length), time.monotonic() - began
 
@@ -219,13 +224,12 @@ class Source:
         Its read_batch([(offset, length), …]) returns a memoryview each, valid until the thread's next call, even after
         the reader was given back.
         """
-        with self._lent(SPREAD) as readers:
+        with self._lent(self._taken(SPREAD)) as readers:
             yield _Spread(self, readers)
 
     @contextmanager
-    def _lent(self, most: int) -> Iterator[list[_Reader]]:
-        """Wait for one connection, and take more as long as one is left for the map, or the next thread."""
-        readers = self._taken(most)
+    def _lent(self, readers: list[_Reader]) -> Iterator[list[_Reader]]:
+        """Connect what was taken, and give it back when the block ends."""
         try:
             for each in readers:
                 if each.connection is None:
@@ -243,6 +247,7 @@ class Source:
                 self._given_back.notify_all()
 
     def _taken(self, most: int) -> list[_Reader]:
+        """Wait for one connection, and take more as long as one is left for the map, or the next thread."""
         while True:
             with self._given_back:
                 if self._free and not self._closed:
@@ -253,6 +258,15 @@ class Source:
                     self._given_back.wait(POLL_INTERVAL / 1000)
             self._require_open()
 
+    def _taken_ahead(self) -> list[_Reader]:
+        """Take SPREAD connections if another one is left. So no thread waits for connections that others hold who wait
+        as well: the last one is always free, or with a thread that needs no other."""
+        with self._given_back:
+            if len(self._free) <= SPREAD or self._closed:
+                return []
+            taken, self._free[-SPREAD:] = self._free[-SPREAD:], []
+            return taken
+
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill a buffer, over SPREAD connections in this one thread.
 
@@ -260,14 +274,58 @@ class Source:
         """
 
         def spread() -> None:
-            with self._lent(SPREAD) as readers:
+            with self._lent(self._taken(SPREAD)) as readers:
                 source_connection.read_over([each.ready for each in readers], [(offset, view)])
 
+        self._filled(spread, offset, view)
+
+    def _filled(self, spread: Callable[[], None], offset: int, view: memoryview) -> None:
         def pinned() -> None:
-            with self._lent(1) as readers:
+            with self._lent(self._taken(1)) as readers:
                 readers[0].ready.read_pinned_into([(offset, len(view))], [view])
 
         self._tried(spread, lambda: None, pinned)
+
+    def filling(self, offset: int, view: memoryview) -> Generator[bool, None, None]:
+        """Fill a buffer in two steps: request the bytes and pause; when resumed, wait for them.
+
+        Yields whether they were requested: without SPREAD spare connections, that happens when it is resumed. If it is
+        closed instead, the buffer's content is undefined.
+        """
+        begun = self._begun(self._taken_ahead(), offset, view)
+        if begun is None:
+            yield False
+            return self.read_into(offset, view)
+        try:
+            yield True
+            self._filled(partial(next, begun, None), offset, view)
+        finally:
+            with suppress(errors.NbdpullError):
+                begun.close()
+
+    def _begun(self, readers: list[_Reader], offset: int, view: memoryview) -> Optional[Generator[None, None, None]]:
+        """Request bytes, and return what waits for them; None if they could not be requested."""
+        steps = self._spread(readers, offset, view)
+        with suppress(ConnectionLost, ReadFailed):
+            if readers:
+                next(steps)
+                return steps
+        return None
+
+    def _spread(self, readers: list[_Reader], offset: int, view: memoryview) -> Generator[None, None, None]:
+        with self._lent(readers):
+            begun = source_connection.begin_over([each.ready for each in readers], [(offset, view)])
+            self._pause(len(readers))
+            with suppress(GeneratorExit):  # what is on its way must arrive before the connections are used again
+                yield
+            self._pause(-len(readers))
+            self._require_not_closed()
+            source_connection.end_over(begun)
+
+    def _pause(self, change: int) -> None:
+        with self._given_back:
+            self._paused += change
+            self._given_back.notify_all()
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes; length at most 32 MiB."""
@@ -316,7 +374,9 @@ class Source:
         self._closed = True
         deadline = time.monotonic() + self._handshake + GOODBYE
         with self._given_back:
-            self._given_back.wait_for(lambda: len(self._free) == self._count, deadline - time.monotonic())
+            self._given_back.wait_for(
+                lambda: len(self._free) + self._paused == self._count, deadline - time.monotonic()
+            )
         deadline = time.monotonic() + GOODBYE
         while self._opened:
             self._opened.pop().close(deadline)

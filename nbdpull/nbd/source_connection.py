@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..core.extents import Numbers, Range
     from .address import Address, Server
     from .batching import Piece
+
+    UnderWay = deque[tuple["SourceConnection", list[tuple[int, int]]]]  # connection, what it started
 
 # A guest's write waits for what QEMU has to read for us: so no connection requests more bytes than this at once. And if
 # nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:
@@ -281,25 +283,43 @@ def read_over(connections: Sequence[SourceConnection], reads: Iterable[Piece]) -
 
     While the thread takes the answer of one, the server works on the requests of the others.
     """
+    end_over(begin_over(connections, reads))
+
+
+def begin_over(connections: Sequence[SourceConnection], reads: Iterable[Piece]) -> UnderWay:
+    """Do the same as `read_over` up to the last request; pass the result to `end_over`."""
     most = max(each.loads() for each in connections)
     idle = deque(each for number in range(most) for each in connections if number < each.loads())
-    under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]] = deque()  # connection, what it started
+    under_way: UnderWay = deque()
     pieces = ((start + at, view[at : at + size]) for start, view in reads
               for at, size in batching.steps(len(view), MAX_BATCH_BYTES))  # fmt: skip
-    try:
+    with _drained(under_way):
         for load in batching.loads(pieces, MAX_BATCH_BYTES, min(each.pieces() for each in connections)):
             used = idle.popleft() if idle else _ended(under_way)
             under_way.append((used, used.begin_reads(load)))
+    return under_way
+
+
+def end_over(under_way: UnderWay) -> None:
+    """Wait until all buffers are filled. ReadFailed."""
+    with _drained(under_way):
         while under_way:
             _ended(under_way)
-    except ReadFailed:  # the connections can be used again once their other answers have arrived
+
+
+@contextmanager
+def _drained(under_way: UnderWay) -> Iterator[None]:
+    """After a ReadFailed, wait for the other answers: then the connections can be used again."""
+    try:
+        yield
+    except ReadFailed:
         while under_way:
             with suppress(ReadFailed):
                 _ended(under_way)
         raise
 
 
-def _ended(under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]]) -> SourceConnection:
+def _ended(under_way: UnderWay) -> SourceConnection:
     used, begun = under_way.popleft()
     used.end_reads(begun)
     return used

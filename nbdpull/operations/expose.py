@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..api.job import open_backup
+from ..api.served import Served
 from ..core import errors
 from ..core.errors import Check, Report
 from ..pulling import token_file
@@ -25,6 +26,7 @@ from .between_tokens import between, commit, wanted
 from .options.exports import ExposeOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds between checks of what may end the backup
+CONNECTIONS = 8  # to each disk, for reads: four with what the client gets next, four with what follows
 PROBE_INTERVAL = 1.0  # seconds between reads of our own, which fail if the job is gone
 
 
@@ -69,7 +71,7 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     tokens = between(since, options.since, options.token_out)
     if options.nbd_tls is not None and options.nbd is None:
         raise errors.UsageError("--nbd-tls is for TCP: use it with --nbd tcp:HOST:PORT")
-    backup = wanted(options, tokens, tls=options.nbd_tls)
+    backup = wanted(options, tokens, tls=options.nbd_tls, connections=CONNECTIONS)
     app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
     # Listen before the backup begins: if the port is taken, nothing is lost.
     serving = endpoint.secured(app, "--listen", options.listen, options.tls, options.client_ca)
@@ -77,7 +79,7 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
         with open_backup(backup, check) as job:
             exposed = [_exposed(disk, url) for disk in job.disks]
             try:
-                gate.open({disk.name: disk for disk in job.disks})
+                gate.open({disk.name: Served(disk) for disk in job.disks})
                 asked.begin()
                 report(event="exposing", domain=options.domain, url=url, id=job.id, as_of=job.as_of, ttl=options.ttl,
                        consistency=job.consistency, exports=[asdict(each) for each in exposed],

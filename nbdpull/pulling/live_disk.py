@@ -39,11 +39,12 @@ class Job(Protocol):
 @dataclass(frozen=True)
 class Reading:
     """How disks are read. max_in_flight: reads in progress at the same time in all threads, None: as many as possible;
-    stall_timeout: seconds that the server may be silent."""
+    stall_timeout: seconds that the server may be silent; readers: connections to a disk at most, besides the map's."""
 
     threads: int
     max_in_flight: Optional[int] = None
     stall_timeout: float = STALL_TIMEOUT
+    readers: int = source.READERS
 
     def reads_at_once(self) -> int:
         """Return how many reads each connection may have in progress, so that all together stay within the limit."""
@@ -54,7 +55,7 @@ class Reading:
     def connections(self, disks: int) -> int:
         """Return the number of connections for the readers and the map of a disk. If the server does not allow that
         many for all disks, the readers share them."""
-        wanted = min(self.threads, source.READERS) + 1
+        wanted = min(self.threads, self.readers) + 1
         return max(1, min(wanted, source.MAX_CONNECTIONS // disks))
 
 

@@ -1,32 +1,33 @@
-"""The bytes of a volume as pieces, read ahead.
+"""The bytes of a volume as pieces, read ahead of the client.
 
-Owns: how much is read at once, and how much ahead. Must not know: HTTP.
+Each piece is valid until the next is taken. A read error ends them with an exception. Owns: how much is read at once,
+and how much ahead. Must not know: HTTP, what is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from contextlib import closing
+from typing import Callable
 
 from ...core import pipeline
-from .volume import Volume
 
-PIECE = 1 << 20  # bytes that a thread reads ahead at once: a frame of a point
-NEXT = 768 << 10  # bytes read on demand: what a live disk can have in flight, and what fits into a core's cache
+PIECE = 1 << 20  # bytes that a thread reads at once: a frame of a point
 AHEAD = 4 * PIECE
+STEP = 768 << 10  # bytes read in two steps: what a live disk can have in flight, and what fits into a core's cache
+
+ReadInto = Callable[[int, memoryview], None]
+Filling = Callable[[int, memoryview], Generator[bool, None, None]]
 
 
-def pieces(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
-    """Yield pieces, each valid until the next is taken. A read error ends this with an exception."""
-    if not volume.readers or end - begin <= PIECE:
-        buffer = bytearray(min(NEXT, end - begin))
-        for at in range(begin, end, NEXT):
-            yield _read(volume, at, buffer, end)
+def by_threads(read_into: ReadInto, begin: int, end: int, threads: int) -> Iterator[memoryview]:
+    """Yield the pieces of a range, read by threads: for a volume whose bytes are work. A short range needs none."""
+    if end - begin <= PIECE:
+        view = memoryview(bytearray(end - begin))
+        read_into(begin, view)
+        yield view
         return
-    yield from _read_ahead(volume, begin, end)
-
-
-def _read_ahead(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
     free: list[bytearray] = []
 
     def read(at: int) -> tuple[memoryview, bytearray]:
@@ -34,10 +35,12 @@ def _read_ahead(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
             buffer = free.pop()
         except IndexError:  # a check beforehand would let another thread take the last one
             buffer = bytearray(PIECE)
-        return _read(volume, at, buffer, end), buffer
+        view = memoryview(buffer)[: end - at]
+        read_into(at, view)
+        return view, buffer
 
     read_ahead = pipeline.ordered(
-        read, range(begin, end, PIECE), threads=volume.readers, budget=AHEAD, weight=lambda at: PIECE
+        read, range(begin, end, PIECE), threads=threads, budget=AHEAD, weight=lambda at: PIECE
     )
     with closing(read_ahead):
         for view, buffer in read_ahead:
@@ -45,7 +48,25 @@ def _read_ahead(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
             free.append(buffer)
 
 
-def _read(volume: Volume, at: int, buffer: bytearray, end: int) -> memoryview:
-    view = memoryview(buffer)[: end - at]
-    volume.read_into(at, view)
-    return view
+def in_two_steps(filling: Filling, begin: int, end: int) -> Iterator[memoryview]:
+    """Yield the pieces of a range, each requested before the client gets the one before it: for a volume whose bytes
+    come from a server. filling: see Live in volume.py."""
+    buffers = [memoryview(bytearray(min(STEP, end - begin))) for _ in range(2)]
+    under_way: deque[tuple[memoryview, Generator[bool, None, None]]] = deque()
+
+    def requested(at: int) -> bool:
+        view = buffers[(at - begin) // STEP % 2][: end - at]
+        under_way.append((view, filling(at, view)))
+        return next(under_way[-1][1])
+
+    try:
+        is_ahead = False
+        for at in range(begin, end, STEP):
+            if is_ahead or not under_way and requested(at):
+                is_ahead = at + STEP < end and requested(at + STEP)
+            view, steps = under_way.popleft()
+            next(steps, None)
+            yield view
+    finally:
+        while under_way:
+            under_way.popleft()[1].close()

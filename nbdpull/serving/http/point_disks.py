@@ -16,6 +16,7 @@ from ...format import manifest
 from ...repository import changes
 from ...repository.lookup import RandomImage
 from ...repository.series import Point, Series
+from . import data
 from .volume import DATA, ZERO, Extent
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ class PointDisk:
     """
 
     mode = manifest.FULL
-    readers = READERS
 
     def __init__(
         self,
@@ -74,6 +74,10 @@ class PointDisk:
             self._trouble(str(error))
             raise
 
+    def pieces(self, begin: int, end: int) -> Iterator[memoryview]:
+        """Yield the bytes of a range: see data.py."""
+        return data.by_threads(self.read_into, begin, end, READERS)
+
     def __enter__(self) -> PointDisk:
         return self
 
@@ -85,11 +89,10 @@ class Changes:
     """A Volume: the same disk, but only the parts that the point changed since its parent. since: id of that parent."""
 
     mode = manifest.INCREMENTAL
-    readers = READERS
 
     def __init__(self, disk: PointDisk, series: Series, parent: Point) -> None:
         self.name, self.size, self.since = disk.name, disk.size, parent.id
-        self.read_into = disk.read_into
+        self.read_into, self.pieces = disk.read_into, disk.pieces
         self._before, self._after = series.directory(parent, disk.name), disk.directory
 
     def extents(self, start: int = 0) -> Iterator[Extent]:

@@ -5,7 +5,7 @@ Owns: that shape. Must not know: HTTP, where a volume's bytes come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 DATA, ZERO = "data", "zero"
@@ -33,7 +33,19 @@ class Disk(Protocol):
         """Fill a writable buffer."""
 
 
-class Volume(Disk, Protocol):
-    """readers: threads that should read ahead of a client, 0 if that gains nothing."""
+class Live(Disk, Protocol):
+    """A disk whose bytes come from a server."""
 
-    readers: int
+    def filling(self, offset: int, buffer: memoryview) -> Generator[bool, None, None]:
+        """Do what `read_into` does in two steps: request the bytes, and pause; when resumed, wait for them.
+
+        Yields whether they were requested: if not, both happens when it is resumed. If it is closed instead, the
+        buffer's content is undefined.
+        """
+
+
+class Volume(Disk, Protocol):
+    """A disk that knows how it is best read in full."""
+
+    def pieces(self, begin: int, end: int) -> Iterator[memoryview]:
+        """Yield the bytes of a range: see data.py."""

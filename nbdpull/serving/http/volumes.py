@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import data, pages
+from . import pages
 from .app import Route
 from .message import BYTES, Refused, Request, Response, json_response
 from .volume import DATA, ZERO, Volume
@@ -76,4 +76,4 @@ def content(volume: Volume, request: Request, begin: int, end: int) -> Response:
         headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{end - begin}"
         begin, end = begin + part[0], begin + part[1]
     headers["Content-Length"] = str(end - begin)
-    return Response(206 if part else 200, headers, data.pieces(volume, begin, end))
+    return Response(206 if part else 200, headers, volume.pieces(begin, end))
