@@ -32,8 +32,8 @@ class Options:
     create one, from which the next backup can start. quiesce: "auto", "require" or "never" freeze the guest's file
     systems through its agent. offline: how to handle a domain that is off: "auto", "start-paused", "read" or "refuse".
     scratch_dir: where QEMU keeps what the guest overwrites, at most scratch_limit. socket: where QEMU creates its
-    socket. nbd: "tcp:HOST:PORT". tls: a directory of certificates. connections: to each disk, for reads. stall_timeout:
-    how long a server may be silent. max_duration: how long the backup may take.
+    socket. nbd: "tcp:HOST:PORT". tls: a directory of certificates. connections: to each disk, for reads, fewer if
+    there are many disks. stall_timeout: how long a server may be silent. max_duration: how long the backup may take.
 
     held: called with (disk, start, stop); returns the ranges (offset, length) in which your image of that disk, as of
     `since`, may not be zero, in any order, cut to start and stop or not. It is called in threads of nbdpull, possibly

@@ -1,6 +1,6 @@
 """A disk of a backup as a volume that is served over HTTP.
 
-Owns: which of a disk's methods that takes, one of which is no part of the API. Must not know: HTTP.
+Owns: which methods of a disk that needs, one of them private. Must not know: HTTP.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ def add_threads(parser: Parser, of: type, default: str = "two more than cores") 
 
 def add_readers(parser: Parser, of: type) -> None:
     """Add how many threads read a store."""
-    add_threads(parser, of, "one more than cores; in a bucket at least 8")
+    add_threads(parser, of, "one more than cores; for a bucket at least 8")
 
 
 def add_stall_timeout(parser: Parser, of: type) -> None:

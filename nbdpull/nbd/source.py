@@ -20,7 +20,7 @@ from ..core import errors, extents, pipeline
 from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from . import batching, connection, source_connection
-from .address import Kept
+from .address import Kept, Tcp
 from .connection import ALLOCATION, POLL_INTERVAL, STATE_ZERO
 from .source_connection import (
     GOODBYE,
@@ -109,10 +109,11 @@ class Source:
         self._free: list[_Reader] = []
         self._given_back = threading.Condition()  # guards self._free
         self._count = 0  # of those in self._free, or lent from it
-        self._paused = 0  # of those lent: no thread works with them
+        self._paused = 0  # of those lent, how many belong to a paused read
         self._opened: list[SourceConnection] = []
         self._closed = False
         self._handshake = KEPT_HANDSHAKE if isinstance(address, Kept) else HANDSHAKE
+        self._is_far = isinstance(address.address if isinstance(address, Kept) else address, Tcp)
         try:
             self._open(connections)
         except BaseException:
@@ -229,7 +230,8 @@ class Source:
 
     @contextmanager
     def _lent(self, readers: list[_Reader]) -> Iterator[list[_Reader]]:
-        """Connect what was taken, and give it back when the block ends."""
+        """Connect what was taken, and give it back when the block ends; after an error, unless it was only an answer,
+        to be connected again."""
         try:
             for each in readers:
                 if each.connection is None:
@@ -258,23 +260,27 @@ class Source:
                     self._given_back.wait(POLL_INTERVAL / 1000)
             self._require_open()
 
-    def _taken_ahead(self) -> list[_Reader]:
-        """Take SPREAD connections if another one is left. So no thread waits for connections that others hold who wait
-        as well: the last one is always free, or with a thread that needs no other."""
+    def _taken_ahead(self, count: int) -> list[_Reader]:
+        """Take connections if another one is left. So no thread waits for connections held by threads that wait, too:
+        the last one is always free, or with a thread that needs no other.
+
+        Over TCP take none: what nobody takes for a while may not fit into its buffers, and then QEMU hangs if it is
+        paused.
+        """
         with self._given_back:
-            if len(self._free) <= SPREAD or self._closed:
+            if len(self._free) <= count or self._closed or self._is_far:
                 return []
-            taken, self._free[-SPREAD:] = self._free[-SPREAD:], []
+            taken, self._free[-count:] = self._free[-count:], []
             return taken
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a buffer, over SPREAD connections in this one thread.
+        """Fill a buffer, over up to SPREAD connections in this one thread.
 
         With a thread for each connection, more of the time goes into handing over Python's lock than into the reads.
         """
 
         def spread() -> None:
-            with self._lent(self._taken(SPREAD)) as readers:
+            with self._lent(self._taken(_useful(view))) as readers:
                 source_connection.read_over([each.ready for each in readers], [(offset, view)])
 
         self._filled(spread, offset, view)
@@ -289,10 +295,10 @@ class Source:
     def filling(self, offset: int, view: memoryview) -> Generator[bool, None, None]:
         """Fill a buffer in two steps: request the bytes and pause; when resumed, wait for them.
 
-        Yields whether they were requested: without SPREAD spare connections, that happens when it is resumed. If it is
-        closed instead, the buffer's content is undefined.
+        Yields True if they were requested; False if too few connections were spare, or one broke: then everything
+        happens when it is resumed. Exhaust or close it before you use the buffer again. SourceError, as `read_into`.
         """
-        begun = self._begun(self._taken_ahead(), offset, view)
+        begun = self._begun(self._taken_ahead(_useful(view)), offset, view)
         if begun is None:
             yield False
             return self.read_into(offset, view)
@@ -386,6 +392,11 @@ class Source:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _useful(view: memoryview) -> int:
+    """Return over how many connections a buffer is best filled."""
+    return min(max(-(-len(view) // source_connection.MAX_BATCH_BYTES), 1), SPREAD)
 
 
 class _Spread:

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     UnderWay = deque[tuple["SourceConnection", list[tuple[int, int]]]]  # connection, what it started
 
 # A guest's write waits for what QEMU has to read for us: so no connection requests more bytes than this at once. And if
-# nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:
-# with more, QEMU would hang as soon as it is paused, or the job is ended, and so would the guest.
+# nobody takes the answers (we are stopped, or killed, or wait for a client of ours), this much fits into the server's
+# unix socket, 208 KiB by default: with more, QEMU would hang as soon as it is paused, or the job is ended, and so would
+# the guest.
 MAX_BATCH_BYTES = 192 << 10
 FAR_BATCH_BYTES = 1 << 20  # over TCP: the latency of an answer may be long, so more has to be in flight
 GOODBYE = 1.0  # seconds for a server to acknowledge a disconnect

@@ -26,7 +26,7 @@ from .between_tokens import between, commit, wanted
 from .options.exports import ExposeOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds between checks of what may end the backup
-CONNECTIONS = 8  # to each disk, for reads: four with what the client gets next, four with what follows
+CONNECTIONS = 8  # to each disk, for reads: four for the next piece of a client, four for the one after it
 PROBE_INTERVAL = 1.0  # seconds between reads of our own, which fail if the job is gone
 
 

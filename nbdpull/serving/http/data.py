@@ -22,7 +22,8 @@ Filling = Callable[[int, memoryview], Generator[bool, None, None]]
 
 
 def by_threads(read_into: ReadInto, begin: int, end: int, threads: int) -> Iterator[memoryview]:
-    """Yield the pieces of a range, read by threads: for a volume whose bytes are work. A short range needs none."""
+    """Yield the pieces of a range, read by threads: for a volume whose bytes have to be
+    computed. A short range is read without them."""
     if end - begin <= PIECE:
         view = memoryview(bytearray(end - begin))
         read_into(begin, view)
@@ -62,7 +63,8 @@ def in_two_steps(filling: Filling, begin: int, end: int) -> Iterator[memoryview]
     try:
         is_ahead = False
         for at in range(begin, end, STEP):
-            if is_ahead or not under_way and requested(at):
+            # Nothing is requested behind what was not: it would have the connections that this waits for.
+            if is_ahead or (not under_way and requested(at)):
                 is_ahead = at + STEP < end and requested(at + STEP)
             view, steps = under_way.popleft()
             next(steps, None)

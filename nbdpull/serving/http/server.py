@@ -126,7 +126,7 @@ class Connection(server.HTTPConnection):
             self.server.busy.discard(self)
 
     def widen(self) -> None:
-        """Let the kernel take more than 208 KiB for a client of a unix socket: what that is for TCP, it knows best."""
+        """Let the kernel take more than 208 KiB for a client of a unix socket. For TCP it chooses the size itself."""
         if self.socket.family == socket.AF_UNIX:
             for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):  # the former is for root, whatever sysctl's limit is
                 with suppress(OSError):

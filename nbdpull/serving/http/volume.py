@@ -39,13 +39,13 @@ class Live(Disk, Protocol):
     def filling(self, offset: int, buffer: memoryview) -> Generator[bool, None, None]:
         """Do what `read_into` does in two steps: request the bytes, and pause; when resumed, wait for them.
 
-        Yields whether they were requested: if not, both happens when it is resumed. If it is closed instead, the
-        buffer's content is undefined.
+        Yields whether they were requested: if not, both happen when it is resumed. Exhaust or close it before you use
+        the buffer again.
         """
 
 
 class Volume(Disk, Protocol):
-    """A disk that knows how it is best read in full."""
+    """A disk that knows how its ranges are best read."""
 
     def pieces(self, begin: int, end: int) -> Iterator[memoryview]:
         """Yield the bytes of a range: see data.py."""
