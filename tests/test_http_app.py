@@ -246,6 +246,13 @@ def test_volumes_that_no_client_has_read():
     assert closing.unread() == ["vdb"]
 
 
+def test_an_empty_disk_can_be_read():
+    closing = gate.Gate()
+    closing.open({"vda": Memory([], "full")})
+    assert client(*volumes.routes(closing))("GET", "/exports/vda/data")[::2] == (200, b"")
+    assert closing.unread() == []
+
+
 def test_closing_waits_for_a_read_in_progress():
     closing, volume = gate.Gate(), Memory(["data"], "full")
     begun, go = threading.Event(), threading.Event()
