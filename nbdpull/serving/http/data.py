@@ -22,8 +22,8 @@ Filling = Callable[[int, memoryview], Generator[bool, None, None]]
 
 
 def by_threads(read_into: ReadInto, begin: int, end: int, threads: int) -> Iterator[memoryview]:
-    """Yield the pieces of a range, read by threads: for a volume whose bytes have to be
-    computed. A short range is read without them."""
+    """Yield the pieces of a range, read by threads: for a volume whose bytes have to be computed. A short range is read
+    without them."""
     if end - begin <= PIECE:
         view = memoryview(bytearray(end - begin))
         read_into(begin, view)

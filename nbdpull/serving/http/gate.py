@@ -114,11 +114,6 @@ class _Gated:
                 return
             yield each
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        self.is_read = True
-        with self._gate.passing():
-            self._volume.read_into(offset, buffer)
-
     def pieces(self, begin: int, end: int) -> Iterator[memoryview]:
         self.is_read = True
         yield from data.in_two_steps(self._filling, begin, end)

@@ -92,7 +92,7 @@ class Changes:
 
     def __init__(self, disk: PointDisk, series: Series, parent: Point) -> None:
         self.name, self.size, self.since = disk.name, disk.size, parent.id
-        self.read_into, self.pieces = disk.read_into, disk.pieces
+        self.pieces = disk.pieces
         self._before, self._after = series.directory(parent, disk.name), disk.directory
 
     def extents(self, start: int = 0) -> Iterator[Extent]:

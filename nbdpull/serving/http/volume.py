@@ -29,12 +29,12 @@ class Disk(Protocol):
         What is in none is clean; full mode has no such range.
         """
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill a writable buffer."""
-
 
 class Live(Disk, Protocol):
     """A disk whose bytes come from a server."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a writable buffer."""
 
     def filling(self, offset: int, buffer: memoryview) -> Generator[bool, None, None]:
         """Do what `read_into` does in two steps: request the bytes, and pause; when resumed, wait for them.
