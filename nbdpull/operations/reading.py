@@ -5,13 +5,12 @@ Owns: the default. Must not know: what they read.
 
 from __future__ import annotations
 
-import os
 from typing import Optional
 
 from ..storage.base import Store
+from .options.threads import threads as more_than_cores
 
 REMOTE = 8  # threads: each read of a small frame is a round trip
-MOST = 16
 
 
 def threads(store: Store, wanted: Optional[int]) -> int:
@@ -19,5 +18,4 @@ def threads(store: Store, wanted: Optional[int]) -> int:
     for a disk, and at least REMOTE for a store behind a server."""
     if wanted is not None:
         return wanted
-    cores = len(os.sched_getaffinity(0))
-    return max(min(cores + 1, MOST), REMOTE if store.is_remote else 1)
+    return max(more_than_cores(1), REMOTE if store.is_remote else 1)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+MOST = 16
 
-def threads() -> int:
-    """Return two more than the number of cores available to us: some threads always wait for QEMU."""
-    return min(len(os.sched_getaffinity(0)) + 2, 16)
+
+def threads(waiting: int = 2) -> int:
+    """Return this many more than the number of cores available to us, at most MOST. Some threads always wait: two for
+    QEMU."""
+    return min(len(os.sched_getaffinity(0)) + waiting, MOST)
